@@ -1,0 +1,218 @@
+"""The contract of every detector, and the plain data that passes through it.
+
+A detector is a frozen dataclass: its fields are parameters with defaults. It calibrates once on a reference and then
+measures chunks of the event log. It is pure: no clock, no I/O, no log, no global random numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from monitor.model import Event, Family, Subject, Verdict
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Profile(Protocol):
+    """Mergeable counts of one window on reference-fixed bins; the real one is detectors.profile.Profile."""
+
+    n: int
+
+
+class Window(Protocol):
+    """What a detector may see: one model's events over [start_us, end_us), or a stretch of its log in log order.
+
+    Windows of `reads = "windows"` detectors are time windows. Those of `reads = "log"` detectors are consecutive
+    stretches of the log, cut at arbitrary places: results must not depend on the cuts.
+    """
+
+    model: str
+    start_us: int
+    end_us: int
+
+    @property
+    def n(self) -> int: ...
+
+    def profile(self) -> Any:
+        """The window's detectors.profile.Profile (already counted; cheap)."""
+        ...
+
+    def rows(self, columns: Sequence[str]) -> pa.Table:
+        """Named columns in log order. Features are named `feature:NAME`, the rest as in docs/event-log.md."""
+        ...
+
+    def labels(self, as_of_us: int) -> pa.Table:
+        """Labels known at `as_of_us`, newest label time per event: request_id, name, value, label_time_us, labeler."""
+        ...
+
+
+def pack(meta: Mapping[str, Any], arrays: Arrays) -> bytes:
+    """Plain arrays and JSON-ready values as bytes, the same on every machine.
+
+    >>> m, a = unpack(pack({"k": 1}, {"x": np.arange(3)})); int(m["k"]), a["x"].tolist()
+    (1, [0, 1, 2])
+    """
+    blobs = {}
+    for name in sorted(arrays):
+        a = np.ascontiguousarray(arrays[name])
+        blobs[name] = (a.dtype.str, list(a.shape), a.tobytes())
+    return msgspec.msgpack.encode({"meta": dict(meta), "arrays": blobs}, order="sorted")
+
+
+def unpack(raw: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The inverse of `pack`; the arrays are writable copies."""
+    data = msgspec.msgpack.decode(raw)
+    arrays = {k: np.frombuffer(b, dtype=np.dtype(d)).reshape(s).copy() for k, (d, s, b) in data["arrays"].items()}
+    return data["meta"], arrays
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a detector learnt from a reference: immutable, hashed, stored with every alert that rests on it.
+
+    `meta` is JSON-ready (parameters, thresholds, measured false-alarm behaviour), `arrays` plain numpy.
+    """
+
+    detector: str
+    version: int
+    reference_hash: str
+    meta: Mapping[str, Any]
+    arrays: Arrays = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        head = {"detector": self.detector, "version": self.version, "reference_hash": self.reference_hash}
+        return pack({**head, "meta": dict(self.meta)}, self.arrays)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Calibration:
+        head, arrays = unpack(raw)
+        return cls(head["detector"], head["version"], head["reference_hash"], head["meta"], arrays)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the stored bytes, first 32 hex digits."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class State:
+    """What a detector (or a decider) carries from one measurement to the next: plain arrays, versioned, bounded.
+
+    State of another calibration is never used: measure() rebuilds it from nothing and says so in its detections.
+    """
+
+    detector: str
+    version: int
+    calibration_hash: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        head = {"detector": self.detector, "version": self.version, "calibration_hash": self.calibration_hash}
+        return pack({**head, "meta": dict(self.meta)}, self.arrays)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> State:
+        head, arrays = unpack(raw)
+        return cls(head["detector"], head["version"], head["calibration_hash"], head["meta"], arrays)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The e-values of one window, one per betting stream, for budget().
+
+    names: stable id of each stream, e.g. "amount/location/+/1.0". blame: the feature (or other part) it speaks for.
+    weight: its share of the detector's budget, summing to 1 or less. log_e: natural log of this window's e-value.
+    z: the calibrated score behind it where there is one (for the shift test while an incident is open), else nan.
+    """
+
+    names: tuple[str, ...]
+    blame: tuple[str, ...]
+    weight: NDArray[np.float64]
+    log_e: NDArray[np.float64]
+    z: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One detector on one window (or one principal's stretch of the log). Larger `statistic` is always more abnormal.
+
+    `event` is what an alert resting on it is about. `evidence` is JSON-ready and holds the per-feature arrays that the
+    page shows. `log_e` is this window's evidence alone; running sums live in budget() and fuse().
+    """
+
+    detector: str
+    family: Family
+    event: Event
+    subject: Subject
+    window_us: tuple[int, int]
+    statistic: float | None
+    verdict: Verdict
+    n: int
+    p_value: float | None = None
+    log_e: float | None = None
+    threshold: float | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    streams: Streams | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Per-event evidence about principals, columnar and in log order, for fuse(). All arrays have one length.
+
+    principals: table of ids; code: index into it per event; row: index into the measured stretch; time_us: event time;
+    log_e: natural log of the event's e-value, shape (events, bets): one column per bet r of the detector's mixture
+    (negative for ordinary events). flag: whether the event itself looked abnormal. family: what the detector would call it.
+    """
+
+    detector: str
+    family: Family
+    principals: tuple[str, ...]
+    code: NDArray[np.int32]
+    row: NDArray[np.int64]
+    time_us: NDArray[np.int64]
+    log_e: NDArray[np.float64]
+    flag: NDArray[np.bool_]
+    details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # row -> why, only for flagged rows, bounded
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one call of measure() found. `state` goes into the next call."""
+
+    state: State
+    detections: Sequence[Detection] = ()
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What the deciders tell the next measure(): nothing is learnt from a window or principal under suspicion."""
+
+    frozen: bool = False  # an incident is open: the baseline must not move
+    restart: bool = False  # an incident ended: evidence starts afresh
+    suspects: frozenset[str] = frozenset()  # principals with an open incident
+
+
+class Detector(Protocol):
+    """One file, one registry line. Implementers are frozen dataclasses; fields are parameters with defaults."""
+
+    name: ClassVar[str]
+    family: ClassVar[Family]
+    reads: ClassVar[str]  # "windows" (time windows) or "log" (consecutive stretches, per principal)
+
+    def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
+        """Learn from benign windows only. Raises CalibrationRefused with what the reference lacks."""
+        ...
+
+    def measure(self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()) -> Measured:
+        """Judge one window. Pure: inputs are untouched, the same inputs give the same bytes."""
+        ...

@@ -1,0 +1,4 @@
+"""The `lanner` command."""
+
+def main() -> None:
+    raise SystemExit("lanner: no commands yet")
