@@ -1,0 +1,1 @@
+"""Traffic generators, the demo and the benchmarks. Not part of the installed product."""
