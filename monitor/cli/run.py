@@ -1,0 +1,161 @@
+"""`lanner run` and the processes it supervises: collect, schedule, web; and `lanner migrate`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from monitor.config import Config, load
+from monitor.errors import DependencyUnreachable
+
+ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
+DEFAULT = Path("lanner.yaml")
+PARTS = ("collect", "schedule", "web")
+STOP_S = 20.0  # how long a part may take to end before it is killed
+
+log = structlog.get_logger("lanner.run")
+
+
+def owner(part: str) -> str:
+    """Who holds leases: unique per process, readable in the store."""
+    return f"{part}@{socket.gethostname()}:{os.getpid()}"
+
+
+def stopper() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def prepared(file: Path) -> Config:
+    """The configuration, with logging set up as it says."""
+    from monitor import telemetry
+
+    config = load(file)
+    telemetry.configure(config.server.log_format)
+    return config
+
+
+def collect(config: ConfigFile = DEFAULT, once: Annotated[bool, typer.Option(help="Read every source to its end, then exit.")] = False) -> None:
+    """Read the configured sources into the event log."""
+    from monitor.service import collect as collecting
+    from monitor.service.compose import open_service
+
+    loaded = prepared(config)
+    collecting.run(open_service(loaded, owner("collect")), stopper(), once=once)
+
+
+def schedule(config: ConfigFile = DEFAULT) -> None:
+    """Publish, judge what is due, deliver alerts."""
+    from monitor import scheduler
+    from monitor.service.compose import open_service
+
+    loaded = prepared(config)
+    scheduler.run(open_service(loaded, owner("schedule")), stopper())
+
+
+def web(config: ConfigFile = DEFAULT) -> None:
+    """Serve the page and the API."""
+    import uvicorn
+
+    from monitor.service.compose import open_service
+    from monitor.web import create_app
+
+    loaded = prepared(config)
+    host, _, port = loaded.server.bind.rpartition(":")
+    app = create_app(loaded, open_service(loaded, owner("web")).engine)
+    uvicorn.run(app, host=host, port=int(port), log_level="warning", server_header=False)
+
+
+def migrate(config: ConfigFile = DEFAULT) -> None:
+    """Bring the state store to this program's version."""
+    from monitor.service.compose import state_url
+    from monitor.store.engine import migrate as upgrade
+    from monitor.store.engine import open_state
+
+    loaded = prepared(config)
+    loaded.path(loaded.store.path).mkdir(parents=True, exist_ok=True)
+    upgrade(open_state(state_url(loaded)))
+    typer.echo("The state store is up to date.")
+
+
+def run(config: ConfigFile = DEFAULT) -> None:
+    """Run the whole service: collect, schedule and web as child processes."""
+    from monitor.service.compose import open_service
+
+    loaded = prepared(config)
+    open_service(loaded, owner("run")).engine.dispose()  # first start: make the embedded store before the parts race for it
+    stop = stopper()
+    parts = {name: Part(name, config) for name in PARTS}
+    page = f"http://{loaded.server.bind}/"
+    typer.echo(f"Lanner watches {len(loaded.models)} model(s). Page: {page}  Stop with Ctrl-C.", err=True)
+    if not loaded.sources:
+        typer.echo("No sources are configured: send events to http://127.0.0.1:8081/v1/events", err=True)
+    try:
+        while not stop.wait(0.5):
+            for part in parts.values():
+                part.keep_alive()
+    finally:
+        for part in parts.values():
+            part.stop()
+        deadline = time.monotonic() + STOP_S
+        for part in parts.values():
+            part.wait(max(0.1, deadline - time.monotonic()))
+
+
+class Part:
+    """One supervised child process; it is started again with growing pauses when it ends by itself."""
+
+    def __init__(self, name: str, config: Path) -> None:
+        self.name = name
+        self.command = [sys.executable, "-m", "monitor.cli", name, "-c", str(config)]
+        self.failures = 0
+        self.not_before = 0.0
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.started = time.monotonic()
+        # Own session: Ctrl-C reaches the supervisor alone, which then ends the parts in order.
+        return subprocess.Popen(self.command, start_new_session=True)
+
+    def keep_alive(self) -> None:
+        """Start the process again when it has ended; configuration errors end the whole service."""
+        code, now = self.process.poll(), time.monotonic()
+        if code is None:
+            if now - self.started > 60:
+                self.failures = 0
+            return
+        if code == 78:
+            raise DependencyUnreachable(f"lanner {self.name} refuses its configuration; see the message above")
+        if self.not_before == 0.0:
+            self.failures += 1
+            pause_s = min(2.0**self.failures, 60.0)
+            self.not_before = now + pause_s
+            log.error("part_ended", part=self.name, exit_code=code, restart_in_s=pause_s)
+        if now >= self.not_before:
+            self.not_before = 0.0
+            self.process = self._start()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self, timeout_s: float) -> None:
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            log.error("part_killed", part=self.name)
+            self.process.kill()
+            self.process.wait()

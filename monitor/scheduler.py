@@ -1,0 +1,132 @@
+"""The clockwork: APScheduler drives publishing, ticks, delivery and upkeep of one process.
+
+Jobs of several processes may overlap freely: leases and fencing tokens in the state store decide who may write.
+Wall time enters Lanner here and in the collectors' loops, nowhere else.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from alerts import pipeline
+from alerts.base import Sink
+from alerts.registry import sinks as configured_sinks
+from monitor import telemetry
+from monitor.errors import FencedOut, LannerError, StoreError
+from monitor.model import SECOND_US
+from monitor.service.compose import Service
+from monitor.service.system import system_tick
+from monitor.store import ledger
+from monitor.store.outbox import SqlOutbox
+from monitor.store.pairing import pair
+
+log = structlog.get_logger("lanner.scheduler")
+
+DELIVER_S = 1.0
+UPKEEP_S = 3600.0
+RECONCILE_S = 60.0
+
+
+def now_us() -> int:
+    """Wall time in microseconds UTC."""
+    return time.time_ns() // 1000
+
+
+class Jobs:
+    """What the clockwork calls. Each job is safe to run at any time and in any number of processes."""
+
+    def __init__(self, service: Service, sinks: dict[str, Sink] | None = None) -> None:
+        self.service = service
+        self.publisher = service.publisher()
+        self.outbox = SqlOutbox(service.engine)
+        self.sinks = configured_sinks(service.config) if sinks is None else sinks
+        self.rng = random.Random(service.owner)
+        self.timeout_us = round(max((s.pairing_timeout for s in service.config.sources.values()), default=900.0) * SECOND_US)
+
+    def publish(self) -> None:
+        """Pair what has met, then make every recorded segment readable."""
+        service, at = self.service, now_us()
+        pair(service.log, at, self.timeout_us, service.owner)
+        for table in service.tables.values():
+            self.publisher.publish(table.model_id, at)
+        ledger.beat(service.engine, f"component:publisher:{service.owner}", at)
+
+    def tick(self) -> None:
+        """One tick of every model whose lease is free or ours, then one of the system."""
+        for name in sorted(self.service.config.models):
+            at = now_us()
+            try:
+                if self.service.model(name, at).tick(self.service.owner, at):
+                    ledger.beat(self.service.engine, f"model:{name}", at, {"owner": self.service.owner})
+                    telemetry.observe("tick_duration_seconds", (now_us() - at) / SECOND_US, model=name)
+            except FencedOut as error:
+                log.warning("fenced_out", model=name, reason=str(error))
+        system_tick(self.service, now_us())
+
+    def deliver(self) -> None:
+        """Send what is due; outcomes are settled in the outbox."""
+        if self.sinks:
+            pipeline.deliver(self.outbox, self.sinks, self.service.owner, now_us(), self.rng)
+
+    def reconcile(self) -> None:
+        """Compare open alerts with what the sinks show, refresh and mend."""
+        if self.sinks:
+            pipeline.reconcile(self.outbox, self.sinks, self.service.owner, now_us())
+
+    def upkeep(self) -> None:
+        """Compact tables and sweep files that no segment names."""
+        for table in self.service.tables.values():
+            self.publisher.compact(table.model_id, now_us())
+        self.publisher.sweep(now_us())
+
+
+def guarded(name: str, job: Callable[[], None]) -> Callable[[], None]:
+    """A job whose expected failures are logged and counted; the next run tries again."""
+
+    def run() -> None:
+        try:
+            job()
+        except (LannerError, StoreError, OSError) as error:
+            telemetry.count("job_failures_total", job=name)
+            log.error("job_failed", job=name, error=type(error).__name__, reason=str(error))
+
+    return run
+
+
+def clockwork(service: Service, jobs: Jobs) -> BackgroundScheduler:
+    """All jobs on their intervals; a run that is still going skips its next turn instead of piling up."""
+    scheduler = BackgroundScheduler(
+        executors={"default": ThreadPoolExecutor(6)},
+        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        timezone="UTC",
+    )
+    schedule = service.config.schedule
+    for name, job, every_s in (
+        ("publish", jobs.publish, schedule.publish),
+        ("tick", jobs.tick, schedule.tick),
+        ("deliver", jobs.deliver, DELIVER_S),
+        ("reconcile", jobs.reconcile, RECONCILE_S),
+        ("upkeep", jobs.upkeep, UPKEEP_S),
+    ):
+        scheduler.add_job(guarded(name, job), "interval", seconds=every_s, id=name)
+    return scheduler
+
+
+def run(service: Service, stop: threading.Event) -> None:
+    """Run until `stop` is set; ends after the jobs under way."""
+    jobs = Jobs(service)
+    # Calibration may take a while: do it before the first interval, so that ticks start warm.
+    for name in sorted(service.config.models):
+        service.model(name, now_us())
+    scheduler = clockwork(service, jobs)
+    scheduler.start()
+    log.info("scheduler_started", owner=service.owner, models=len(service.config.models))
+    stop.wait()
+    scheduler.shutdown(wait=True)

@@ -1,0 +1,223 @@
+"""A model that this process holds the lease of: hot state between ticks, one committed transaction per tick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import sqlalchemy as sa
+
+from detectors.base import Feedback, State, pack, unpack
+from monitor.config import Config
+from monitor.errors import FencedOut
+from monitor.model import SECOND_US, Alert, Transition
+from monitor.service.due import watermark
+from monitor.service.tick import NEVER, SNAPSHOT_BYTES, SNAPSHOT_ROWS, Judge, Work
+from monitor.service.watch import Watched
+from monitor.service.windows import Stretch
+from monitor.store import ledger, leases
+from monitor.store.eventlog import EventLog
+
+MAX_BATCHES = 500  # batches that one tick reads at most, so that its transaction stays short
+
+
+@dataclass
+class LiveModel:
+    """One model in one scheduler process."""
+
+    watched: Watched
+    engine: sa.Engine
+    log: EventLog
+    config: Config
+    sinks_for: Callable[[Transition], Sequence[str]]
+    work: Work | None = None
+    epoch: int = 0
+    committed: list[Transition] = field(default_factory=list)  # of the last tick, for consoles and replay
+
+    def tick(self, owner: str, now_us: int, *, clock: str | None = None, close: bool = False) -> bool:
+        """One tick; False when another process holds the lease. `close` ends a replay: judge all that has ended.
+
+        Raises FencedOut when the lease was lost on the way: nothing was written, the hot state is dropped.
+        """
+        clock = clock or self.config.clock
+        ttl_us = round(self.config.schedule.lease * SECOND_US)
+        epoch = leases.acquire(
+            self.engine, f"model:{self.watched.model_id}", owner, now_us, ttl_us, model_id=self.watched.model_id
+        )
+        self.committed = []
+        if epoch is None:
+            self.work = None
+            return False
+        latest = self.log.latest_batch(self.watched.model_id)
+        standing = ledger.standing(self.engine, self.watched.model_id, self.watched.name, latest)
+        if standing.epoch != epoch:
+            raise FencedOut(f"model {self.watched.name}: another scheduler has taken the lease")
+        if self.work is None or self.epoch != epoch or self.work.position != standing.position:
+            self.work, self.epoch = self._restore(standing), epoch
+        try:
+            self._run(self.work, standing, latest, now_us, clock, close=close)
+        except BaseException:
+            self.work = None  # half-way state must never be carried on
+            raise
+        return True
+
+    def judge(self, work: Work) -> Judge:
+        """The pure middle, with its ways to the store bound."""
+        watched = self.watched
+        return Judge(
+            watched,
+            read=lambda start, end, columns: _concat(self.log.read_window(watched.model_id, start, end, columns)),
+            labels=lambda start, end, as_of: self.log.labels(watched.name, start, end, as_of),
+            stored=lambda start, end: ledger.load_profiles(self.engine, watched.model_id, watched.reference_hash, start, end),
+        )
+
+    def fresh(self) -> Work:
+        """State as it was before any event: what backfill starts from."""
+        return Work(
+            position=0, states={}, feedback=Feedback(), counters={}, open={}, last_end={}, first_us=None, high_us=NEVER
+        )
+
+    def _run(self, work: Work, standing: ledger.Standing, latest: int, now_us: int, clock: str, *, close: bool) -> None:
+        upto = min(latest, standing.position + MAX_BATCHES)
+        mark = watermark(
+            standing.partitions,
+            held_us=standing.held_us,
+            previous_us=standing.watermark_us,
+            now_us=now_us,
+            idle_us=round(self.config.schedule.idle * SECOND_US),
+            clock=clock,
+        )
+        judge = self.judge(work)
+        for table in self.log.read_log(self.watched.model_id, standing.position, upto, self.watched.columns):
+            judge.absorb(work, table, mark)
+        if upto == latest:
+            judge.judge(work, mark)
+            if close and work.high_us != NEVER:
+                judge.judge(work, work.high_us, lateness_us=0)
+                self._partial(work)
+            # Wall time says what silence is; a log clock stands still with its events.
+            judge.silence(work, now_us if clock == "wall" else max(work.high_us, mark or NEVER))
+        work.position = upto
+        self._commit(work, standing, mark, now_us)
+
+    def _partial(self, work: Work) -> None:
+        """The window that the log ends in was not seen whole: it is recorded as insufficient, never judged."""
+        for m in self.watched.monitors:
+            if m.reads == "windows":
+                start = work.high_us // m.window_us * m.window_us
+                row = ledger.LedgerRow(m.name, start, start + m.window_us, "insufficient", 0, "partial: the log ends here")
+                work.ledger.append(row)
+                work.last_end[m.name] = start + m.window_us
+
+    def _commit(self, work: Work, standing: ledger.Standing, mark: int | None, now_us: int) -> None:
+        watched = self.watched
+        idle = work.position == standing.position and mark == standing.watermark_us
+        if idle and not work.ledger and not work.transitions:
+            work.settle()
+            return
+        counts = [
+            ledger.ProfileRow(watched.reference_hash, b, b + watched.bucket_us, work.profiles[b].n, work.profiles[b].to_bytes())
+            for b in sorted(work.touched)
+        ]
+        states, snapshot = self._snapshot(work)
+        ledger.commit(
+            self.engine,
+            ledger.TickCommit(
+                model_id=watched.model_id,
+                epoch=standing.epoch,
+                position=standing.position,
+                to_position=work.position,
+                watermark_us=mark,
+                last_event_us=None if work.high_us == NEVER else work.high_us,
+                now_us=now_us,
+                ledger=work.ledger,
+                profiles=counts,
+                states=states,
+                detections=work.detections,
+                alerts=list(work.alerts.values()),
+                transitions=work.transitions,
+            ),
+            self.sinks_for,
+        )
+        work.stored |= {n: work.states[n] for n in states if n in work.states}
+        if snapshot:
+            work.rows_since_snapshot = 0
+        self.committed = list(work.transitions)
+        work.settle()
+
+    def _snapshot(self, work: Work) -> tuple[dict[str, bytes | None], bool]:
+        """State to store with this tick.
+
+        What windows left behind is stored always; per-principal state only while it is small or after many rows,
+        since a crash can re-read those. `log` says at which position the per-principal state stands.
+        """
+        windows = {f"detector:{m.name}" for m in self.watched.monitors if m.reads != "log"} | {"budget"}
+        changed = {n: s for n, s in work.states.items() if s is not work.stored.get(n)}
+        states: dict[str, bytes | None] = {n: s.to_bytes() for n, s in changed.items() if n in windows}
+        small = work.rows_since_snapshot == 0 or sum(_size(s) for n, s in work.states.items() if n not in windows) <= SNAPSHOT_BYTES
+        due = small or work.rows_since_snapshot >= SNAPSHOT_ROWS
+        if due:
+            states |= {n: s.to_bytes() for n, s in changed.items() if n not in windows}
+            states["log"] = pack({"position": work.position}, {})
+        head = {
+            "feedback": {"frozen": work.feedback.frozen, "restart": work.feedback.restart, "suspects": sorted(work.feedback.suspects)},
+            "counters": dict(work.counters),
+            "first_us": work.first_us,
+            "late_us": work.late_us,
+        }
+        states["service"] = msgspec.json.encode(head)
+        before = {str(end): {n: s.to_bytes() for n, s in kept.items()} for end, kept in work.before.items()} if work.ledger else None
+        if before is not None:
+            states["before"] = msgspec.msgpack.encode(before)
+        return states, due
+
+    def _restore(self, standing: ledger.Standing) -> Work:
+        """Hot state from the store; per-principal state catches up silently to the ledger's position."""
+        stored = ledger.load_states(self.engine, self.watched.model_id)
+        head: dict[str, Any] = msgspec.json.decode(stored["service"]) if "service" in stored else {}
+        kept = msgspec.msgpack.decode(stored["before"]) if "before" in stored else {}
+        feedback = head.get("feedback") or {}
+        work = Work(
+            position=standing.position,
+            states={n: State.from_bytes(b) for n, b in stored.items() if n.startswith("detector:") or n in ("budget", "fuse")},
+            feedback=Feedback(
+                frozen=feedback.get("frozen", False),
+                restart=feedback.get("restart", False),
+                suspects=frozenset(feedback.get("suspects", ())),
+            ),
+            counters=head.get("counters") or {},
+            open={a.key: a for a in standing.open},
+            last_end=dict(standing.last_end_us),
+            first_us=head.get("first_us"),
+            late_us=head.get("late_us"),
+            high_us=NEVER if standing.last_event_us is None else standing.last_event_us,
+            before={int(end): {n: State.from_bytes(b) for n, b in s.items()} for end, s in kept.items()},
+        )
+        at = int(unpack(stored["log"])[0]["position"]) if "log" in stored else 0
+        if at < standing.position:
+            self._catch_up(work, at, standing.position)
+        return work
+
+    def _catch_up(self, work: Work, after: int, upto: int) -> None:
+        work.silent = True
+        judge = self.judge(work)
+        for table in self.log.read_log(self.watched.model_id, after, upto, self.watched.columns):
+            times = table.column("event_time").to_numpy()
+            judge.follow(work, Stretch(self.watched.name, int(times.min()), int(times.max()), table))
+        work.silent = False
+
+
+def _size(state: State) -> int:
+    return sum(a.nbytes for a in state.arrays.values())
+
+
+def _concat(tables: Any) -> pa.Table:
+    return pa.concat_tables(list(tables))
+
+
+def open_alerts(work: Work) -> list[Alert]:
+    """Alerts that stand open now, by opening time."""
+    return sorted(work.open.values(), key=lambda a: (a.opened_us, a.alert_id))

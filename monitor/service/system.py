@@ -1,0 +1,112 @@
+"""What Lanner says about itself and about logs that no configured model claims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from alerts import lifecycle
+from monitor.model import SECOND_US, Decision, Event, Family, Severity, Subject, Transition
+from monitor.service.compose import Service
+from monitor.store import ledger, leases
+from monitor.store.registry import UNREGISTERED
+
+QUIET_US: Final = 86_400 * SECOND_US  # an unregistered model that is not seen for so long is no problem any more
+LATE_PUBLISH_US: Final = 60 * SECOND_US
+
+
+def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> Sequence[Transition]:
+    """One pass over sources and components; transitions that were committed. () while another process holds the lease."""
+    clock = clock or service.config.clock
+    table = service.tables[UNREGISTERED]
+    ttl_us = round(service.config.schedule.lease * SECOND_US)
+    epoch = leases.acquire(service.engine, "system", service.owner, now_us, ttl_us, model_id=table.model_id)
+    if epoch is None:
+        return ()
+    standing = ledger.standing(service.engine, table.model_id, UNREGISTERED, 0)
+    stored = ledger.load_states(service.engine, table.model_id).get("service")
+    counters = msgspec.json.decode(stored) if stored else {}
+    decisions = [*unregistered(service, now_us, clock), *degraded(service, now_us, clock)]
+    opened = {(a.event, a.subject) for a in standing.open}
+    decisions = [d for d in decisions if d.firing or (d.event, d.subject) in opened]
+    step = lifecycle.step(
+        sorted(decisions, key=lambda d: (d.time_us, d.subject.id)), standing.open, counters, lifecycle.policy(service.config)
+    )
+    if not step.transitions and step.counters == counters:
+        return ()
+    ledger.commit(
+        service.engine,
+        ledger.TickCommit(
+            model_id=table.model_id,
+            epoch=epoch,
+            position=standing.position,
+            to_position=standing.position,
+            watermark_us=standing.watermark_us,
+            last_event_us=standing.last_event_us,
+            now_us=now_us,
+            states={"service": msgspec.json.encode(dict(step.counters))},
+            alerts=step.alerts,
+            transitions=step.transitions,
+        ),
+        service.sinks_for,
+    )
+    return step.transitions
+
+
+def unregistered(service: Service, now_us: int, clock: str) -> list[Decision]:
+    """One incident per source that names models the configuration does not know."""
+    found = []
+    for source, names in ledger.unregistered_names(service.engine).items():
+        first_us, last_us = min(n[2] for n in names), max(n[3] for n in names)
+        firing = clock == "log" or now_us - last_us < QUIET_US
+        found.append(
+            Decision(
+                model=UNREGISTERED,
+                event=Event.UNREGISTERED_MODEL,
+                family=Family.ACCESS,
+                subject=Subject("source", source),
+                firing=firing,
+                time_us=first_us if firing else last_us + QUIET_US,
+                window_us=(first_us, last_us),
+                detector="registry",
+                statistic=float(len(names)),
+                threshold=0.0,
+                n=sum(n[1] for n in names),
+                severity=Severity.MINOR,
+                evidence={"models": [{"name": n[0], "events": n[1]} for n in names[:100]]},
+            )
+        )
+    return found
+
+
+def degraded(service: Service, now_us: int, clock: str) -> list[Decision]:
+    """MonitorDegraded: a publisher that is late, a source that has stopped or lost offsets."""
+    found = []
+    if clock == "wall":
+        since_us = ledger.unpublished_since(service.engine)
+        late = since_us is not None and now_us - since_us > LATE_PUBLISH_US
+        at_us = since_us + LATE_PUBLISH_US if late and since_us is not None else now_us
+        found.append(_degraded("component", "publisher", firing=late, at_us=at_us, reason="recorded events are not published"))
+    for name, (beat_us, detail) in ledger.beats(service.engine).items():
+        kind, _, subject = name.partition(":")
+        if kind == "source":
+            stopped = detail.get("state") == "stopped"
+            found.append(_degraded("source", subject, firing=stopped, at_us=beat_us, reason=str(detail.get("reason", ""))))
+    return found
+
+
+def _degraded(kind: str, subject: str, *, firing: bool, at_us: int, reason: str) -> Decision:
+    return Decision(
+        model=UNREGISTERED,
+        event=Event.MONITOR_DEGRADED,
+        family=Family.MONITOR,
+        subject=Subject(kind, subject),
+        firing=firing,
+        time_us=at_us,
+        window_us=(at_us, at_us),
+        detector="self",
+        severity=Severity.MAJOR,
+        evidence={"reason": reason} if firing else {},
+    )

@@ -1,0 +1,416 @@
+"""One tick of one model: read what is new, judge what is due, commit once.
+
+Everything between reading and committing is a function of the log, the stored state and `now`. The running maximum of
+event times decides after which row a window is judged, so results do not depend on where ticks or batches fall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import structlog
+from numpy.typing import NDArray
+
+from alerts import lifecycle
+from detectors import decide
+from detectors.base import Detection, Evidence, Feedback, Measured, State
+from detectors.profile import Profile
+from monitor import telemetry
+from monitor.model import Action, Alert, Decision, Event, Family, Subject, Transition, Verdict
+from monitor.service.due import Due, due, watermark
+from monitor.service.watch import Monitor, Watched
+from monitor.service.windows import NO_LABELS, Stretch, TimeWindow
+from monitor.store import ledger
+
+RERUN_WINDOWS: Final = 24  # late rows re-run state over at most so many judged windows
+SNAPSHOT_BYTES: Final = 1 << 20  # state up to this size is stored with every tick
+SNAPSHOT_ROWS: Final = 200_000  # larger state after so many rows; a crash re-reads at most these
+NEVER: Final = -(1 << 62)
+
+log = structlog.get_logger("lanner.tick")
+
+
+@dataclass
+class Work:
+    """What a tick has in its hands. The service keeps it between ticks and drops it when a commit fails."""
+
+    position: int
+    states: dict[str, State]  # detector:MONITOR, budget, fuse
+    feedback: Feedback
+    counters: Mapping[str, Any]
+    open: dict[tuple[str, ...], Alert]
+    last_end: dict[str, int]
+    first_us: int | None  # the first event ever seen; windows begin with it
+    high_us: int  # running maximum of event times, NEVER before the first
+    rows_since_snapshot: int = 0
+    stored: dict[str, State] = field(default_factory=dict)  # states as the store has them: only changed ones are written
+    before: dict[int, dict[str, State]] = field(default_factory=dict)  # window end -> state of window detectors before it
+    profiles: dict[int, Profile] = field(default_factory=dict)  # bucket start -> counts, those touched lately
+    touched: set[int] = field(default_factory=set)  # buckets to store
+    late_us: int | None = None  # start of the oldest judged bucket that late rows have amended
+    ledger: list[ledger.LedgerRow] = field(default_factory=list)
+    detections: list[dict[str, Any]] = field(default_factory=list)
+    alerts: dict[str, Alert] = field(default_factory=dict)
+    transitions: list[Transition] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)  # for back-testing and backfill
+    silent: bool = False
+
+    def settle(self) -> None:
+        """Forget what has been committed."""
+        self.touched.clear()
+        for out in (self.ledger, self.detections, self.transitions, self.decisions):
+            out.clear()
+        self.alerts.clear()
+
+
+Reader = Callable[[int, int, Sequence[str]], pa.Table]  # (start_us, end_us, columns) -> rows of the event log
+Counts = Callable[[int, int], Mapping[int, bytes]]  # stored profiles of buckets in [start, end)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges one model: the pure middle of a tick. `read`, `labels` and `stored` are its only ways to the store."""
+
+    watched: Watched
+    read: Reader
+    labels: Callable[[int, int, int], pa.Table]
+    stored: Counts
+
+    def absorb(self, work: Work, table: pa.Table, ceiling_us: int | None) -> None:
+        """Take in rows in log order; windows that fall due on the way are judged before the row that passes them.
+
+        `ceiling_us` is the store's watermark: while some partition lags, rows of another must not close windows.
+        """
+        if table.num_rows == 0:
+            return
+        times = table.column("event_time").to_numpy()
+        trusted = np.where(_skewed(table), NEVER, times)
+        if work.first_us is None:
+            seen = trusted[trusted > NEVER]
+            work.first_us = int(seen[0]) if len(seen) else None
+        high = np.maximum.accumulate(np.maximum(trusted, work.high_us))
+        clock = high if ceiling_us is None else np.minimum(high, ceiling_us)
+        start = 0
+        while start < len(times):
+            ripe = self._next_due_us(work)
+            stop = len(times) if ripe is None else max(int(np.searchsorted(clock, ripe)), start)
+            if stop > start:
+                self._feed(work, table.slice(start, stop - start), high[start:stop])
+            if stop < len(times):
+                self.judge(work, int(clock[stop]))
+            start = stop
+
+    def judge(self, work: Work, watermark_us: int | None, *, lateness_us: int | None = None) -> None:
+        """Judge every window that is due at this watermark, by end; then the silence since the last event."""
+        found = due(
+            {m.name: m.window_us for m in self.watched.monitors if m.reads == "windows"},
+            work.last_end,
+            first_event_us=work.first_us,
+            watermark_us=watermark_us,
+            lateness_us=self.watched.lateness_us if lateness_us is None else lateness_us,
+            catch_up_us=self.watched.catch_up_us,
+        )
+        for end_us in sorted({d.end_us for d in found}):
+            self._judge_end(work, [d for d in found if d.end_us == end_us])
+
+    def silence(self, work: Work, now_us: int) -> None:
+        """Measure the gap between the last event and `now_us` with the clock detectors (DataMissing)."""
+        if work.high_us == NEVER:
+            return
+        for m in self.watched.monitors:
+            if m.reads == "clock":
+                window = TimeWindow(self.watched.name, work.high_us, max(now_us, work.high_us), None, 0, _no_rows, _no_labels)
+                self._rule(work, m, self._measure(work, m, window))
+
+    def _next_due_us(self, work: Work) -> int | None:
+        """The watermark at which the next window falls due."""
+        ends = []
+        for m in self.watched.monitors:
+            if m.reads != "windows" or work.first_us is None:
+                continue
+            last = work.last_end.get(m.name)
+            ends.append((work.first_us // m.window_us * m.window_us if last is None else last) + m.window_us)
+        return min(ends) + self.watched.lateness_us if ends else None
+
+    def _feed(self, work: Work, table: pa.Table, high: NDArray[np.int64]) -> None:
+        """Rows that close no window: silence before them, counts, per-principal evidence, decisions in time order."""
+        self._gaps(work, high)
+        work.high_us = int(high[-1])
+        work.rows_since_snapshot += table.num_rows
+        self._count(work, table)
+        self.follow(work, Stretch(self.watched.name, int(high[0]), int(high[-1]), table))
+
+    def follow(self, work: Work, window: Stretch) -> None:
+        """Per-principal detectors over a stretch of the log, and what fuse() makes of their evidence."""
+        found: list[Evidence] = []
+        for m in self.watched.monitors:
+            if m.reads != "log":
+                continue
+            measured = self._measure(work, m, window)
+            if measured is not None:
+                self._store(work, m, measured.detections)
+                if measured.evidence is not None:
+                    found.append(measured.evidence)
+        decided = decide.fuse(work.states.get("fuse"), found, tuple(work.open.values()), self.watched.fuse, self.watched.name)
+        work.states["fuse"] = decided.state
+        work.feedback = replace(work.feedback, suspects=decided.feedback.suspects)
+        self._decide(work, decided.decisions)
+
+    def _gaps(self, work: Work, high: NDArray[np.int64]) -> None:
+        """Silence between consecutive events: found here too, so that replay sees what the clock would have seen."""
+        times = high if work.high_us == NEVER else np.concatenate(([work.high_us], high))
+        for m in self.watched.monitors:
+            limit_us = m.silence_limit_us
+            if limit_us is None or len(times) < 2:
+                continue
+            for i in np.flatnonzero(np.diff(times) > limit_us):
+                before, after = int(times[i]), int(times[i + 1])
+                self._rule(work, m, self._measure(work, m, TimeWindow(self.watched.name, before, after, None, 0, _no_rows, _no_labels)))
+                self._rule(work, m, self._measure(work, m, TimeWindow(self.watched.name, after, after, None, 0, _no_rows, _no_labels)))
+            # Events came: an incident that the wall clock opened is over.
+            if any(a.event is Event.DATA_MISSING for a in work.open.values()):
+                last = int(times[-1])
+                self._rule(work, m, self._measure(work, m, TimeWindow(self.watched.name, last, last, None, 0, _no_rows, _no_labels)))
+
+    def _count(self, work: Work, table: pa.Table) -> None:
+        """Add rows to the counts of their buckets; a judged bucket is amended and its state re-run before the next window."""
+        bins, size = self.watched.bins, self.watched.bucket_us
+        times = table.column("event_time").to_numpy()
+        bucket = times // size * size
+        judged = min(work.last_end.values(), default=NEVER)
+        order = None if np.all(bucket[:-1] <= bucket[1:]) else np.argsort(bucket, kind="stable")
+        if order is not None:
+            table, bucket = table.take(pa.array(order)), bucket[order]
+        starts, first = np.unique(bucket, return_index=True)
+        for start, a, b in zip(starts.tolist(), first, [*first[1:], len(bucket)], strict=True):
+            counted = bins.count(table.slice(int(a), int(b - a)))
+            known = self._bucket(work, start)
+            work.profiles[start] = counted if known is None else known.merge(counted)
+            work.touched.add(start)
+            if start < judged:
+                telemetry.count("late_rows_total", int(b - a), model=self.watched.name)
+                work.late_us = start if work.late_us is None else min(work.late_us, start)
+
+    def _bucket(self, work: Work, start: int) -> Profile | None:
+        if start not in work.profiles:
+            body = self.stored(start, start + 1).get(start)
+            if body is None:
+                return None
+            work.profiles[start] = Profile.from_bytes(body)
+        return work.profiles[start]
+
+    def window(self, work: Work, start_us: int, end_us: int) -> TimeWindow:
+        """A time window with its counts merged from the buckets."""
+        missing = [b for b in range(start_us, end_us, self.watched.bucket_us) if b not in work.profiles]
+        if missing:
+            for start, body in self.stored(missing[0], missing[-1] + 1).items():
+                work.profiles.setdefault(start, Profile.from_bytes(body))
+        counts = self.watched.bins.empty()
+        for b in range(start_us, end_us, self.watched.bucket_us):
+            if b in work.profiles:
+                counts = counts.merge(work.profiles[b])
+        return TimeWindow(
+            self.watched.name,
+            start_us,
+            end_us,
+            counts,
+            counts.n,
+            lambda columns: self.read(start_us, end_us, columns),
+            lambda as_of_us: self.labels(start_us, end_us, as_of_us),
+        )
+
+    def _judge_end(self, work: Work, group: Sequence[Due]) -> None:
+        """All windows that end at one time: measure, then let budget() decide over all of them together."""
+        end_us = group[0].end_us
+        if work.late_us is not None:
+            self._rerun(work, work.late_us)
+            work.late_us = None
+        work.before[end_us] = self._window_states(work)
+        for old in sorted(work.before)[:-RERUN_WINDOWS]:
+            del work.before[old]
+        found = self._measure_end(work, group, record=True)
+        self._budget(work, found, end_us, record=True)
+        for d in group:
+            work.last_end[d.monitor] = d.end_us
+        # Buckets that no window needs any more leave memory; late rows bring them back from the store.
+        keep = min((work.last_end.get(m.name, end_us) for m in self.watched.monitors if m.reads == "windows"), default=end_us)
+        for start in [b for b in work.profiles if b < keep - self.watched.longest_us and b not in work.touched]:
+            del work.profiles[start]
+
+    def _measure_end(self, work: Work, group: Sequence[Due], *, record: bool) -> list[Detection]:
+        found: list[Detection] = []
+        for d in group:
+            m = self.watched.monitor(d.monitor)
+            if d.gap:
+                if record:
+                    work.ledger.append(ledger.LedgerRow(d.monitor, d.start_us, d.end_us, "gap", 0, "missed for longer than catch_up"))
+                continue
+            window = self.window(work, d.start_us, d.end_us)
+            measured = self._measure(work, m, window, report=record)
+            if not record:
+                found += measured.detections if measured else ()
+                continue
+            if measured is None:
+                outcome = "failed"
+            elif all(x.verdict is Verdict.INSUFFICIENT for x in measured.detections):
+                outcome = "insufficient"
+            else:
+                outcome = "judged"
+            work.ledger.append(ledger.LedgerRow(d.monitor, d.start_us, d.end_us, outcome, window.n))
+            if measured is not None:
+                found += measured.detections
+                self._store(work, m, measured.detections)
+        return found
+
+    def _budget(self, work: Work, found: Sequence[Detection], end_us: int, *, record: bool) -> None:
+        decided = decide.budget(
+            work.states.get("budget"),
+            found,
+            tuple(work.open.values()),
+            self.watched.budget,
+            self.watched.name,
+            end_us + self.watched.lateness_us,
+        )
+        work.states["budget"] = decided.state
+        work.feedback = replace(decided.feedback, suspects=work.feedback.suspects)
+        if record:
+            self._decide(work, decided.decisions)
+
+    def _rerun(self, work: Work, from_us: int) -> None:
+        """Run the state of window detectors forward again over amended windows; what was judged stays judged."""
+        ends = sorted(e for e in work.before if e > from_us)
+        if not ends or ends[0] - self.watched.bucket_us > from_us:
+            log.warning("late_rows_beyond_rerun", model=self.watched.name, since_us=from_us)
+            if not ends:
+                return
+        work.states = {**work.states, **work.before[ends[0]]}
+        for end_us in ends:
+            work.before[end_us] = self._window_states(work)
+            group = [
+                Due(end_us, m.name, end_us - m.window_us)
+                for m in self.watched.monitors
+                if m.reads == "windows" and end_us % m.window_us == 0
+            ]
+            self._budget(work, self._measure_end(work, group, record=False), end_us, record=False)
+
+    def _window_states(self, work: Work) -> dict[str, State]:
+        names = {"budget", *(f"detector:{m.name}" for m in self.watched.monitors if m.reads == "windows")}
+        return {name: state for name, state in work.states.items() if name in names}
+
+    def _measure(self, work: Work, m: Monitor, window: Any, *, report: bool = True) -> Measured | None:
+        """Run one detector; one that fails is an incident of its own and never stops the others."""
+        name = f"detector:{m.name}"
+        try:
+            measured = m.detector.measure(m.calibration, work.states.get(name), window, work.feedback)
+        except Exception as error:  # a detector's defect must not silence the model
+            log.exception("detector_failed", model=self.watched.name, monitor=m.name)
+            if report:
+                telemetry.count("detector_runs_total", model=self.watched.name, detector=m.name, outcome="failed")
+                self._decide(work, [self._failed(m, window, type(error).__name__, firing=True)])
+            return None
+        work.states[name] = measured.state
+        if report:
+            telemetry.count("detector_runs_total", model=self.watched.name, detector=m.name, outcome="ok")
+            if any(a.event is Event.DETECTOR_FAILED and a.subject.id == m.name for a in work.open.values()):
+                self._decide(work, [self._failed(m, window, "", firing=False)])
+        return measured
+
+    def _failed(self, m: Monitor, window: Any, error: str, *, firing: bool) -> Decision:
+        return Decision(
+            model=self.watched.name,
+            event=Event.DETECTOR_FAILED,
+            family=Family.MONITOR,
+            subject=Subject("detector", m.name),
+            firing=firing,
+            time_us=window.end_us,
+            window_us=(window.start_us, window.end_us),
+            detector=m.detector.name,
+            n=window.n,
+            fixed_rule=True,
+            evidence={"error": error} if error else {},
+        )
+
+    def _rule(self, work: Work, m: Monitor, measured: Measured | None) -> None:
+        """A fixed-rule detection is a decision by itself."""
+        for d in measured.detections if measured is not None else ():
+            firing = d.verdict is Verdict.ALARM
+            if not firing and not any(a.event is d.event for a in work.open.values()):
+                continue
+            at_us = d.window_us[1] if not firing else d.window_us[0] + round(float(d.threshold or 0) * 1e6)
+            self._decide(
+                work,
+                [
+                    Decision(
+                        model=self.watched.name, event=d.event, family=d.family, subject=d.subject, firing=firing,
+                        time_us=at_us, window_us=(d.window_us[0], at_us), detector=d.detector, statistic=d.statistic,
+                        threshold=d.threshold, n=d.n, fixed_rule=True, evidence=d.evidence,
+                    )
+                ],
+            )  # fmt: skip
+
+    def _decide(self, work: Work, decisions: Iterable[Decision]) -> None:
+        """Decisions become transitions of incidents, one by one in time order."""
+        ordered = sorted(decisions, key=lambda d: (d.time_us, d.subject.kind, d.subject.id, d.event))
+        if not ordered or work.silent:
+            return
+        work.decisions += ordered
+        step = lifecycle.step(ordered, tuple(work.open.values()), work.counters, self.watched.policy)
+        work.counters = step.counters
+        for alert in step.alerts:
+            work.alerts[alert.alert_id] = alert
+            if alert.open:
+                work.open[alert.key] = alert
+            else:
+                work.open.pop(alert.key, None)
+        work.transitions += step.transitions
+
+    def _store(self, work: Work, m: Monitor, found: Iterable[Detection]) -> None:
+        if not work.silent:
+            work.detections += [detection_row(self.watched.model_id, m, d) for d in found]
+
+
+def detection_row(model_id: str, m: Monitor, d: Detection) -> dict[str, Any]:
+    """A detection as its row of the detections table."""
+    subject = f"{d.subject.kind}:{d.subject.id}"
+    return {
+        "detection_id": ledger.detection_id(model_id, m.name, subject, d.window_us[1]),
+        "monitor": m.name,
+        "detector": d.detector,
+        "family": d.family.value,
+        "event": d.event.value,
+        "subject_kind": d.subject.kind,
+        "subject_id": d.subject.id,
+        "start_us": d.window_us[0],
+        "end_us": d.window_us[1],
+        "statistic": d.statistic,
+        "threshold": d.threshold,
+        "p_value": d.p_value,
+        "log_e": d.log_e,
+        "n": d.n,
+        "verdict": d.verdict.value,
+        "evidence": dict(d.evidence),
+        "calibration_hash": m.calibration.hash,
+    }
+
+
+def _skewed(table: pa.Table) -> NDArray[np.bool_]:
+    """Rows whose event time lies ahead of the clock: kept, but they must not move time."""
+    if "quality" not in table.column_names:
+        return np.zeros(table.num_rows, dtype=bool)
+    column = table.column("quality")
+    if column.null_count == table.num_rows:
+        return np.zeros(table.num_rows, dtype=bool)
+    return np.fromiter((bool(v) and "clock_skew" in v for v in column.to_pylist()), dtype=bool, count=table.num_rows)
+
+
+def _no_rows(columns: Sequence[str]) -> pa.Table:
+    return pa.table({c: pa.array([], pa.null()) for c in columns})
+
+
+def _no_labels(as_of_us: int) -> pa.Table:
+    return NO_LABELS

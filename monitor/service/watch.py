@@ -1,0 +1,263 @@
+"""A watched model put together: its table, its frozen reference, its calibrated monitors, its budgets and policy.
+
+Calibration happens once per (reference, detector, parameters) and is stored; a restart reads it back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+import structlog
+
+from alerts import lifecycle
+from collectors import files
+from collectors.base import Placed, Record
+from collectors.decode import decoder_for
+from detectors import decide
+from detectors.base import Calibration, Detector
+from detectors.profile import Bins
+from detectors.registry import DEFAULTS, REGISTRY
+from monitor.config import Config, ModelConfig
+from monitor.errors import CalibrationRefused, ConfigError, DecodeError, Mistake
+from monitor.model import HOUR_US, SECOND_US, InferenceEvent
+from monitor.service.windows import Stretch, reference_windows
+from monitor.store import registry
+from monitor.store.columns import FeatureSchema, read_columns, to_table, view
+from monitor.store.eventlog import ModelTable
+
+NO_REFERENCE: Final = "none"  # reference hash of a model that has none yet
+CHUNK_ROWS: Final = 20_000
+
+log = structlog.get_logger("lanner.watch")
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """One detector on one model, calibrated."""
+
+    name: str
+    detector: Detector
+    calibration: Calibration
+    window_us: int
+
+    @property
+    def reads(self) -> str:
+        return self.detector.reads
+
+    @property
+    def silence_limit_us(self) -> int | None:
+        """For clock detectors: how long a silence may last."""
+        if self.detector.reads != "clock":
+            return None
+        limit_s = self.calibration.meta.get("limit_s")
+        return None if limit_s is None else round(float(limit_s) * SECOND_US)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Everything a tick needs to know of one model."""
+
+    name: str
+    table: ModelTable
+    reference_hash: str
+    bins: Bins
+    monitors: tuple[Monitor, ...]
+    refused: Mapping[str, str]  # monitor -> why it cannot run on this reference
+    budget: decide.BudgetSettings
+    fuse: decide.FuseSettings
+    policy: lifecycle.Policy
+    lateness_us: int
+    catch_up_us: int
+
+    @property
+    def model_id(self) -> str:
+        return self.table.model_id
+
+    @property
+    def bucket_us(self) -> int:
+        """Counts are kept per bucket: the shortest window of any monitor."""
+        return min((m.window_us for m in self.monitors if m.reads == "windows"), default=HOUR_US)
+
+    @property
+    def longest_us(self) -> int:
+        return max((m.window_us for m in self.monitors if m.reads == "windows"), default=HOUR_US)
+
+    def monitor(self, name: str) -> Monitor:
+        return next(m for m in self.monitors if m.name == name)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the event log that a tick reads."""
+        return read_columns(self.table.schema)
+
+
+def reference_events(config: Config, name: str, file: Path) -> Iterator[InferenceEvent]:
+    """Events of a reference file. Rows need neither a model nor a time: a reference says what is normal, not when.
+
+    Raises ConfigError naming the line of the first row that cannot be read: a broken reference calibrates nothing.
+    """
+    decode = decoder_for("native", config)
+    for record in files.read_records(file, "reference"):
+        try:
+            yield from (p for p in decode(_complete(record, name)) if isinstance(p, InferenceEvent))
+        except DecodeError as error:
+            raise ConfigError([Mistake(str(file), record.offset + 1, f"this reference row cannot be used: {error}")]) from error
+
+
+def _complete(record: Record, name: str) -> Record:
+    """A reference row with the model's name and, where it has none, time zero."""
+    value = record.value or b""
+    if b'"event_time"' in value and b'"model"' in value:
+        return record
+    try:
+        row = msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return record  # the decoder says what is wrong with it
+    return record._replace(value=msgspec.json.encode({"event_time": 0, "model": name, **row})) if isinstance(row, dict) else record
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of the file's bytes: the name of a frozen reference."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def reference_schema(config: Config, name: str, model: ModelConfig) -> FeatureSchema:
+    """Typed features of a model: those of its reference file, overruled by its configuration."""
+    declared = {f: c.type for f, c in model.features.items() if c.type}
+    found = FeatureSchema((), ())
+    if model.reference is not None and model.reference.file is not None:
+        found = FeatureSchema.infer(reference_events(config, name, config.path(model.reference.file)))
+    numeric = [f for f in found.numeric if declared.get(f) != "category"]
+    categorical = [f for f in found.categorical if declared.get(f) != "number"]
+    numeric += [f for f, t in declared.items() if t == "number" and f not in numeric]
+    categorical += [f for f, t in declared.items() if t == "category" and f not in categorical]
+    return FeatureSchema(tuple(numeric), tuple(categorical))
+
+
+def freeze(config: Config, engine: sa.Engine, table: ModelTable, folder: Path, now_us: int) -> tuple[str, pa.Table]:
+    """The model's reference as a table, copied once into the store as Parquet under its hash; empty without one."""
+    model = config.models[table.name]
+    empty = view(to_table([], table.schema, "", 0), table.schema, read_columns(table.schema))
+    if model.reference is None or model.reference.file is None:
+        return NO_REFERENCE, empty
+    file = config.path(model.reference.file)
+    digest = file_hash(file)
+    frozen = folder / table.model_id / f"{digest}.parquet"
+    if not frozen.exists():
+        frozen.parent.mkdir(parents=True, exist_ok=True)
+        partial = frozen.with_suffix(".partial")
+        rows = _write(partial, reference_events(config, table.name, file), table, empty.schema)
+        partial.rename(frozen)
+        registry.put_reference(
+            engine, table.model_id, digest, path=str(frozen.relative_to(folder)), rows=rows, origin=f"file {file.name}",
+            approved_by="configuration", now_us=now_us,
+        )  # fmt: skip
+    return digest, pq.read_table(frozen)
+
+
+def _write(path: Path, events: Iterator[InferenceEvent], table: ModelTable, schema: pa.Schema) -> int:
+    rows, chunk = 0, []
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for i, event in enumerate(events):
+            chunk.append(Placed("reference", 0, i, event))
+            if len(chunk) == CHUNK_ROWS:
+                rows += _flush(writer, chunk, table)
+                chunk = []
+        rows += _flush(writer, chunk, table)
+    return rows
+
+
+def _flush(writer: pq.ParquetWriter, chunk: Sequence[Placed], table: ModelTable) -> int:
+    rows = view(to_table(chunk, table.schema, "", 0), table.schema, read_columns(table.schema))
+    writer.write_table(rows.cast(writer.schema))
+    return int(rows.num_rows)
+
+
+def watch(config: Config, engine: sa.Engine, table: ModelTable, folder: Path, now_us: int) -> Watched:
+    """Freeze the reference, calibrate every monitor (or read its calibration back), derive budgets and policy."""
+    digest, rows = freeze(config, engine, table, folder, now_us)
+    bins = _bins(engine, table, digest, rows, now_us)
+    windows: dict[int, list[Stretch]] = {}
+    ready: list[Monitor] = []
+    refused: dict[str, str] = {}
+    for name, (detector, window_us) in _configured(config, table.name).items():
+        if window_us not in windows:
+            windows[window_us] = reference_windows(table.name, rows, bins, window_us)
+        try:
+            calibration = _calibration(engine, table.model_id, detector, windows[window_us], digest, now_us)
+        except CalibrationRefused as error:
+            log.warning("calibration_refused", model=table.name, monitor=name, reason=str(error))
+            refused[name] = str(error)
+            continue
+        ready.append(Monitor(name, detector, calibration, window_us))
+    return Watched(
+        name=table.name,
+        table=table,
+        reference_hash=digest,
+        bins=bins,
+        monitors=tuple(ready),
+        refused=refused,
+        budget=decide.BudgetSettings.derive(config.budgets.drift, [m.window_us for m in ready if m.reads == "windows"]),
+        fuse=decide.FuseSettings.derive(config.budgets.attacks),
+        policy=lifecycle.policy(config),
+        lateness_us=round(config.schedule.lateness * SECOND_US),
+        catch_up_us=round(config.schedule.catch_up * SECOND_US),
+    )
+
+
+def _bins(engine: sa.Engine, table: ModelTable, digest: str, rows: pa.Table, now_us: int) -> Bins:
+    stored = registry.get_calibration(engine, table.model_id, "profile", {}, digest)
+    if stored is not None:
+        return Bins.from_bytes(Calibration.from_bytes(stored).meta["bins"])
+    bins = Bins.fit(rows, table.schema.numeric, table.schema.categorical)
+    reference = bins.count(rows).to_bytes()  # what reports draw the current window against
+    calibration = Calibration("profile", 1, digest, {"bins": bins.to_bytes(), "reference": reference})
+    body = calibration.to_bytes()
+    registry.put_calibration(engine, table.model_id, "profile", {}, digest, calibration.hash, body, now_us)
+    return bins
+
+
+def _calibration(
+    engine: sa.Engine, model_id: str, detector: Detector, windows: Sequence[Stretch], digest: str, now_us: int
+) -> Calibration:
+    params = asdict(detector)  # type: ignore[call-overload]  # a Protocol cannot say "frozen dataclass"
+    stored = registry.get_calibration(engine, model_id, detector.name, params, digest)
+    if stored is not None:
+        return Calibration.from_bytes(stored)
+    calibration = detector.calibrate(windows, digest)
+    registry.put_calibration(engine, model_id, detector.name, params, digest, calibration.hash, calibration.to_bytes(), now_us)
+    return calibration
+
+
+def _configured(config: Config, model: str) -> dict[str, tuple[Detector, int]]:
+    """Monitors of a model by name: the defaults of every family, replaced or added to by the configuration."""
+    found: dict[str, tuple[Detector, int]] = {name: (REGISTRY[name](), HOUR_US) for name in DEFAULTS}
+    for name, m in config.monitors.items():
+        if m.model != model:
+            continue
+        known = {f.name for f in fields(REGISTRY[m.detector])}
+        if strange := sorted(set(m.params) - known):
+            raise ConfigError(
+                [Mistake("configuration", None, f"monitors.{name}.params: {m.detector} has no {', '.join(strange)}; it has {', '.join(sorted(known))}")]
+            )
+        found.pop(m.detector, None)
+        if m.enabled:
+            found[name] = (REGISTRY[m.detector](**m.params), round(m.window * SECOND_US))
+    return found
+
+
+def refusals(watched: Watched) -> dict[str, Any]:
+    """What cannot run on this reference, for the page and for `doctor`."""
+    return {"refused": dict(watched.refused), "reference": watched.reference_hash}

@@ -1,0 +1,94 @@
+"""What detectors are given to look at: time windows with counts, stretches of the log, and slices of a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from detectors.profile import Bins, Profile
+from monitor.model import HOUR_US
+
+NO_LABELS = pa.table(
+    {
+        "request_id": pa.array([], pa.string()),
+        "name": pa.array([], pa.string()),
+        "value": pa.array([], pa.string()),
+        "label_time_us": pa.array([], pa.int64()),
+        "labeler": pa.array([], pa.string()),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive rows of the log, or a reference slice, held in memory."""
+
+    model: str
+    start_us: int
+    end_us: int
+    table: pa.Table
+    bins: Bins | None = None
+
+    @property
+    def n(self) -> int:
+        return int(self.table.num_rows)
+
+    def profile(self) -> Profile | None:
+        return self.bins.count(self.table) if self.bins is not None else None
+
+    def rows(self, columns: Sequence[str]) -> pa.Table:
+        return self.table.select([c for c in columns if c in self.table.column_names])
+
+    def labels(self, as_of_us: int) -> pa.Table:  # a stretch is judged before any label can be known
+        return NO_LABELS
+
+
+@dataclass(frozen=True)
+class TimeWindow:
+    """One window of the event log: counts are at hand, rows and labels are read when asked for."""
+
+    model: str
+    start_us: int
+    end_us: int
+    counts: Profile | None
+    size: int
+    read: Callable[[Sequence[str]], pa.Table]
+    read_labels: Callable[[int], pa.Table]
+
+    @property
+    def n(self) -> int:
+        return self.size
+
+    def profile(self) -> Any:
+        return self.counts
+
+    def rows(self, columns: Sequence[str]) -> pa.Table:
+        return self.read(columns)
+
+    def labels(self, as_of_us: int) -> pa.Table:
+        return self.read_labels(as_of_us)
+
+
+def reference_windows(model: str, table: pa.Table, bins: Bins, window_us: int = HOUR_US) -> list[Stretch]:
+    """A reference cut into windows of `window_us`, empty ones between the first and the last included.
+
+    Rows without time (event_time 0 throughout) make one single window: they say what values are normal, not how much
+    windows vary.
+    """
+    if table.num_rows == 0:
+        return []
+    table = table.take(pc.sort_indices(table, sort_keys=[("event_time", "ascending")]))
+    times = np.asarray(table.column("event_time"))
+    if times[-1] == 0:
+        return [Stretch(model, 0, 0, table, bins)]
+    first, last = int(times[0]) // window_us, int(times[-1]) // window_us
+    edges = np.searchsorted(times, np.arange(first, last + 2, dtype=np.int64) * window_us)
+    return [
+        Stretch(model, (first + i) * window_us, (first + i + 1) * window_us, table.slice(int(a), int(b - a)), bins)
+        for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+    ]

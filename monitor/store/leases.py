@@ -1,0 +1,44 @@
+"""Leases with fencing tokens: at most one owner at a time, and a late owner's writes are refused.
+
+A lease is a row. Whoever finds it free or expired takes it and bumps its epoch; a holder renews without a new epoch.
+A paused holder that wakes up after its lease was taken still believes in its old epoch, and every write that carries
+an old epoch changes no row (see `ledger.commit`).
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from monitor.store.engine import write
+from monitor.store.schema import leases, models
+
+
+def acquire(engine: sa.Engine, name: str, owner: str, now_us: int, ttl_us: int, *, model_id: str | None = None) -> int | None:
+    """Take or renew the lease; its epoch, or None while another owner holds it.
+
+    With `model_id` the model's row carries the epoch too, in the same transaction: that is the fence of ticks.
+    """
+    with write(engine) as conn:
+        row = conn.execute(sa.select(leases).where(leases.c.name == name).with_for_update()).one_or_none()
+        if row is None:
+            epoch = 1
+            conn.execute(leases.insert().values(name=name, owner=owner, epoch=epoch, expires_us=now_us + ttl_us))
+        elif row.owner == owner and row.expires_us > now_us:
+            conn.execute(leases.update().where(leases.c.name == name).values(expires_us=now_us + ttl_us))
+            return int(row.epoch)
+        elif row.expires_us > now_us:
+            return None
+        else:
+            epoch = int(row.epoch) + 1
+            conn.execute(
+                leases.update().where(leases.c.name == name).values(owner=owner, epoch=epoch, expires_us=now_us + ttl_us)
+            )
+        if model_id is not None:
+            conn.execute(models.update().where(models.c.model_id == model_id).values(epoch=epoch))
+        return epoch
+
+
+def release(engine: sa.Engine, name: str, owner: str) -> None:
+    """Give the lease back early, so that a successor need not wait for it to expire."""
+    with write(engine) as conn:
+        conn.execute(leases.update().where(leases.c.name == name, leases.c.owner == owner).values(expires_us=0))
