@@ -59,6 +59,7 @@ segments = sa.Table(  # one Parquet file written by a collector or the pairer
     sa.Column("ordinal", Big),  # order inside its batch, given with the batch number
     sa.Column("batch", sa.BigInteger),  # given by the publisher; null = recorded, not yet in a batch
     sa.Column("published", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("compacted", sa.Text),  # path of the larger file that holds its rows now; null = its own file does
     sa.Index(None, "model_id", "batch"),
 )
 halves = sa.Table(  # one side of an exchange, waiting for the other
