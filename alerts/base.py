@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Protocol
 
 from monitor.errors import LannerError
-from monitor.model import Alert, Transition
+from monitor.model import Alert, OutboxRow, OutboxState, Transition
 
 
 class SinkUnavailable(LannerError):
-    """The sink did not take the alert now (refused connection, 429, 5xx with a status). It is tried again."""
+    """The sink did not take the alert now (refused connection, 429, a redirect). It is tried again."""
 
 
 class SinkRejected(LannerError):
@@ -20,7 +19,7 @@ class SinkRejected(LannerError):
 
 
 class SinkUnknown(LannerError):
-    """Nobody knows whether the sink took the alert (timeout, reset). The newest state is asserted again later."""
+    """Nobody knows whether the sink took the alert (timeout, reset, 5xx). The newest state is asserted again later."""
 
 
 class SinkSuppressed(LannerError):
@@ -48,41 +47,53 @@ class SinkState:
     remote_id: str | None = None
 
 
-class OutboxState(StrEnum):
-    """Why an outbox row is where it is. Each is a metric label."""
-
-    PENDING = "pending"
-    SENT = "sent"
-    SUPERSEDED = "superseded"  # a newer state of the same key went instead
-    SUPPRESSED = "suppressed"
-    UNKNOWN = "unknown"  # to be asserted again at `next_try_us`
-    DEAD = "dead"
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
-    """One state of one problem on its way to one sink. `lane` = sink + key: one sender at a time, in seq order."""
-
-    row_id: str
-    sink: str
-    lane: str
-    seq: int
-    transition: Transition
-    state: OutboxState
-    attempts: int
-    next_try_us: int
-    last_error: str | None
-
-
 class Outbox(Protocol):
-    """Rows that still have to go out. Implemented by monitor.store.outbox.SqlOutbox and alerts.memory.MemoryOutbox."""
+    """Rows that still have to go out. Implemented by monitor.store.outbox.SqlOutbox and alerts.memory.MemoryOutbox.
 
-    def lease(self, owner: str, now_us: int, lease_us: int, limit: int) -> Sequence[OutboxRow]:
-        """At most one row per lane, the newest (older pending ones become superseded), due at `now_us`, leased to `owner`."""
+    What leaves a lane next is the rule of monitor.lanes: newest state only, one sender at a time, no clear of what the
+    sink was never told, nothing newer overtaken by something older.
+    """
+
+    def lease(
+        self, owner: str, now_us: int, lease_us: int, limit: int, *, sinks: Sequence[str] | None = None
+    ) -> Sequence[OutboxRow]:
+        """At most one row per lane, the newest (older pending ones become superseded), due at `now_us`, leased to `owner`.
+
+        Urgent severities first, then the longest waiting. `sinks` limits the search. The row's state says why it goes:
+        PENDING never accepted, UNKNOWN to be asserted again, SENT or SUPPRESSED a periodic refresh.
+        """
         ...
 
-    def settle(self, row_id: str, owner: str, state: OutboxState, *, now_us: int, next_try_us: int | None = None, error: str | None = None) -> bool:
-        """Record an outcome; False (nothing written) when the lease was lost to another sender."""
+    def settle(
+        self,
+        row_id: str,
+        owner: str,
+        state: OutboxState,
+        *,
+        now_us: int,
+        next_try_us: int | None = None,
+        error: str | None = None,
+    ) -> bool:
+        """Record an outcome; False (nothing written) when the lease was lost to another sender.
+
+        `next_try_us` None means never again (until a newer state of the same key comes, or a person re-drives it).
+        """
+        ...
+
+    def release(self, row_ids: Sequence[str], owner: str) -> None:
+        """Give rows back that were leased and not tried."""
+        ...
+
+    def wake(self, sink: str, now_us: int) -> int:
+        """The sink answers again: make its waiting rows due at once; returns how many."""
+        ...
+
+    def touch(self, row_id: str, now_us: int) -> bool:
+        """The sink shows something else than this row, the newest of its lane, says: make it due at once."""
+        ...
+
+    def heads(self, sink: str, since_us: int, limit: int) -> Sequence[OutboxRow]:
+        """What the sink should be showing: the newest row of each lane if it was sent, is open or settled since then."""
         ...
 
     def backlog(self, now_us: int) -> Mapping[str, tuple[int, int]]:

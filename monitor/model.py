@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -339,6 +339,52 @@ class Transition:
             "text": a.text,
             "evidence": dict(a.evidence),
         }
+
+
+class OutboxState(StrEnum):
+    """Why an outbox row is where it is. Each is a metric label."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    SUPERSEDED = "superseded"  # a newer state of the same key went instead
+    SUPPRESSED = "suppressed"
+    UNKNOWN = "unknown"  # to be asserted again at `next_try_us`
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """One state of one problem on its way to one sink. `lane` = sink + key: one sender at a time, newest state wins."""
+
+    row_id: str
+    sink: str
+    lane: str
+    seq: int
+    transition: Transition
+    state: OutboxState
+    attempts: int
+    next_try_us: int
+    last_error: str | None
+
+
+def alert_to_json(alert: Alert) -> dict[str, Any]:
+    """The whole alert as plain JSON values; `alert_from_json` gives it back unchanged."""
+    return cast(dict[str, Any], msgspec.to_builtins(alert))
+
+
+def alert_from_json(raw: Mapping[str, Any]) -> Alert:
+    """The inverse of `alert_to_json`."""
+    return msgspec.convert(raw, Alert)
+
+
+def transition_to_json(transition: Transition) -> dict[str, Any]:
+    """The whole transition as plain JSON values, for stores; `Transition.to_json` is what people see."""
+    return cast(dict[str, Any], msgspec.to_builtins(transition))
+
+
+def transition_from_json(raw: Mapping[str, Any]) -> Transition:
+    """The inverse of `transition_to_json`."""
+    return msgspec.convert(raw, Transition)
 
 
 def finite(value: float | None) -> float | None:

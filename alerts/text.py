@@ -1,0 +1,219 @@
+"""The words of an alert: fixed sentences of ours, numbers, and ids from logs made harmless.
+
+Everything that comes from logs is hostile. Alerta's page renders text, value and attributes as HTML, terminals obey
+escape sequences, and right-to-left marks reorder a line. So what is quoted from a log passes `shown`, which leaves
+letters, digits and a few signs and spells out the rest; then one text is safe in every sink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from monitor.model import SECOND_US, Action, Alert, Event, Family, finite, rfc3339
+
+_SAFE: Final = frozenset(" -_.,:;/@+#()[]*?!%~|")  # beside letters and digits
+LINE_CHARS: Final = 240  # longest line; six of them stay under the 1,500 characters that sinks cut at
+
+TITLES: Final[Mapping[Event, str]] = {
+    Event.FEATURE_DRIFT: "Feature drift",
+    Event.PREDICTION_DRIFT: "Prediction drift",
+    Event.PERFORMANCE_DECAY: "Performance decay",
+    Event.DISTRIBUTION_BREAK: "Break in one window",
+    Event.DATA_QUALITY: "Data quality",
+    Event.TRAFFIC_ANOMALY: "Unusual traffic",
+    Event.ATTACK_SUSPECTED: "Attack suspected",
+    Event.POISONING_SUSPECTED: "Poisoning suspected",
+    Event.PROMPT_INJECTION_SUSPECTED: "Prompt injection suspected",
+    Event.DATA_LEAK_SUSPECTED: "Data leak suspected",
+    Event.ABUSE_SUSPECTED: "Abuse suspected",
+    Event.ACCESS_ANOMALY: "Unusual access",
+    Event.UNREGISTERED_MODEL: "Events of an unknown model",
+    Event.DATA_MISSING: "Data missing",
+    Event.DETECTOR_FAILED: "Detector failed",
+    Event.DETECTOR_SILENT: "Detector silent",
+    Event.DELIVERY_DEGRADED: "Alert delivery degraded",
+    Event.MONITOR_DEGRADED: "Monitor degraded",
+}
+
+FAMILY_TITLES: Final[Mapping[Family, str]] = {
+    Family.EXTRACTION: "Model extraction suspected",
+    Family.EVASION: "Evasion suspected",
+    Family.MEMBERSHIP: "Membership inference suspected",
+    Family.INVERSION: "Model inversion suspected",
+    Family.ANOMALY: "Attack suspected",
+}
+
+LOOKALIKES: Final[Mapping[Event, str]] = {  # benign things that look the same
+    Event.FEATURE_DRIFT: "a new version upstream, a campaign or season, a changed unit or default",
+    Event.PREDICTION_DRIFT: "a new model version, a changed threshold, a changed customer mix",
+    Event.PERFORMANCE_DECAY: "late or relabelled outcomes, a changed definition of the label",
+    Event.DISTRIBUTION_BREAK: "one batch job or one large customer",
+    Event.DATA_QUALITY: "a schema change upstream, a client on an old version",
+    Event.TRAFFIC_ANOMALY: "a holiday, a batch job, a load test, a retry storm",
+    Event.ATTACK_SUSPECTED: "a batch re-score, a what-if tool, an explainer, a load test, a penetration test",
+    Event.POISONING_SUSPECTED: "a new labelling team or guideline",
+    Event.PROMPT_INJECTION_SUSPECTED: "text that quotes instructions, a red-team exercise",
+    Event.DATA_LEAK_SUSPECTED: "test records, data the caller already sent",
+    Event.ABUSE_SUSPECTED: "a new feature of a client, a retry storm",
+    Event.ACCESS_ANOMALY: "a new office, a rotated credential, a job that moved",
+    Event.UNREGISTERED_MODEL: "a model that was deployed before it was configured here, a spelling",
+    Event.DATA_MISSING: "a planned stop, a quiet hour that the reference did not have",
+    Event.DETECTOR_FAILED: "an upgrade with an old calibration",
+    Event.DETECTOR_SILENT: "a paused schedule, a very large backlog",
+    Event.DELIVERY_DEGRADED: "maintenance of the alert console",
+    Event.MONITOR_DEGRADED: "maintenance of the store or the broker",
+}
+
+STEPS: Final[Mapping[Event, str]] = {  # the first reversible steps; the runbook has the rest
+    Event.FEATURE_DRIFT: "1 compare the named features with the reference  2 ask the feature's owner what changed",
+    Event.PREDICTION_DRIFT: "1 check for a new model version  2 look whether features drift as well",
+    Event.PERFORMANCE_DECAY: "1 check that labels are complete  2 compare by segment",
+    Event.DISTRIBUTION_BREAK: "1 look at the largest callers of that window",
+    Event.DATA_QUALITY: "1 find the first bad event  2 ask the sender what changed",
+    Event.TRAFFIC_ANOMALY: "1 look at the largest callers  2 ask operations for jobs and incidents",
+    Event.ATTACK_SUSPECTED: "1 confirm the owner of the client  2 throttle it (reversible)",
+    Event.POISONING_SUSPECTED: "1 stop training on labels of this source  2 sample them by hand",
+    Event.PROMPT_INJECTION_SUSPECTED: "1 read the session  2 revoke the tools it can reach",
+    Event.DATA_LEAK_SUSPECTED: "1 stop the answer path  2 tell the privacy officer",
+    Event.ABUSE_SUSPECTED: "1 confirm the owner of the client  2 lower its quota",
+    Event.ACCESS_ANOMALY: "1 confirm with the owner of the credential  2 rotate it",
+    Event.UNREGISTERED_MODEL: "1 find who deployed it  2 add it to the configuration or stop the sender",
+    Event.DATA_MISSING: "1 check the gateway and the topic  2 check the collector's lag with `lanner doctor`",
+    Event.DETECTOR_FAILED: "1 read the error in the evidence  2 recalibrate",
+    Event.DETECTOR_SILENT: "1 look at the scheduler's log  2 restart it; missed windows are caught up",
+    Event.DELIVERY_DEGRADED: "1 `lanner outbox list`  2 check the sink, its key and the network",
+    Event.MONITOR_DEGRADED: "1 `lanner doctor`  2 check disk, store and broker",
+}
+
+
+def shown(text: object, limit: int = 80) -> str:
+    r"""A word from a log as it may be shown anywhere: no markup, no control or direction characters, bounded.
+
+    >>> shown("client-7 <img src=x>")
+    'client-7 \\x3cimg src\\x3dx\\x3e'
+    >>> shown("a" * 100, limit=8)
+    'aaaaaaa…'
+    """
+    out: list[str] = []
+    length = 0
+    for char in str(text):
+        code = ord(char)
+        word = char if char.isalnum() or char in _SAFE else f"\\x{code:02x}" if code < 256 else f"\\u{{{code:x}}}"
+        if length + len(word) > limit - 1:
+            out.append("…")
+            break
+        out.append(word)
+        length += len(word)
+    return "".join(out)
+
+
+def number(value: float | None) -> str:
+    """Two significant digits, so that the text changes only when the number moves by some ten percent.
+
+    >>> number(0.3142), number(12345.0), number(None), number(5e-7)
+    ('0.31', '12000', '-', '5e-07')
+    """
+    if value is None:
+        return "-"
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:.0f}" if 10 <= abs(rounded) < 1e9 else f"{rounded:.2g}"
+
+
+def measure(alert: Alert) -> str:
+    """The one number of an alert: its statistic against the threshold, or the evidence that was weighed."""
+    if alert.statistic is not None:
+        line = f" > {number(alert.threshold)}" if alert.threshold is not None else ""
+        return f"statistic {number(alert.statistic)}{line}"
+    if alert.log_e is not None:
+        return f"evidence e^{number(alert.log_e)}"
+    return "no statistic"
+
+
+def about(alert: Alert) -> str:
+    """Who or what the alert is about, in words."""
+    model = shown(alert.model)
+    if alert.subject.kind == "model":
+        return model
+    return f"{alert.subject.kind} {shown(alert.subject.id)} on {model}"
+
+
+def title(alert: Alert) -> str:
+    """The headline: what is suspected, and on what."""
+    words = TITLES[alert.event]
+    if alert.event is Event.ATTACK_SUSPECTED:
+        words = FAMILY_TITLES.get(alert.family, words)
+    return f"{words}: {about(alert)}"
+
+
+def render(alert: Alert, action: Action, *, tier: int, owner: str | None, runbook: str) -> str:
+    """The text of an alert: headline, WHY, WHAT, NOT, DO, LINK; six lines at most, safe in every sink."""
+    head = "CLEARED" if action is Action.CLEAR else alert.severity.value.upper()
+    owned = f"tier {tier}, owner: {shown(owner) if owner else 'not set'}"
+    steps = f"DO    {STEPS[alert.event]}  3 runbook {shown(runbook, 120)}  4 record a verdict"
+    lines = [f"[{head}] {title(alert)} ({owned})", _why(alert), _what(alert, action)]
+    if action is not Action.CLEAR:
+        lines += [f"NOT   benign look-alikes: {LOOKALIKES[alert.event]}", steps]
+    lines.append(_link(alert))
+    return "\n".join(line if len(line) <= LINE_CHARS else line[: LINE_CHARS - 1] + "…" for line in lines)
+
+
+def _why(alert: Alert) -> str:
+    parts = [f"{measure(alert)}, detector {shown(alert.detector)}"]
+    if alert.statistic is not None and alert.log_e is not None:
+        parts.append(f"evidence e^{number(alert.log_e)}")
+    if alert.p_value is not None:
+        parts.append(f"p={number(alert.p_value)}")
+    if alert.n is not None:
+        parts.append(f"n={alert.n:,}")
+    others = [d.get("name") for d in _objects(alert.evidence.get("detectors")) if d.get("name") != alert.detector]
+    if others:
+        parts.append("also " + ", ".join(shown(name, 30) for name in others[:3]))
+    return "WHY   " + ", ".join(parts)
+
+
+def _what(alert: Alert, action: Action) -> str:
+    if action is Action.CLEAR:
+        reason = alert.evidence.get("reason")
+        after = duration(alert.updated_us - alert.opened_us)
+        return f"WHAT  over after {after}" + (f", reason: {shown(reason)}" if reason else "")
+    parts = [f"first seen {rfc3339(alert.opened_us)}", "quiet for 24 h" if alert.quiet else "still active"]
+    features = [shown(f.get("name"), 40) + _percent(f.get("share")) for f in _objects(alert.evidence.get("features"))]
+    if features:
+        more = f" and {len(features) - 5} more" if len(features) > 5 else ""
+        parts.insert(0, "features " + ", ".join(features[:5]) + more)
+    if isinstance(queries := alert.evidence.get("queries"), int):
+        parts.insert(0, f"{queries:,} queries")
+    principals = alert.evidence.get("principals")
+    if isinstance(principals, list) and len(principals) > 1:
+        parts.insert(0, f"{len(principals)} principals")
+    if detail := alert.evidence.get("detail"):
+        parts.insert(0, shown(detail, 100))
+    return "WHAT  " + "; ".join(parts)
+
+
+def _percent(share: object) -> str:
+    known = finite(share) if isinstance(share, int | float) else None
+    return "" if known is None else f" {100 * known:.0f}%"
+
+
+def _link(alert: Alert) -> str:
+    techniques = f"   {' '.join(alert.techniques[:4])}" if alert.techniques else ""
+    return f"LINK  lanner alerts show {alert.alert_id}   seq {alert.seq}{techniques}"
+
+
+def _objects(value: object) -> Sequence[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list | tuple) else []
+
+
+def duration(length_us: int) -> str:
+    """A length of time in its largest fitting unit.
+
+    >>> duration(90 * 60 * SECOND_US), duration(3 * SECOND_US)
+    ('90 min', '3 s')
+    """
+    seconds = max(0, length_us) // SECOND_US
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
