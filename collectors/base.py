@@ -10,7 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
+from monitor.intake import Advance, Claim, DeadLetter, IngestBatch, IngestResult, PartitionKey, Placed
 from monitor.model import FeedbackEvent, Half, InferenceEvent
+
+__all__ = [
+    "REASONS",
+    "Advance",
+    "Claim",
+    "Collector",
+    "DeadLetter",
+    "Decoder",
+    "EventLog",
+    "IngestBatch",
+    "IngestResult",
+    "IngestSettings",
+    "Part",
+    "PartitionKey",
+    "Placed",
+    "Record",
+]
 
 # Why a message could not become an event. Codes are metric labels and stand in the dead letter; never free text.
 REASONS: Final[Mapping[str, str]] = {
@@ -47,7 +65,6 @@ class Record(NamedTuple):
 Part = InferenceEvent | Half | FeedbackEvent
 Decoder = Callable[[Record], Sequence[Part]]  # pure; () is legal (tombstone, schema record); raises DecodeError
 
-PartitionKey = tuple[str, int]  # (topic, partition)
 
 
 class Collector(Protocol):
@@ -55,8 +72,22 @@ class Collector(Protocol):
 
     name: str
 
+    def changes(self) -> tuple[Sequence[PartitionKey], Sequence[PartitionKey]]:
+        """Partitions (gained, lost) since the last call. A gained one stays paused until `seek` and `resume`.
+
+        A partition that was lost and gained again in between stands in both.
+        """
+        ...
+
+    def seek(self, partition: PartitionKey, offset: int | None) -> None:
+        """Read this partition from `offset` on; None: from the source's configured start."""
+        ...
+
     def poll(self, timeout_s: float) -> Sequence[Record]:
-        """Up to a bounded number of records, () when nothing came in time. Raises OffsetsLost, DependencyUnreachable."""
+        """Up to a bounded number of records, () when nothing came in time. Raises OffsetsLost, DependencyUnreachable.
+
+        Records of one partition come in order and stand together.
+        """
         ...
 
     def commit(self, positions: Mapping[PartitionKey, int]) -> None:
@@ -72,75 +103,6 @@ class Collector(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Ownership of a partition: writes carry `epoch`, and only the newest epoch's writes are accepted."""
-
-    epoch: int
-    next_offset: int | None  # None: never read; start at the source's `start` (earliest or latest)
-
-
-@dataclass(frozen=True, slots=True)
-class Advance:
-    """A partition's step from `expected` to `next_offset` under `epoch`; part of an IngestBatch's transaction."""
-
-    topic: str
-    partition: int
-    epoch: int
-    expected: int | None
-    next_offset: int
-    max_event_time_us: int | None
-
-
-class Placed(NamedTuple):
-    """A part and where it came from; `row_index` inside the part orders the rows of one message."""
-
-    topic: str
-    partition: int
-    offset: int
-    part: InferenceEvent | Half | FeedbackEvent
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message that could not become an event: why, where it stands, and its capped bytes for re-driving."""
-
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    detail: str
-    key: bytes | None
-    value: bytes | None  # capped; `truncated` tells
-    headers: Sequence[tuple[str, bytes]]
-    timestamp_ms: int | None
-    truncated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class IngestBatch:
-    """Everything one flush of one source stores, all or nothing."""
-
-    source: str
-    received_us: int
-    parts: Sequence[Placed]
-    dead_letters: Sequence[DeadLetter] = ()
-    advances: Sequence[Advance] = ()
-    idempotency_key: str | None = None  # HTTP: a repeated key within 24 h stores nothing and succeeds
-
-
-@dataclass(frozen=True, slots=True)
-class IngestResult:
-    """Counts of what one batch stored, for metrics and HTTP answers."""
-
-    events: int = 0
-    halves: int = 0
-    feedback: int = 0
-    dead_letters: int = 0
-    unregistered: int = 0
-    repeated: bool = False  # the idempotency key was known
 
 
 class EventLog(Protocol):
@@ -169,6 +131,7 @@ class IngestSettings:
 
     flush_rows: int = 20_000
     flush_s: float = 2.0
+    flush_bytes: int = 64 << 20
     max_message_bytes: int = 1 << 20
     max_poison: float = 0.5  # share of the last `poison_window` records that may fail before the source stops
     poison_window: int = 1000
