@@ -268,6 +268,3 @@ class Config(Section):
         return relative if relative.is_absolute() else self.folder / relative
 
 
-def load(file: Path, overrides: dict[str, Any] | None = None) -> Config:
-    """Read, merge and check a configuration; raises ConfigError naming every mistake."""
-    raise NotImplementedError
