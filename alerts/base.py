@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from monitor.errors import LannerError
 from monitor.model import Alert, OutboxRow, OutboxState, Transition
@@ -29,13 +29,30 @@ class SinkSuppressed(LannerError):
 class Sink(Protocol):
     """Where alerts go. Returning means accepted; the four errors above are all other outcomes. Retry is not its job.
 
-    Optional: `current(alert) -> SinkState | None` reads back what the sink shows for the alert's key, and
-    `beat(origin, timeout_s)` sends a heartbeat.
+    Optional: `ReadableSink.current`, and `beat(origin, timeout_s)`, which sends a heartbeat.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def send(self, transition: Transition, *, timeout_s: float) -> SinkState | None: ...
+
+
+@runtime_checkable
+class ReadableSink(Protocol):
+    """A sink that keeps state and shows it: open alerts are refreshed there, and what it shows is compared with ours."""
+
+    @property
+    def name(self) -> str: ...
+
+    def send(self, transition: Transition, *, timeout_s: float) -> SinkState | None: ...
+
+    def current(self, alert: Alert) -> SinkState | None:
+        """What the sink shows for the alert's key; None when it knows nothing of it.
+
+        Severity "normal" means that our clear stands; status "closed" with another severity that a person closed it.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +93,7 @@ class Outbox(Protocol):
     ) -> bool:
         """Record an outcome; False (nothing written) when the lease was lost to another sender.
 
-        `next_try_us` None means never again (until a newer state of the same key comes, or a person re-drives it).
+        `attempts` counts those since the row was last accepted. `next_try_us` None means never again (until a newer state of the same key comes, or a person re-drives it).
         """
         ...
 

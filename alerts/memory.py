@@ -37,7 +37,7 @@ class MemoryOutbox:
                 for sink in sinks_for(t):
                     row_id = stable_id("outbox", sink, t.alert.alert_id, t.alert.seq)
                     lane = stable_id("lane", sink, *t.alert.key)
-                    row = OutboxRow(row_id, sink, lane, t.alert.seq, t, OutboxState.PENDING, 0, now_us, None)
+                    row = OutboxRow(row_id, sink, lane, t.alert.seq, t, OutboxState.PENDING, 0, now_us, None, now_us)
                     self._rows.setdefault(row_id, _Row(row, len(self._rows), now_us))
 
     def lease(
@@ -89,8 +89,9 @@ class MemoryOutbox:
             r = self._rows[row_id]
             if r.owner != owner:
                 return False
+            attempts = 0 if state is OutboxState.SENT else r.row.attempts + 1
             r.row = replace(
-                r.row, state=state, attempts=r.row.attempts + 1, last_error=error,
+                r.row, state=state, attempts=attempts, last_error=error,
                 next_try_us=NEVER_US if next_try_us is None else next_try_us,
             )  # fmt: skip
             r.owner, r.until_us, r.settled_us = None, None, now_us

@@ -79,7 +79,7 @@ def plan(rows: Sequence[LaneRow], now_us: int) -> Plan | None:
     if head.clears and head.state is OutboxState.PENDING and not late and not _told(rows, head):
         return Plan(None, head.state, attempts, (*superseded, head.row_id), NEVER_TOLD)
     if late:
-        return Plan(head.row_id, OutboxState.UNKNOWN, attempts, superseded, OVERTAKEN)
+        return Plan(head.row_id, OutboxState.UNKNOWN, max(attempts, 1), superseded, OVERTAKEN)
     return Plan(head.row_id if head.next_try_us <= now_us else None, head.state, attempts, superseded)
 
 

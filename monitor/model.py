@@ -223,6 +223,19 @@ def joined(request: Half, response: Half) -> InferenceEvent:
     return msgspec.structs.replace(q, **{**known, "quality": quality, "status": status, "extra": {**a.extra, **q.extra}})
 
 
+def alone(half: Half) -> InferenceEvent:
+    """The event of a half whose other side never came: an unanswered request, or a response to an unseen request.
+
+    >>> e = alone(Half(side="request", pair_key="k", event=InferenceEvent(event_time_us=1000, model="m")))
+    >>> e.status, e.quality
+    ('unanswered', ['missing_response'])
+    """
+    if half.side == "request":
+        quality = sorted({*half.event.quality, "missing_response"})
+        return msgspec.structs.replace(half.event, quality=quality, status="unanswered")
+    return msgspec.structs.replace(half.event, quality=sorted({*half.event.quality, "missing_request"}))
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Something a person or pipeline told us that explains changes: deploy, version, maintenance, batch."""
@@ -365,6 +378,7 @@ class OutboxRow:
     attempts: int
     next_try_us: int
     last_error: str | None
+    created_us: int = 0
 
 
 def alert_to_json(alert: Alert) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class SqlOutbox:
                 .where(outbox.c.row_id == row_id, outbox.c.lease_owner == owner)
                 .values(
                     state=state.value,
-                    attempts=outbox.c.attempts + 1,
+                    attempts=0 if state is OutboxState.SENT else outbox.c.attempts + 1,
                     next_try_us=NEVER_US if next_try_us is None else next_try_us,
                     last_error=None if error is None else error[:ERROR_CHARS],
                     lease_owner=None,
@@ -254,4 +254,5 @@ def _outbox_row(r: Any) -> OutboxRow:
     return OutboxRow(
         row_id=r.row_id, sink=r.sink, lane=r.lane, seq=r.seq, transition=transition_from_json(r.body),
         state=OutboxState(r.state), attempts=r.attempts, next_try_us=r.next_try_us, last_error=r.last_error,
+        created_us=r.created_us,
     )  # fmt: skip

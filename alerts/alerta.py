@@ -1,0 +1,370 @@
+"""The Alerta sink: our own adapter over the `alerta` client, because the stock client calls some lost alerts delivered.
+
+Delivery: at least once. One alert of ours is one row there (environment + customer + resource + event); severity
+carries the state and `normal` clears. An answer counts only when it is 200 or 201, says `ok` and brings the alert back.
+Ids, tags, correlation, blackouts and timeouts of Alerta are never used for our logic; see docs/alerts.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import re
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import requests
+import structlog
+from alertaclient.api import HTTPClient
+
+from alerts.base import SinkRejected, SinkState, SinkSuppressed, SinkUnavailable, SinkUnknown
+from alerts.text import measure, number, shown
+from alerts.wire import Bounded, never_connected
+from monitor import telemetry
+from monitor.model import Action, Alert, Event, Severity, Transition, rfc3339
+
+log = structlog.get_logger("lanner.alerts.alerta")
+
+CLEARED: Final = "normal"
+CONNECT_S: Final = 3.0
+TEXT_CHARS: Final = 1500
+RESOURCE_CHARS: Final = 200  # the server's index refuses keys over 2.7 kB
+ERROR_CHARS: Final = 200
+LATER: Final = frozenset({408, 425, 429})
+
+SECURITY: Final = frozenset(
+    {
+        Event.ATTACK_SUSPECTED, Event.POISONING_SUSPECTED, Event.PROMPT_INJECTION_SUSPECTED, Event.DATA_LEAK_SUSPECTED,
+        Event.ABUSE_SUSPECTED, Event.ACCESS_ANOMALY, Event.UNREGISTERED_MODEL,
+    }
+)  # fmt: skip
+MONITOR: Final = frozenset({Event.DETECTOR_FAILED, Event.DETECTOR_SILENT, Event.DELIVERY_DEGRADED, Event.MONITOR_DEGRADED})
+
+
+@dataclass(frozen=True)
+class Alerta:
+    """An Alerta server at `url` (with its API path, without a user) and a key with write:alerts, read:alerts scopes.
+
+    Refused, unless `allow_insecure`: plain http to another machine, a server without login or with open sign-up.
+    Nothing of the environment is used: no ALERTA_* variable, no proxy, no .netrc. `verify` may name a CA bundle.
+    """
+
+    name: str
+    url: str
+    key: str = field(repr=False)
+    timeout_s: float = 5.0  # of a whole call, however slowly the answer drips
+    allow_insecure: bool = False
+    verify: bool | str = True
+    _idle: deque[Any] = field(default_factory=deque, repr=False, compare=False)  # one client per sender, kept warm
+    _trusted: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+
+    def send(self, transition: Transition, *, timeout_s: float) -> SinkState:
+        """Assert the state of an alert; raises what alerts.base declares. The answer is the read-back."""
+        body = payload(transition)
+        self._trust(timeout_s)
+        answer = self._call("post", "/alert", body, timeout_s=timeout_s)
+        shows = answer.get("alert")
+        if not isinstance(shows, Mapping) or shows.get("resource") != body["resource"] or "severity" not in shows:
+            raise SinkUnknown("Alerta said ok but did not bring the alert back")
+        if shows.get("severity") != body["severity"]:
+            raise SinkUnknown(f"Alerta shows {shown(shows.get('severity'))} after we sent {body['severity']}")
+        if shows.get("status") == "shelved" and transition.action is not Action.CLEAR:
+            return self._escalate(str(shows.get("id")), transition.alert, timeout_s)
+        return _state(shows)
+
+    def current(self, alert: Alert) -> SinkState | None:
+        """What Alerta shows for the alert's key, None when it knows nothing of it.
+
+        Severity `normal` means that a clear of ours stands; `closed` with another severity means that a person closed it.
+        """
+        self._trust(self.timeout_s)
+        query = [
+            ("environment", alert.environment), ("resource", resource(alert)), ("event", alert.event.value),
+            ("show-history", "true"), ("page-size", "20"),
+        ]  # fmt: skip
+        answer = self._read("/alerts", query, self.timeout_s)
+        rows = answer.get("alerts")
+        for row in rows if isinstance(rows, Sequence) else ():
+            if isinstance(row, Mapping) and (row.get("customer") or None) == alert.customer:
+                return _state(row)
+        return None
+
+    def beat(self, origin: str, timeout_s: float, *, environment: str = "Production") -> None:
+        """Send a heartbeat that Alerta shows as expired when the next does not come within `timeout_s`."""
+        attributes = {"environment": environment, "severity": "major", "service": ["lanner"], "group": "MonitorDegraded"}
+        body = {"origin": f"lanner/{shown(origin)}", "tags": [], "attributes": attributes, "timeout": max(1, int(timeout_s))}
+        self._trust(self.timeout_s)
+        self._call("post", "/heartbeat", body, timeout_s=self.timeout_s)
+
+    def unsafe(self, timeout_s: float = 5.0) -> Sequence[str]:
+        """What is unsafe about this server, as far as it can be seen from here."""
+        found = []
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
+            raise SinkRejected("the address of Alerta must be http(s)://HOST[:PORT][/api], without a user in it")
+        if parts.scheme == "http" and not _loopback(parts.hostname):
+            return ["its address is plain http to another machine, so that the key and all alerts can be read on the way"]
+        if not self.verify:
+            found.append("its certificate is not checked")
+        with _Client(self, timeout_s) as http, _plain_errors(self.key, wrote=False):
+            url = f"{http.endpoint}/config"
+            answer = http.session.get(url, headers={"Accept": "application/json"}, timeout=http.timeout)
+        try:
+            settings = answer.json() if answer.status_code == 200 else {}
+        except ValueError:
+            settings = {}
+        if isinstance(settings, Mapping):
+            if settings.get("auth_required") is False:
+                found.append("it needs no login (AUTH_REQUIRED is off)")
+            if settings.get("signup_enabled") is True:
+                found.append("anybody can sign up (SIGNUP_ENABLED is on)")
+        return found
+
+    def _trust(self, timeout_s: float) -> None:
+        """Look once whether the server is safe to talk to; alerts wait while it is not."""
+        if self._trusted.is_set() or self.allow_insecure:
+            return
+        found = self.unsafe(timeout_s)
+        if found:
+            raise SinkUnavailable(f"refused: {'; '.join(found)}. Mend it, or set allow_insecure on the sink {self.name}")
+        self._trusted.set()
+
+    def _escalate(self, remote_id: str, alert: Alert, timeout_s: float) -> SinkState:
+        """An operator shelved this row. What was not known then must be seen: a higher severity, or a new incident."""
+        row = self._read(f"/alert/{remote_id}", [], timeout_s).get("alert")
+        history = row.get("history") if isinstance(row, Mapping) else None
+        if not _risen_since_shelving(history if isinstance(history, Sequence) else (), alert.severity):
+            return SinkState(alert.severity.value, "shelved", remote_id)
+        text = "Lanner: this is worse than, or later than, what was shelved"
+        self._call("put", f"/alert/{remote_id}/action", {"action": "open", "text": text}, timeout_s=timeout_s)
+        telemetry.count("reconciled_total", sink=self.name, what="unshelved")
+        log.warning("shelved_alert_reopened", sink=self.name, alert_id=alert.alert_id, severity=alert.severity.value)
+        return SinkState(alert.severity.value, "open", remote_id)
+
+    def _read(self, path: str, query: Sequence[tuple[str, str]], timeout_s: float) -> Mapping[str, Any]:
+        with _Client(self, timeout_s) as http, _plain_errors(self.key, wrote=False):
+            return _object(http.get(path, list(query)))
+
+    def _call(self, verb: str, path: str, body: Mapping[str, Any], *, timeout_s: float) -> Mapping[str, Any]:
+        try:
+            json.dumps(body, allow_nan=False)
+        except (TypeError, ValueError) as e:
+            raise SinkRejected(f"the alert cannot be written as JSON: {e}") from e
+        with _Client(self, timeout_s) as http, _plain_errors(self.key, wrote=True):
+            return _object(http.post(path, body) if verb == "post" else http.put(path, body))
+
+
+def resource(alert: Alert) -> str:
+    r"""What is in trouble, as Alerta names it: bounded, harmless, and different for different things.
+
+    >>> _label("a<b"), len(_label("x" * 500))
+    ('a\\x3cb', 95)
+    """
+    if alert.subject.kind == "model":
+        return f"model:{_label(alert.model)}"
+    return f"model:{_label(alert.model)}/{alert.subject.kind}:{_label(alert.subject.id)}"
+
+
+def payload(transition: Transition) -> dict[str, Any]:
+    """The body of POST /alert. No id, no createTime (the server's clock stamps it), no correlate, no state in tags."""
+    alert = transition.alert
+    cleared = transition.action is Action.CLEAR
+    window_s = (alert.window_us[1] - alert.window_us[0]) / 1e6
+    body: dict[str, Any] = {
+        "resource": resource(alert),
+        "event": alert.event.value,
+        "environment": alert.environment,
+        "severity": CLEARED if cleared else alert.severity.value,
+        "correlate": [],
+        "service": [_label(alert.model)],
+        "value": measure(alert),
+        "text": alert.text[:TEXT_CHARS],
+        "tags": ["lanner"],
+        "attributes": attributes(alert),
+        "rawData": "sha256:" + hashlib.sha256(json.dumps(alert.evidence, sort_keys=True, default=str).encode()).hexdigest(),
+        # Alerta must not expire an open attack while its sender is down; for the rest a silent sender shows after a while.
+        "timeout": 0 if alert.event in SECURITY else int(max(3 * window_s, 3600)),
+        **_fixed(alert.event),
+    }
+    if alert.customer is not None:
+        body["customer"] = alert.customer
+    return body
+
+
+def attributes(alert: Alert) -> dict[str, str | int]:
+    """All attributes, every time: what is omitted would stay as it was, what is null would be shown as null."""
+    features = alert.evidence.get("features") or ()
+    names = [shown(f.get("name"), 40) for f in features if isinstance(f, Mapping)]
+    principals = alert.evidence.get("principals") or ()
+    return {
+        "finding_id": alert.alert_id,
+        "state_seq": alert.seq,
+        "family": alert.family.value,
+        "model": shown(alert.model),
+        "subject": f"{alert.subject.kind}: {shown(alert.subject.id)}",
+        "first_seen": rfc3339(alert.opened_us),
+        "last_eval": rfc3339(alert.updated_us),
+        "detector": shown(alert.detector),
+        "statistic": number(alert.statistic),
+        "threshold": number(alert.threshold),
+        "p_value": number(alert.p_value),
+        "log_evidence": number(alert.log_e),
+        "window": f"{rfc3339(alert.window_us[0])} / {rfc3339(alert.window_us[1])}",
+        "n": alert.n if alert.n is not None else "-",
+        "features": ", ".join(names[:20]),
+        "principals": len(principals) if isinstance(principals, Sequence) else 0,
+        "techniques": " ".join(alert.techniques),
+        "quiet": "yes" if alert.quiet else "no",
+        "reason": shown(alert.evidence.get("reason", "")),
+        "into": shown(alert.evidence.get("into", "")),
+    }
+
+
+def _fixed(event: Event) -> dict[str, str]:
+    """Fields that Alerta keeps from the first send, so they depend on the event alone."""
+    group, kind = (
+        ("ModelSecurity", "modelSecurityAlert") if event in SECURITY
+        else ("MonitorDegraded", "monitorAlert") if event in MONITOR
+        else ("ModelQuality", "modelQualityAlert")
+    )  # fmt: skip
+    return {"group": group, "type": kind, "origin": f"lanner/{event.value}"}
+
+
+def _label(text: str) -> str:
+    """`shown`, but what is cut ends in a digest, so that long names stay apart."""
+    limit = (RESOURCE_CHARS - 10) // 2
+    whole = shown(text, 100_000)
+    if len(whole) <= limit:
+        return whole
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
+    return f"{whole[: limit - 13]}~{digest}"
+
+
+def _state(row: Mapping[str, Any]) -> SinkState:
+    """What a row shows. A person's close also sets `normal`; then the severity before it is named."""
+    severity, status = str(row.get("severity")), str(row.get("status"))
+    history = row.get("history")
+    if status == "closed" and severity == CLEARED and isinstance(history, Sequence) and history:
+        ordered = sorted((h for h in history if isinstance(h, Mapping)), key=lambda h: str(h.get("updateTime")))
+        if ordered and str(ordered[-1].get("type")) in {"close", "action"}:
+            before = [str(h.get("severity")) for h in ordered if h.get("severity") not in {CLEARED, None}]
+            severity = before[-1] if before else severity
+    return SinkState(severity, status, str(row.get("id")))
+
+
+def _risen_since_shelving(history: Sequence[Any], now: Severity) -> bool:
+    """Whether the row was cleared, or was less severe, when it was shelved."""
+    ordered = sorted((h for h in history if isinstance(h, Mapping)), key=lambda h: str(h.get("updateTime")))
+    shelved = [i for i, h in enumerate(ordered) if h.get("type") == "shelve"]
+    if not shelved:
+        return True  # shelved longer ago than Alerta remembers: better seen once too often
+    then, later = ordered[shelved[-1]], ordered[shelved[-1] + 1 :]
+    if any(h.get("severity") == CLEARED for h in later):
+        return True
+    ranks = {s.value: s.rank for s in Severity}
+    return ranks.get(str(then.get("severity")), -1) < now.rank
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _object(answer: Any) -> Mapping[str, Any]:
+    if not isinstance(answer, Mapping):
+        raise SinkUnknown("Alerta answered something that is no JSON object")
+    return answer
+
+
+# --- the wire -------------------------------------------------------------------------------------------------------
+
+
+def classified(response: requests.Response) -> Any:
+    """The JSON of an answer that says ok; else the error of alerts.base that fits what happened."""
+    code = response.status_code
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    said = body.get("message") if isinstance(body, Mapping) else None
+    what = f"Alerta answered {code}" + (f": {said}" if said else "")
+    if code in {200, 201}:
+        if isinstance(body, Mapping) and body.get("status") == "ok":
+            return body
+        raise SinkUnknown(f"{what} without saying that it is ok")
+    if code == 202:
+        raise SinkSuppressed(what)
+    if code < 400 or code in LATER:
+        raise SinkUnavailable(what)
+    if code < 500:
+        raise SinkRejected(what)
+    raise SinkUnknown(what)  # it may have stored the alert before it failed
+
+
+class _plain_errors:  # noqa: N801  a context manager that reads like a statement
+    """Turn what the client raises into our errors, without the key: Alerta's 401 echoes it."""
+
+    def __init__(self, key: str, *, wrote: bool) -> None:
+        self._key = key
+        self._wrote = wrote
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        said = self._clean(str(error))
+        if isinstance(error, SinkRejected | SinkSuppressed | SinkUnavailable):
+            raise type(error)(said) from None
+        if isinstance(error, requests.TooManyRedirects):
+            raise SinkUnavailable("Alerta's address answers with a redirect, which is not followed") from None
+        if isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError) or never_connected(error):
+            raise SinkUnavailable(f"cannot connect: {said}") from None
+        unknown = SinkUnknown if self._wrote else SinkUnavailable  # a read that failed has changed nothing
+        raise unknown(said if isinstance(error, SinkUnknown) else f"{type(error).__name__}: {said}") from None
+
+    def _clean(self, text: str) -> str:
+        hidden = text.replace(self._key, "[key]") if self._key else text
+        return shown(re.sub(r"(?i)\bkey\s+[\w+/=-]{8,}", "Key [key]", hidden), ERROR_CHARS)
+
+
+class _Client:
+    """A client for one call: an idle one or a new one; it is kept only when the call went well."""
+
+    def __init__(self, sink: Alerta, timeout_s: float) -> None:
+        self._sink = sink
+        self._limit_s = min(timeout_s, sink.timeout_s)
+
+    def __enter__(self) -> Any:
+        try:
+            self._http = self._sink._idle.pop()  # noqa: SLF001  the sink's own pool
+        except IndexError:
+            self._http = self._new()
+        self._http.timeout = (min(CONNECT_S, self._limit_s), self._limit_s)
+        self._http.session.get_adapter(self._sink.url).limit_s = self._limit_s
+        return self._http
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None or issubclass(kind, SinkRejected | SinkSuppressed):
+            self._sink._idle.append(self._http)  # noqa: SLF001
+        else:
+            self._http.session.close()
+
+    def _new(self) -> Any:
+        http = HTTPClient(self._sink.url.rstrip("/"), key=self._sink.key, ssl_verify=self._sink.verify)
+        http._handle_error = classified  # noqa: SLF001  the stock one ignores the HTTP status
+        http.session.trust_env = False
+        http.session.max_redirects = 0
+        for scheme in ("http://", "https://"):
+            http.session.mount(scheme, Bounded())
+        return http
