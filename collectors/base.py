@@ -79,8 +79,8 @@ class Collector(Protocol):
         """
         ...
 
-    def seek(self, partition: PartitionKey, offset: int | None) -> None:
-        """Read this partition from `offset` on; None: from the source's configured start."""
+    def seek(self, partition: PartitionKey, offset: int | None) -> int:
+        """Read this partition from `offset` on; None: from the source's configured start. Returns the offset."""
         ...
 
     def poll(self, timeout_s: float) -> Sequence[Record]:
