@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monitor.intake import Placed
 from monitor.model import InferenceEvent, Scalar
 from monitor.store.features import (
     FeatureSchema,
@@ -29,7 +30,7 @@ from monitor.store.features import (
     truth,
 )
 
-__all__ = ["FIXED", "ORDER", "TIME", "TYPES", "FeatureSchema", "json_text", "physical", "to_table", "view"]
+__all__ = ["FIXED", "ORDER", "TIME", "TYPES", "FeatureSchema", "json_text", "physical", "storable", "to_table", "view"]
 
 TIME: Final = pa.timestamp("us", "UTC")
 STRINGS: Final = pa.list_(pa.string())
@@ -92,25 +93,12 @@ _content: Callable[[InferenceEvent], tuple[Any, ...]] = attrgetter(
 _NO_CONTENT: Final[tuple[Any, ...]] = ({}, None, None, None, None)
 
 
-class Placed(Protocol):
-    """An event and where its message stood; collectors.base.Placed is one."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def part(self) -> Any: ...
-
-
 def to_table(
     placed: Sequence[Placed], schema: FeatureSchema, segment: str, received_us: int, source: str = ""
 ) -> pa.Table:
     """The rows of one segment, in the given order. Never fails on what a log holds; see the module's first lines."""
     n = len(placed)
-    events: list[InferenceEvent] = [p.part for p in placed]
+    events: list[Any] = [p.part for p in placed]
     odd = _Odd()
     features = _feature_columns(events, schema, odd)
     columns: dict[str, pa.Array] = {
@@ -260,16 +248,17 @@ def json_text(value: object) -> str:
     try:
         return msgspec.json.encode(value).decode()
     except (UnicodeError, OverflowError):
-        return msgspec.json.encode(_encodable(value)).decode()
+        return msgspec.json.encode(storable(value)).decode()
 
 
-def _encodable(value: Any) -> Any:
+def storable(value: Any) -> Any:
+    """A JSON-ready value from a log as every store takes it: texts cleaned, integers beyond 64 bits as text."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Mapping):
-        return {clean(str(k)): _encodable(v) for k, v in value.items()}
+        return {clean(str(k)): storable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_encodable(v) for v in value]
+        return [storable(v) for v in value]
     return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from monitor.errors import MigrationNeeded, StoreError
 from monitor.store import migrations
@@ -144,6 +145,11 @@ def _refusals() -> Iterator[None]:
         raise StoreError(f"the state store refused: {str(e.orig).splitlines()[0][:200] if e.orig else e}") from e
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as e:
         raise StoreError(f"the state store failed ({type(e).__name__})") from e
+
+
+def insert(conn: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that can say what to do on conflict, in the words of the connection's database."""
+    return sqlite.insert(table) if conn.dialect.name == "sqlite" else postgresql.insert(table)
 
 
 def migrate(engine: sa.Engine) -> None:

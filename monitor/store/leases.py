@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from monitor.errors import FencedOut
 from monitor.store.engine import write
 from monitor.store.schema import leases, models
 
 
-def acquire(engine: sa.Engine, name: str, owner: str, now_us: int, ttl_us: int, *, model_id: str | None = None) -> int | None:
+def acquire(
+    engine: sa.Engine, name: str, owner: str, now_us: int, ttl_us: int, *, model_id: str | None = None
+) -> int | None:
     """Take or renew the lease; its epoch, or None while another owner holds it.
 
     With `model_id` the model's row carries the epoch too, in the same transaction: that is the fence of ticks.
@@ -23,7 +26,7 @@ def acquire(engine: sa.Engine, name: str, owner: str, now_us: int, ttl_us: int, 
         if row is None:
             epoch = 1
             conn.execute(leases.insert().values(name=name, owner=owner, epoch=epoch, expires_us=now_us + ttl_us))
-        elif row.owner == owner and row.expires_us > now_us:
+        elif row.owner == owner:  # even expired: had anyone else taken it, the row would name them
             conn.execute(leases.update().where(leases.c.name == name).values(expires_us=now_us + ttl_us))
             return int(row.epoch)
         elif row.expires_us > now_us:
@@ -31,7 +34,9 @@ def acquire(engine: sa.Engine, name: str, owner: str, now_us: int, ttl_us: int, 
         else:
             epoch = int(row.epoch) + 1
             conn.execute(
-                leases.update().where(leases.c.name == name).values(owner=owner, epoch=epoch, expires_us=now_us + ttl_us)
+                leases.update()
+                .where(leases.c.name == name)
+                .values(owner=owner, epoch=epoch, expires_us=now_us + ttl_us)
             )
         if model_id is not None:
             conn.execute(models.update().where(models.c.model_id == model_id).values(epoch=epoch))
@@ -42,3 +47,10 @@ def release(engine: sa.Engine, name: str, owner: str) -> None:
     """Give the lease back early, so that a successor need not wait for it to expire."""
     with write(engine) as conn:
         conn.execute(leases.update().where(leases.c.name == name, leases.c.owner == owner).values(expires_us=0))
+
+
+def confirm(conn: sa.Connection, name: str, owner: str, epoch: int) -> None:
+    """Inside a write transaction: FencedOut unless this lease is still ours; nobody can take it until we commit."""
+    mine = (leases.c.name == name) & (leases.c.owner == owner) & (leases.c.epoch == epoch)
+    if conn.execute(sa.select(leases.c.epoch).where(mine).with_for_update()).one_or_none() is None:
+        raise FencedOut(f"the lease {name} has passed to another process")

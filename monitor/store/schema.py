@@ -61,6 +61,7 @@ segments = sa.Table(  # one Parquet file written by a collector or the pairer
     sa.Column("published", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("compacted", sa.Text),  # path of the larger file that holds its rows now; null = its own file does
     sa.Index(None, "model_id", "batch"),
+    sa.Index(None, "model_id", "max_event_us"),
 )
 halves = sa.Table(  # one side of an exchange, waiting for the other
     "halves", metadata, _id(),
@@ -123,6 +124,11 @@ idempotency = sa.Table(
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("received_us", sa.BigInteger, nullable=False),
+)
+identity = sa.Table(  # who this state store is; the event log carries the same id, so neither is used with a stranger
+    "identity", metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
 )
 leases = sa.Table(
     "leases", metadata,

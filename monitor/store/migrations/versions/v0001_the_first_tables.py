@@ -171,6 +171,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("source", "key", name=op.f("pk_idempotency")),
     )
     op.create_table(
+        "identity",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_identity")),
+    )
+    op.create_table(
         "leases",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("owner", sa.Text(), nullable=False),
@@ -292,10 +298,14 @@ def upgrade() -> None:
         sa.Column("ordinal", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("batch", sa.BigInteger(), nullable=True),
         sa.Column("published", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("compacted", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("segment", name=op.f("pk_segments")),
     )
     with op.batch_alter_table("segments", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_segments_model_id_segments_batch"), ["model_id", "batch"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_segments_model_id_segments_max_event_us"), ["model_id", "max_event_us"], unique=False
+        )
 
     op.create_table(
         "states",
@@ -340,6 +350,7 @@ def downgrade() -> None:
     op.drop_table("transitions")
     op.drop_table("states")
     with op.batch_alter_table("segments", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_segments_model_id_segments_max_event_us"))
         batch_op.drop_index(batch_op.f("ix_segments_model_id_segments_batch"))
 
     op.drop_table("segments")
@@ -355,6 +366,7 @@ def downgrade() -> None:
     op.drop_table("marks")
     op.drop_table("ledger")
     op.drop_table("leases")
+    op.drop_table("identity")
     op.drop_table("idempotency")
     op.drop_table("heartbeats")
     with op.batch_alter_table("halves", schema=None) as batch_op:

@@ -1,0 +1,110 @@
+"""Labels and other late verdicts: kept as rows, every revision, joined to their events when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from monitor.model import stable_id
+from monitor.store.engine import read
+from monitor.store.features import as_category, as_number
+from monitor.store.schema import feedback
+
+COLUMNS: Final = (
+    "event_time",
+    "request_id",
+    "client_request_id",
+    "source",
+    "topic",
+    "partition",
+    "offset",
+    "row_index",
+)
+CHUNK: Final = 500  # ids per query; SQLite and PostgreSQL both like it
+SCHEMA: Final = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("row_index", pa.int32()),
+        ("event_time", pa.int64()),
+        ("name", pa.string()),
+        ("value", pa.string()),  # texts as they are, booleans as "true" and "false", numbers in their shortest form
+        ("value_number", pa.float64()),
+        ("label_time_us", pa.int64()),
+        ("labeler", pa.string()),
+        ("kind", pa.string()),
+    ]
+)
+
+
+def event_id(source: str, topic: str, partition: int, offset: int, row_index: int) -> str:
+    """The id of an event: where its message stood, so a replay gives the same one."""
+    return stable_id("event", source, topic, partition, offset, row_index)
+
+
+def known(engine: sa.Engine, model: str, events: Iterable[pa.Table], start_us: int, as_of_us: int) -> pa.Table:
+    """Verdicts on these events that were known at `as_of_us`: per event and name the newest label time wins.
+
+    `events` has COLUMNS. A caller-chosen id that several events carry labels all of them; the row_index of a target, if
+    it has one, must agree. `start_us` is where the events begin.
+    """
+    with read(engine) as conn:
+        by_event_id = _uses_event_ids(conn, model, start_us)
+        found = [row for table in events for row in _of(conn, model, table, by_event_id, as_of_us)]
+    return pa.Table.from_pylist(found, schema=SCHEMA)
+
+
+def _uses_event_ids(conn: sa.Connection, model: str, start_us: int) -> bool:
+    c = feedback.c
+    some = sa.select(c.feedback_id).where(
+        c.model == model, c.label_us >= start_us, c.target_key.startswith("event_id=", autoescape=True)
+    )
+    return conn.execute(some.limit(1)).one_or_none() is not None
+
+
+def _of(conn: sa.Connection, model: str, table: pa.Table, by_event_id: bool, as_of_us: int) -> list[dict[str, Any]]:
+    columns = table.to_pydict()
+    events: dict[str, list[int]] = {}
+    for place in range(table.num_rows):
+        for name in ("request_id", "client_request_id"):
+            if (held := columns[name][place]) is not None:
+                events.setdefault(f"{name}={held}", []).append(place)
+        if by_event_id:
+            where = (columns[name][place] for name in ("source", "topic", "partition", "offset", "row_index"))
+            events.setdefault(f"event_id={event_id(*where)}", []).append(place)
+    newest: dict[tuple[int, str], Any] = {}
+    for row in _rows(conn, model, list(events), as_of_us):
+        wanted = row.target.get("row_index")
+        for place in events[row.target_key]:
+            if wanted is not None and str(wanted) != str(columns["row_index"][place]):
+                continue
+            known = newest.get((place, row.name))
+            if known is None or (row.label_us, row.received_us) >= (known.label_us, known.received_us):
+                newest[place, row.name] = row
+    return [_label(columns, place, row) for (place, _), row in sorted(newest.items(), key=lambda item: item[0])]
+
+
+def _rows(conn: sa.Connection, model: str, keys: Sequence[str], as_of_us: int) -> list[Any]:
+    c = feedback.c
+    known = (c.model == model) & (c.label_us <= as_of_us) & (c.received_us <= as_of_us)
+    found: list[Any] = []
+    for first in range(0, len(keys), CHUNK):
+        some = sa.select(feedback).where(known, c.target_key.in_(keys[first : first + CHUNK]))
+        found += conn.execute(some.order_by(c.feedback_id)).all()
+    return found
+
+
+def _label(columns: dict[str, list[Any]], place: int, row: Any) -> dict[str, Any]:
+    return {
+        "request_id": columns["request_id"][place],
+        "row_index": columns["row_index"][place],
+        "event_time": columns["event_time"][place],
+        "name": row.name,
+        "value": as_category(row.value, coded=True),
+        "value_number": as_number(row.value),
+        "label_time_us": row.label_us,
+        "labeler": row.labeler,
+        "kind": row.kind,
+    }
