@@ -249,10 +249,11 @@ def _state(row: Mapping[str, Any]) -> SinkState:
     """What a row shows. A person's close also sets `normal`; then the severity before it is named."""
     severity, status = str(row.get("severity")), str(row.get("status"))
     history = row.get("history")
-    if status == "closed" and severity == CLEARED and isinstance(history, Sequence) and history:
+    if status == "closed" and severity == CLEARED and isinstance(history, Sequence):
         ordered = sorted((h for h in history if isinstance(h, Mapping)), key=lambda h: str(h.get("updateTime")))
-        if ordered and str(ordered[-1].get("type")) in {"close", "action"}:
-            before = [str(h.get("severity")) for h in ordered if h.get("severity") not in {CLEARED, None}]
+        turns = [h for h in ordered if h.get("type") not in {"note", "value"}]  # those change no state
+        if turns and turns[-1].get("type") == "close":
+            before = [str(h.get("severity")) for h in turns if h.get("severity") not in {CLEARED, None}]
             severity = before[-1] if before else severity
     return SinkState(severity, status, str(row.get("id")))
 

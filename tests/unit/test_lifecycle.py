@@ -1,0 +1,286 @@
+"""Incidents as timelines: decisions go in at their times, transitions come out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from alerts import lifecycle
+from alerts.lifecycle import Named, Policy
+from alerts.text import LOOKALIKES, STEPS, TITLES
+from monitor.model import Action, Alert, Decision, Event, Family, Severity, Subject, Transition
+from tests.alerting import at, attack, drift, missing, traffic
+
+POLICY = Policy(models={"m": Named(owner="cards-ml", tier=2)})
+
+
+@dataclass
+class Timeline:
+    """Steps one after the other, with what stays open and the counters carried over, as ticks do."""
+
+    policy: Policy = POLICY
+    open: dict[str, Alert] = field(default_factory=dict)
+    counters: Mapping[str, Any] = field(default_factory=dict)
+    made: list[Transition] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    def tick(self, *decisions: Decision) -> Sequence[Transition]:
+        step = lifecycle.step(decisions, tuple(self.open.values()), self.counters, self.policy)
+        for alert in step.alerts:
+            self.open[alert.alert_id] = alert
+            if not alert.open:
+                del self.open[alert.alert_id]
+        self.counters = step.counters
+        self.made += step.transitions
+        self.dropped += [reason for reason, n in step.dropped.items() for _ in range(n)]
+        return step.transitions
+
+    @property
+    def story(self) -> list[str]:
+        return [f"{t.action.value} {t.alert.event.value} {t.alert.subject.id}" for t in self.made]
+
+
+def test_a_weighed_decision_opens_and_clears_at_once() -> None:
+    """budget() and fuse() weigh their evidence themselves, so one decision opens and one clears."""
+    line = Timeline()
+    line.tick(drift(10))
+    line.tick(drift(20, firing=False))
+    assert line.story == ["open FeatureDrift m", "clear FeatureDrift m"]
+    assert [t.alert.seq for t in line.made] == [1, 2]
+    assert line.made[1].alert.cleared_us == at(20)
+    assert not line.open
+
+
+def test_one_continuing_problem_is_one_alert() -> None:
+    """A thousand decisions about the same problem are one alert and one transition."""
+    line = Timeline()
+    for second in range(1000):
+        line.tick(drift(second))
+    assert line.story == ["open FeatureDrift m"]
+    assert line.dropped.count("unchanged") == 999
+
+
+def test_a_problem_that_returns_is_a_new_alert() -> None:
+    """After a clear the next decision opens an alert with another id."""
+    line = Timeline()
+    line.tick(drift(10), drift(20, firing=False), drift(30))
+    first, _, second = line.made
+    assert first.alert.alert_id != second.alert.alert_id
+
+
+def test_features_join_and_leave_by_update() -> None:
+    """The incident of a model is updated when the set of its features changes, not when their shares do."""
+    line = Timeline()
+    line.tick(drift(10, evidence={"features": [{"name": "amount", "share": 0.8}]}))
+    line.tick(drift(20, evidence={"features": [{"name": "amount", "share": 0.6}]}))
+    line.tick(drift(30, evidence={"features": [{"name": "amount", "share": 0.5}, {"name": "age", "share": 0.4}]}))
+    line.tick(drift(40, evidence={"features": [{"name": "age", "share": 1.0}]}))
+    assert line.story == ["open FeatureDrift m", "update FeatureDrift m", "update FeatureDrift m"]
+
+
+def test_queries_update_at_powers_of_two_since_opening() -> None:
+    """An attack that goes on is updated when its queries since opening reach a power of two."""
+    line = Timeline()
+    for n in range(100, 1100):
+        line.tick(attack(n, queries=n))
+    since = [t.alert.evidence["queries"] - 100 for t in line.made[1:]]
+    assert since == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+
+
+def test_a_family_that_can_be_named_raises_the_severity() -> None:
+    """An attack nobody can name is minor; once it is extraction it is major, and never less again."""
+    line = Timeline()
+    line.tick(attack(10))
+    line.tick(attack(20, family=Family.EXTRACTION))
+    line.tick(attack(30, family=Family.ANOMALY))
+    assert [t.alert.severity for t in line.made] == [Severity.MINOR, Severity.MAJOR, Severity.MAJOR]
+    assert line.made[1].alert.techniques[0] == "AML.T0024.002"
+    assert "Model extraction suspected" in line.made[1].alert.text
+
+
+def test_an_attack_goes_quiet_by_update() -> None:
+    """Quiet is a state of an open incident, told by one update."""
+    line = Timeline()
+    line.tick(attack(10), attack(90_000, evidence={"principals": ["p1"], "queries": 100, "quiet": True}))
+    assert line.made[-1].action is Action.UPDATE
+    assert line.made[-1].alert.quiet
+    assert "quiet for 24 h" in line.made[-1].alert.text
+
+
+def test_fixed_rules_open_after_two_of_three() -> None:
+    """One window over the line opens nothing; two of three do."""
+    line = Timeline()
+    line.tick(traffic(1, firing=True))
+    line.tick(traffic(2, firing=False))
+    assert line.story == []
+    line.tick(traffic(3, firing=True))
+    assert line.story == ["open TrafficAnomaly m"]
+    assert line.made[0].time_us == at(3)
+
+
+def test_fixed_rules_clear_after_three_clean_windows_under_a_lower_line() -> None:
+    """A window just under the line is not clean, so a series on the border does not flap."""
+    line = Timeline()
+    line.tick(traffic(1, firing=True), traffic(2, firing=True))
+    line.tick(traffic(3, firing=False), traffic(4, firing=False), traffic(5, firing=False, statistic=9.0))
+    assert line.story == ["open TrafficAnomaly m"]
+    line.tick(traffic(6, firing=False), traffic(7, firing=False))
+    assert line.story == ["open TrafficAnomaly m"]
+    line.tick(traffic(8, firing=False))
+    assert line.story == ["open TrafficAnomaly m", "clear TrafficAnomaly m"]
+
+
+def test_a_borderline_series_flips_at_most_three_times() -> None:
+    """A thousand evaluations around the line make at most three transitions, as alternating noise never clears it."""
+    line = Timeline()
+    rng = random.Random(7)
+    for second in range(1000):
+        statistic = rng.gauss(10.0, 0.5)
+        line.tick(traffic(second, firing=statistic > 10, statistic=statistic))
+    assert len(line.made) <= 3
+    assert len({t.alert.alert_id for t in line.made}) == 1
+
+
+def test_missing_data_opens_and_clears_at_once() -> None:
+    """Its limit already is a time: no second evaluation is waited for."""
+    line = Timeline()
+    line.tick(missing(601))
+    line.tick(missing(602, firing=False, statistic=0.0))
+    assert line.story == ["open DataMissing m", "clear DataMissing m"]
+
+
+def test_several_rules_hold_one_incident_open() -> None:
+    """An incident clears only when the last of its rules has cleared."""
+    line = Timeline()
+    line.tick(*(traffic(s, firing=True, detector=d) for s in (1, 2) for d in ("volume", "callers")))
+    line.tick(*(traffic(s, firing=False) for s in (3, 4, 5)))
+    assert line.story == ["open TrafficAnomaly m"]
+    assert "still_firing" in line.dropped
+    line.tick(*(traffic(s, firing=False, detector="callers") for s in (6, 7, 8)))
+    assert line.story[-1] == "clear TrafficAnomaly m"
+    assert line.counters["slots"] == {}
+
+
+def test_nothing_is_cleared_that_is_not_open() -> None:
+    """A clear for a problem that is not open leads nowhere."""
+    line = Timeline()
+    line.tick(drift(10, firing=False))
+    assert line.story == []
+    assert line.dropped == ["not_open"]
+
+
+def test_an_attack_absorbs_the_earlier_access_anomaly() -> None:
+    """Access anomalies of a principal end in its attack incident, and later ones are added to it."""
+    access = {"event": Event.ACCESS_ANOMALY, "family": Family.ACCESS, "detector": "access"}
+    line = Timeline()
+    line.tick(attack(10, **access))
+    line.tick(attack(20))
+    line.tick(attack(30, **access))
+    assert line.story == ["open AccessAnomaly p1", "open AttackSuspected p1", "clear AccessAnomaly p1"]
+    assert line.made[2].alert.evidence["reason"] == "absorbed"
+    assert line.made[2].alert.evidence["into"] == line.made[1].alert.alert_id
+    (home,) = line.open.values()
+    assert [e["event"] for e in home.evidence["also"]] == ["AccessAnomaly"]
+    line.tick(attack(40, queries=500))
+    assert [e["event"] for e in line.made[-1].alert.evidence["also"]] == ["AccessAnomaly"]
+
+
+def test_a_cluster_absorbs_its_principals() -> None:
+    """Members' own incidents are absorbed when the cluster opens or grows, and open no more."""
+    def cluster(seconds: float, *members: str) -> Decision:
+        return attack(seconds, subject=Subject("cluster", "c1"), evidence={"principals": list(members), "queries": 100})
+
+    line = Timeline()
+    line.tick(attack(10, "p1"), attack(11, "p3"))
+    line.tick(cluster(20, "p1", "p2"))
+    line.tick(attack(30, "p2"))
+    line.tick(cluster(40, "p1", "p2", "p3"))
+    assert line.story == [
+        "open AttackSuspected p1", "open AttackSuspected p3", "open AttackSuspected c1", "clear AttackSuspected p1",
+        "update AttackSuspected c1", "clear AttackSuspected p3",
+    ]  # fmt: skip
+    assert "in_cluster" in line.dropped
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_results_do_not_depend_on_where_ticks_fall(seed: int) -> None:
+    """The same decisions cut into ticks at random places make the same transitions, byte for byte."""
+    rng = random.Random(seed)
+    decisions: list[Decision] = []
+    for second in range(200):
+        kind = rng.choice(["drift", "attack", "traffic", "missing"])
+        firing = rng.random() < 0.6
+        if kind == "drift":
+            names = rng.sample(["a", "b", "c"], rng.randint(1, 2))
+            decisions.append(drift(second, firing=firing, evidence={"features": [{"name": n, "share": 0.5} for n in names]}))
+        elif kind == "attack":
+            decisions.append(attack(second, rng.choice(["p1", "p2"]), firing=firing, queries=second))
+        elif kind == "traffic":
+            decisions.append(traffic(second, firing=firing))
+        else:
+            decisions.append(missing(second, firing=firing))
+    whole, cut = Timeline(), Timeline()
+    whole.tick(*rng.sample(decisions, len(decisions)))
+    at_once = 0
+    while at_once < len(decisions):
+        size = rng.randint(1, 9)
+        cut.tick(*decisions[at_once : at_once + size])
+        at_once += size
+    assert [t.to_json() for t in cut.made] == [t.to_json() for t in whole.made]
+    assert cut.counters == whole.counters
+
+
+@pytest.mark.parametrize("event", list(Event))
+def test_every_event_has_words_and_a_severity(event: Event) -> None:
+    """No event of the closed set can come without title, look-alikes, first steps and severity."""
+    assert TITLES[event]
+    assert LOOKALIKES[event]
+    assert STEPS[event]
+    line = Timeline()
+    line.tick(drift(1, event=event))
+    (made,) = line.made
+    lines = made.alert.text.splitlines()
+    assert len(lines) <= 6
+    assert all(len(text) <= 240 for text in lines)
+    assert lines[0].startswith(f"[{made.alert.severity.value.upper()}] ")
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (Policy(models={"m": Named(tier=1)}), Severity.MAJOR),
+        (Policy(models={"m": Named(tier=3)}), Severity.WARNING),
+        (Policy(severities={("m", "marginals"): Severity.CRITICAL}), Severity.CRITICAL),
+    ],
+)
+def test_tier_and_configuration_decide_severity(policy: Policy, expected: Severity) -> None:
+    """A drift of a tier-1 model is a step worse, of a tier-3 model a step milder; the monitor's own word wins."""
+    line = Timeline(policy)
+    line.tick(drift(1))
+    assert line.made[0].alert.severity is expected
+
+
+def test_evidence_is_made_ready_for_json() -> None:
+    """NaN, sets, tuples, NUL and endless lists never reach a store or a sink."""
+    import numpy as np
+
+    value = lifecycle.clean({"nan": float("nan"), "np": np.float64(2.5), "t": (1, {2}), "s": "a\x00", "l": range(5000)})
+    assert value["nan"] is None
+    assert value["np"] == 2.5
+    assert value["t"] == [1, [2]]
+    assert value["s"] == "a\\x00"
+    assert len(value["l"]) == lifecycle.EVIDENCE_ITEMS
+
+
+def test_input_is_left_as_it_was() -> None:
+    """step() is pure: counters and alerts that went in are not changed."""
+    counters: dict[str, Any] = {}
+    first = lifecycle.step([traffic(1, firing=True)], (), counters, POLICY)
+    assert counters == {}
+    before = repr(first.counters)
+    lifecycle.step([traffic(2, firing=True)], (), first.counters, POLICY)
+    assert repr(first.counters) == before
