@@ -50,7 +50,15 @@ def broker(folder: Path, preferred_port: int = 19092) -> Iterator[str]:
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
     port = free_port(preferred_port)
     url = f"tcp://127.0.0.1:{port}"
-    command: list[str | Path] = [program, "--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"]
+    command: list[str | Path] = [
+        program,
+        "--listener-url",
+        url,
+        "--advertised-listener-url",
+        url,
+        "--storage-engine",
+        "memory://tansu/",
+    ]
     with (folder / "broker.log").open("wb") as log, child(command, cwd=folder, output=log, grace_s=2) as process:
         wait_for_port(port, process, 20)
         yield f"127.0.0.1:{port}"

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def _drifting(args: argparse.Namespace, start: int, every_s: float) -> Iterator[
 
 def main() -> None:
     args = _arguments()
-    out = sys.stdout if args.out == "-" else open(args.out, "w", encoding="utf-8")  # noqa: SIM115 (stdout stays open)
+    out = sys.stdout if args.out == "-" else Path(args.out).open("w", encoding="utf-8")  # noqa: SIM115 (stdout stays open)
     with out:
         for event in interleave(*_parts(args)):
             out.write(json.dumps(event, separators=(",", ":")) + "\n")

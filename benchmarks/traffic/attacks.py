@@ -63,13 +63,13 @@ class Oracle:
 @contextlib.contextmanager
 def _toolbox(rng: Rng) -> Iterator[None]:
     """ART draws from numpy's global generator and from unseeded ones: seed them from ours, put all back afterwards."""
-    before, unseeded = np.random.get_state(), np.random.RandomState
+    before, unseeded = np.random.get_state(), np.random.RandomState  # noqa: NPY002 -- the toolbox knows no other
 
-    class Seeded(np.random.RandomState):  # noqa: NPY002
+    class Seeded(np.random.RandomState):
         def __init__(self, seed: Any = None) -> None:
             super().__init__(int(rng.integers(2**31)) if seed is None else seed)
 
-    np.random.seed(int(rng.integers(2**31)))
+    np.random.seed(int(rng.integers(2**31)))  # noqa: NPY002
     np.random.RandomState = Seeded  # type: ignore[misc]
     try:
         with warnings.catch_warnings(), contextlib.suppress(_Spent):
@@ -77,7 +77,7 @@ def _toolbox(rng: Rng) -> Iterator[None]:
             yield
     finally:
         np.random.RandomState = unseeded  # type: ignore[misc]
-        np.random.set_state(before)
+        np.random.set_state(before)  # noqa: NPY002
 
 
 def _classifier(oracle: Oracle) -> Any:
