@@ -1,11 +1,8 @@
-"""The configuration tree: parsed once, frozen, every unknown key an error.
-
-Precedence: command line flag > environment `LANNER_SECTION__KEY` > secret files > the YAML file > defaults.
-`load` collects all mistakes at once, each with file and line, and raises one ConfigError.
-"""
+"""The configuration tree: frozen, every unknown key an error, every default safe. Durations are seconds, sizes bytes."""
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,31 +14,31 @@ _UNITS_B = {"b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3, "kb": 1000, "mb
 
 
 def seconds(value: object) -> float:
-    """A duration such as "15m" as seconds.
+    """A duration such as "15m" as seconds; a bare number is seconds.
 
     >>> seconds("15m"), seconds("2s"), seconds(3)
     (900.0, 2.0, 3.0)
     """
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
         return float(value)
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*", str(value))
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?\s*", str(value))
     if not match:
         raise ValueError(f"{value!r} is not a duration; write for example 30s, 15m, 24h or 30d")
-    return float(match[1]) * _UNITS_S[match[2]]
+    return float(match[1]) * _UNITS_S[match[2] or "s"]
 
 
 def size_bytes(value: object) -> int:
-    """A size such as "1MiB" as bytes.
+    """A size such as "1MiB" as bytes; a bare number is bytes.
 
     >>> size_bytes("1MiB")
     1048576
     """
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    match = re.fullmatch(r"\s*(\d+)\s*([a-zA-Z]+)\s*", str(value))
-    if not match or match[2].lower() not in _UNITS_B:
+    match = re.fullmatch(r"\s*(\d+)\s*([a-zA-Z]*)\s*", str(value))
+    if not match or (match[2] or "b").lower() not in _UNITS_B:
         raise ValueError(f"{value!r} is not a size; write for example 64KiB or 1MiB")
-    return int(match[1]) * _UNITS_B[match[2].lower()]
+    return int(match[1]) * _UNITS_B[(match[2] or "b").lower()]
 
 
 def rate(value: object) -> float:
@@ -50,35 +47,40 @@ def rate(value: object) -> float:
     >>> round(1 / rate("1/30d"))
     2592000
     """
-    if isinstance(value, float):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\S+)\s*", str(value))
-    if not match or float(match[1]) <= 0:
-        raise ValueError(f"{value!r} is not a budget; write alarms per time, for example 1/30d")
-    return float(match[1]) / seconds(match[2])
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d*\s*\w+)\s*", str(value))
+    if match:
+        time = match[2] if match[2][0].isdigit() else f"1{match[2]}"
+        if float(match[1]) > 0 and seconds(time) > 0:
+            return float(match[1]) / seconds(time)
+    raise ValueError(f"{value!r} is not a budget; write false alarms per time, for example 1/30d")
 
 
-Duration = Annotated[float, BeforeValidator(seconds)]  # seconds
-Size = Annotated[int, BeforeValidator(size_bytes)]  # bytes
-Rate = Annotated[float, BeforeValidator(rate)]  # alarms per second
+Duration = Annotated[float, BeforeValidator(seconds, json_schema_input_type=str | float)]  # seconds
+Size = Annotated[int, BeforeValidator(size_bytes, json_schema_input_type=str | int)]  # bytes
+Rate = Annotated[float, BeforeValidator(rate, json_schema_input_type=str)]  # alarms per second
 SeverityName = Literal["warning", "minor", "major", "critical"]
 
 
 class Section(BaseModel):
     """Base of every section: frozen, closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class Budgets(Section):
     """False alarms that each model may cost its readers."""
 
     drift: Rate = Field(default="1/30d", validate_default=True)
+    """Over all features and all drift, quality and performance detectors of a model."""
     attacks: Rate = Field(default="1/30d", validate_default=True)
+    """Over all callers of a model."""
 
 
 class FieldMap(Section):
-    """A decoder for house formats: where each field stands in the message (JSON Pointer, header:X, key, topic:REGEX, const:V)."""
+    """A decoder for house formats: where each field stands in the message.
+
+    A JSON Pointer such as /payload/user, header:NAME, key, topic:REGEX or const:VALUE.
+    """
 
     model: str | dict[str, Any]
     event_time: str | dict[str, Any]
@@ -110,63 +112,105 @@ class Source(Section):
     """One place logs come from."""
 
     type: Literal["kafka", "files", "http"]
-    decoder: str = "native"  # native, kserve, field_map (the entry of decoders with this source's name)
+    decoder: str = "native"
+    """native, kserve, or field_map (the entry of decoders.field_map with this source's name)."""
     framing: Literal["none", "auto"] = "auto"
+    """auto strips the Confluent schema prefix and unwraps CloudEvents; none leaves messages as they are."""
     topic: str | None = None
-    bootstrap: str | None = None  # kafka: host:port,host:port
+    """kafka: the topic."""
+    bootstrap: str | None = None
+    """kafka: host:port, or several with commas."""
     group: str = "lanner"
-    assign: tuple[int, ...] | None = None  # kafka: fixed partitions instead of a consumer group
+    """kafka: the consumer group."""
+    assign: tuple[int, ...] | None = None
+    """kafka: fixed partitions instead of a consumer group."""
     start: Literal["earliest", "latest"] = "earliest"
+    """kafka: where to begin when the store knows no offset."""
     session_timeout: Duration = 45.0
-    options: dict[str, Any] = {}  # kafka: passed through to the client (security_protocol, ssl_cafile, sasl_mechanism ...)
+    """kafka: a silent member of the group loses its partitions after this time."""
+    options: dict[str, Any] = {}
+    """kafka: passed to the client: security_protocol, ssl_cafile, sasl_mechanism, sasl_plain_username ..."""
     password: SecretStr | None = None
+    """kafka: the SASL password."""
     password_file: Path | None = None
-    paths: tuple[str, ...] = ()  # files: glob patterns
-    follow: bool = True  # files: go on reading what is appended
-    bind: str = "127.0.0.1:8081"  # http
+    """A file that holds the password."""
+    paths: tuple[str, ...] = ()
+    """files: glob patterns."""
+    follow: bool = True
+    """files: go on reading what is appended."""
+    bind: str = "127.0.0.1:8081"
+    """http: the address to listen on."""
     token: SecretStr | None = None
+    """http: the bearer token that senders must show; without one only loopback may be bound."""
     token_file: Path | None = None
-    timezone: str | None = None  # for naive times
-    model: str | None = None  # for formats that do not name one
+    """A file that holds the token."""
+    timezone: str | None = None
+    """The zone of times that name none, such as Asia/Qatar; without it they are dead letters."""
+    model: str | None = None
+    """The model of messages that name none."""
     principal_header: str | None = None
+    """The message header that names the caller."""
     flush_rows: int = Field(default=20_000, ge=1)
+    """Write after this many rows ..."""
     flush: Duration = Field(default=2.0, gt=0)
+    """... or when the oldest row has waited this long."""
     lateness: Duration = 300.0
+    """How late events may come and still count in their window."""
     max_message: Size = 1 << 20
+    """Larger messages are dead letters."""
     max_poison: float = Field(default=0.5, gt=0, le=1)
+    """Stop the source when more than this share of messages cannot be decoded."""
     pairing_timeout: Duration = 900.0
+    """How long a request or response waits for its other half."""
 
 
 class Reference(Section):
     """What normal looks like: a file of events, a time range of the event log, or `learn`."""
 
     file: Path | None = None
+    """JSONL or Parquet of events."""
     since: str | None = None
+    """Beginning of a time range of the event log, RFC 3339."""
     until: str | None = None
+    """End of that range; without it the reference ends when it is first read."""
     learn: Duration | None = None
+    """Observe for this long, propose a reference, wait for a person to approve it."""
 
 
 class Feature(Section):
     """One input of a model; what is not said here is learnt from the reference."""
 
     type: Literal["number", "category"] | None = None
+    """number or category."""
     unit: str | None = None
+    """Shown beside values, for example EUR."""
     label: Literal["C0", "C1", "C2", "C3"] | None = None
+    """Privacy class, C0 public to C3 most sensitive."""
 
 
 class ModelConfig(Section):
     """One watched model."""
 
     reference: Reference | None = None
+    """What normal looks like."""
     owner: str | None = None
+    """Who answers for the model; named in alerts and reports."""
     customer: str | None = None
+    """Line of business, for sinks that separate them."""
     tier: int = Field(default=2, ge=1, le=3)
+    """1 matters most; tier 1 raises severities."""
     classes: tuple[str, ...] = ()
+    """Class names in the order of the scores, for logs that do not carry them."""
     features: dict[str, Feature] = {}
+    """What is known of the inputs; the rest is learnt from the reference."""
     training: Path | None = None
+    """Training rows, JSONL or Parquet of events: queries that repeat them are evidence of membership tests."""
     canaries: Path | None = None
+    """JSONL of objects with `features` that no honest caller sends."""
     principals: Path | None = None
+    """YAML list of known callers: id pattern, kind, group, owner, profile, budget."""
     runbook: str | None = None
+    """A link for whoever works on the alert."""
 
 
 class Monitor(Section):
@@ -174,10 +218,15 @@ class Monitor(Section):
 
     model: str
     detector: str
+    """A name that `lanner doctor` lists."""
     params: dict[str, Any] = {}
+    """Parameters of the detector."""
     window: Duration = 3600.0
+    """Length of the windows it judges."""
     severity: SeverityName | None = None
+    """Severity of its alerts instead of the detector's own."""
     enabled: bool = True
+    """false switches it off, also where it is a default."""
 
 
 class SinkConfig(Section):
@@ -185,11 +234,17 @@ class SinkConfig(Section):
 
     type: Literal["alerta", "console", "memory"]
     url: str | None = None
+    """alerta: the address of its API."""
     key: SecretStr | None = None
+    """alerta: an API key with the scopes write:alerts and write:heartbeats."""
     key_file: Path | None = None
+    """A file that holds the key."""
     min_severity: SeverityName = "warning"
+    """Leave out what is less urgent."""
     timeout: Duration = 5.0
-    allow_insecure: bool = False  # alerta: accept a server that runs with unsafe defaults (demo only)
+    """Longest wait for one delivery."""
+    allow_insecure: bool = False
+    """Alerta: accept a server that runs with unsafe defaults (demo only)."""
 
 
 class Route(Section):
@@ -197,35 +252,49 @@ class Route(Section):
 
     sinks: tuple[str, ...]
     models: tuple[str, ...] = ()
+    """Only these models; empty means all."""
     families: tuple[str, ...] = ()
+    """Only these families, such as drift or extraction; empty means all."""
     min_severity: SeverityName = "warning"
 
 
 class StoreConfig(Section):
     """Where state and events live."""
 
-    path: Path = Path("lanner-data")  # event log, references, pseudonym key; SQLite file unless `database`
-    database: SecretStr | None = None  # SQLAlchemy URL, e.g. postgresql+psycopg://...
-    database_file: Path | None = None  # a file that holds that URL
-    events: str | None = None  # object-store URL of the event log; default <path>/events
+    path: Path = Path("lanner-data")
+    """Event log, references, pseudonym key; SQLite file unless `database`."""
+    database: SecretStr | None = None
+    """SQLAlchemy URL, e.g. postgresql+psycopg://..."""
+    database_file: Path | None = None
+    """A file that holds that URL."""
+    events: str | None = None
+    """Object-store URL of the event log; default: the folder `events` in store.path."""
 
 
 class Privacy(Section):
     """What is stored of callers."""
 
     principals: Literal["hmac", "plain"] = "hmac"
-    key_file: Path | None = None  # default <store.path>/pseudonym.key, made on first use with mode 0600
+    """hmac: a keyed pseudonym of each caller is stored; plain: the name itself."""
+    key_file: Path | None = None
+    """Default: pseudonym.key in store.path, made on first use with mode 0600."""
 
 
 class Schedule(Section):
     """How often things happen and how late events may come."""
 
     tick: Duration = Field(default=2.0, gt=0)
+    """How often due windows are looked for."""
     publish: Duration = Field(default=2.0, gt=0)
+    """How often recorded segments are published to the event log."""
     lateness: Duration = 300.0
-    idle: Duration = 60.0  # a partition read to its end and silent this long no longer holds the watermark
+    """How long after its end a window is judged."""
+    idle: Duration = 60.0
+    """A partition read to its end and silent this long no longer holds the watermark."""
     lease: Duration = 30.0
-    catch_up: Duration = 7 * 86400.0  # windows missed for longer are recorded as gaps
+    """A process that is silent this long loses the models it works on."""
+    catch_up: Duration = 7 * 86400.0
+    """Windows missed for longer are recorded as gaps."""
 
 
 class Server(Section):
@@ -233,7 +302,9 @@ class Server(Section):
 
     bind: str = "127.0.0.1:8080"
     metrics_bind: str | None = None
+    """Where /metrics is served without login; nowhere when absent."""
     log_format: Literal["console", "json"] = "console"
+    """Lines for people or JSON."""
 
 
 class Calendar(Section):
@@ -241,14 +312,18 @@ class Calendar(Section):
 
     timezone: str = "UTC"
     weekend: tuple[str, ...] = ("sat", "sun")
+    """mon, tue, wed, thu, fri, sat, sun."""
     holidays: tuple[str, ...] = ()
+    """Days such as 2026-12-18."""
 
 
 class Config(Section):
     """The whole configuration; `folder` is where its file stands, and relative paths start there."""
 
     environment: str = "Production"
+    """Production, Staging ...: part of every incident's key."""
     clock: Literal["wall", "log"] = "wall"
+    """wall in service; log (now is the newest event) for demos and files."""
     models: dict[str, ModelConfig] = Field(min_length=1)
     budgets: Budgets = Budgets()
     sources: dict[str, Source] = {}
@@ -261,10 +336,8 @@ class Config(Section):
     schedule: Schedule = Schedule()
     server: Server = Server()
     calendars: dict[str, Calendar] = {}
-    folder: Path = Field(default=Path("."), exclude=True)
+    folder: Path = Field(default=Path(), exclude=True)
 
     def path(self, relative: Path) -> Path:
         """A path of the configuration, relative to its file."""
         return relative if relative.is_absolute() else self.folder / relative
-
-

@@ -1,0 +1,211 @@
+"""Checks between the parts of a configuration that no single field can make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from monitor.config.tree import Config, Reference, SinkConfig, Source
+from monitor.model import Family, parse_time_us
+
+Key = tuple[str | int, ...]
+Found = Iterator[tuple[Key, str]]
+
+DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+# Which keys of a source belong to which type; the others belong to all.
+_ONLY: Final = {
+    "kafka": (
+        "topic",
+        "bootstrap",
+        "group",
+        "assign",
+        "start",
+        "session_timeout",
+        "options",
+        "password",
+        "password_file",
+    ),
+    "files": ("paths", "follow"),
+    "http": ("bind", "token", "token_file"),
+}
+_NEEDED: Final = {"kafka": ("bootstrap", "topic"), "files": ("paths",), "http": ()}
+_LOOPBACK: Final = re.compile(r"127(\.\d+){3}|localhost|\[::1\]")
+
+
+def cross_check(config: Config, data: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
+    """(key, sentence) for every mistake. `data` is what was written: names in it count as known even when broken."""
+    yield from _names(data)
+    yield from _references(config, data)
+    for name, source in config.sources.items():
+        yield from _source(name, source, data)
+    for name, sink in config.sinks.items():
+        yield from _sink(name, sink, data["sinks"][name])
+    for name, model in config.models.items():
+        if model.reference is not None:
+            yield from _reference(config, name, model.reference)
+        for what in ("training", "canaries", "principals"):
+            yield from _file(config, ("models", name, what), getattr(model, what))
+    yield from _calendars(config)
+    yield from _addresses(config)
+    if config.store.database is not None:
+        url = config.store.database.get_secret_value()
+        if not re.match(r"(sqlite|postgresql\+psycopg)://", url):
+            yield ("store", "database"), "store.database: must begin with sqlite:// or postgresql+psycopg://"
+
+
+def unknown(key: Key, name: str, what: str, known: Iterable[str]) -> tuple[Key, str]:
+    """The sentence for a name that nothing in the configuration bears."""
+    known = sorted(known)
+    near = get_close_matches(name, known, 1)
+    hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}" if known else "there are none"
+    return key, f"{_dotted(key)}: there is no {what} `{name}`; {hint}"
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(map(str, key))
+
+
+def _names(data: Mapping[str, Any]) -> Found:
+    for group in ("models", "sources", "monitors", "sinks", "calendars"):
+        entries = data.get(group)
+        for name in entries if isinstance(entries, dict) else ():
+            if not name or len(name) > 200 or not name.isprintable() or name != name.strip():
+                yield (group, name), f"{group}: a name has 1 to 200 printable characters and no space around it"
+
+
+def _known(data: Mapping[str, Any], group: str) -> list[str]:
+    entries = data.get(group)
+    return list(entries) if isinstance(entries, dict) else []
+
+
+def _references(config: Config, data: Mapping[str, Any]) -> Found:
+    """What one section names must stand in the other."""
+    models, sinks = _known(data, "models"), _known(data, "sinks")
+    for name, monitor in config.monitors.items():
+        if monitor.model not in models:
+            yield unknown(("monitors", name, "model"), monitor.model, "model", models)
+        if monitor.window <= 0:
+            yield ("monitors", name, "window"), f"monitors.{name}.window: must be more than 0"
+    for i, route in enumerate(config.routes):
+        for what, names, known in (
+            ("sink", route.sinks, sinks),
+            ("model", route.models, models),
+            ("family", route.families, [f.value for f in Family]),
+        ):
+            field = {"sink": "sinks", "model": "models", "family": "families"}[what]
+            for j, name in enumerate(names):
+                if name not in known:
+                    yield unknown(("routes", i, field, j), name, what, known)
+    decoders = data.get("decoders")
+    maps = decoders.get("field_map") if isinstance(decoders, dict) else None
+    for name, source in config.sources.items():
+        if source.decoder == "field_map" and name not in (maps or {}):
+            key = ("sources", name, "decoder")
+            yield key, f"{_dotted(key)}: decoders.field_map has no entry `{name}` that says where the fields stand"
+        if source.model is not None and source.model not in models:
+            yield unknown(("sources", name, "model"), source.model, "model", models)
+
+
+def _source(name: str, source: Source, data: Mapping[str, Any]) -> Found:
+    key: Key = ("sources", name)
+    written = data["sources"][name]
+    for kind, fields in _ONLY.items():
+        for field in fields:
+            if kind != source.type and field in written and f"{field}_file" not in written:
+                yield (*key, field), f"sources.{name}.{field}: is for sources of type {kind}"
+    for field in _NEEDED[source.type]:
+        if not written.get(field):
+            yield key, f"sources.{name}: `{field}` is missing; a source of type {source.type} needs it"
+    for option in source.options:
+        if re.search(r"password|secret|token", option):
+            yield (*key, "options", option), f"sources.{name}.options.{option}: give it as password or password_file"
+    if source.timezone is not None:
+        yield from _zone((*key, "timezone"), source.timezone)
+    if source.type == "http" and not written.get("token") and not _LOOPBACK.fullmatch(source.bind.rpartition(":")[0]):
+        yield key, f"sources.{name}: `token` or `token_file` is missing; without one only loopback may be bound"
+
+
+def _sink(name: str, sink: SinkConfig, written: Mapping[str, Any]) -> Found:
+    if sink.type == "alerta":
+        if not re.match(r"https?://[^/\s]+", sink.url or ""):
+            yield ("sinks", name, "url"), f"sinks.{name}: `url` is missing; it is the http(s) address of Alerta's API"
+        if not written.get("key"):
+            yield ("sinks", name), f"sinks.{name}: `key` or `key_file` is missing; make one with `alertad key`"
+    else:
+        for field in ("url", "key", "allow_insecure"):
+            if getattr(sink, field):
+                yield ("sinks", name, field), f"sinks.{name}.{field}: is for sinks of type alerta"
+
+
+def _reference(config: Config, model: str, reference: Reference) -> Found:
+    key: Key = ("models", model, "reference")
+    if (reference.file, reference.since, reference.learn).count(None) != 2:
+        yield key, f"{_dotted(key)}: give one of file, since (with until) and learn"
+    if reference.until is not None and reference.since is None:
+        yield (*key, "until"), f"{_dotted(key)}.until: needs since"
+    times = {}
+    for field in ("since", "until"):
+        text = getattr(reference, field)
+        if text is not None:
+            try:
+                times[field] = parse_time_us(text)
+            except ValueError:
+                yield (*key, field), f"{_dotted(key)}.{field}: write a time with its zone, as 2026-11-22T00:00:00Z"
+    if len(times) == 2 and times["since"] >= times["until"]:
+        yield (*key, "until"), f"{_dotted(key)}.until: must be later than since"
+    if reference.learn is not None and reference.learn <= 0:
+        yield (*key, "learn"), f"{_dotted(key)}.learn: must be more than 0"
+    yield from _file(config, (*key, "file"), reference.file)
+
+
+def _file(config: Config, key: Key, path: Path | None) -> Found:
+    if path is not None and not config.path(path).exists():
+        yield key, f"{_dotted(key)}: there is no file {path}"
+
+
+def _zone(key: Key, name: str) -> Found:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        yield key, f"{_dotted(key)}: {name!r} is not a time zone; write for example Asia/Qatar or UTC"
+
+
+def _calendars(config: Config) -> Found:
+    for name, calendar in config.calendars.items():
+        yield from _zone(("calendars", name, "timezone"), calendar.timezone)
+        for i, day in enumerate(calendar.weekend):
+            if day not in DAYS:
+                yield (
+                    ("calendars", name, "weekend", i),
+                    f"calendars.{name}.weekend: {day!r} is none of {', '.join(DAYS)}",
+                )
+        for i, day in enumerate(calendar.holidays):
+            try:
+                date.fromisoformat(day)
+            except ValueError:
+                key = ("calendars", name, "holidays", i)
+                yield key, f"calendars.{name}.holidays: {day!r} is not a day; write for example 2026-12-18"
+
+
+def _addresses(config: Config) -> Found:
+    """host:port, and no two servers of ours on one of them."""
+    bound: dict[str, str] = {}
+    wanted: list[tuple[Key, str | None]] = [
+        (("server", f), getattr(config.server, f)) for f in ("bind", "metrics_bind")
+    ]
+    wanted += [(("sources", n, "bind"), s.bind) for n, s in config.sources.items() if s.type == "http"]
+    for key, address in wanted:
+        if address is None:
+            continue
+        match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):(\d{1,5})", address)
+        if not match or int(match[2]) > 65535:
+            yield key, f"{_dotted(key)}: {address!r} is not an address; write host:port, for example 127.0.0.1:8080"
+        elif int(match[2]) and address in bound:
+            yield key, f"{_dotted(key)}: {address} is already the address of {bound[address]}"
+        else:
+            bound[address] = _dotted(key)
