@@ -44,13 +44,13 @@ class EventLog:
         stray = ModelTable(stable_id("model", UNREGISTERED), UNREGISTERED, FeatureSchema())
         self.models: Mapping[str, ModelTable] = {UNREGISTERED: stray, **models}
         self._by_id = {table.model_id: table for table in self.models.values()}
-        self._engine = engine
-        self._files = Files(root)
-        self._at = at
+        self.engine = engine
+        self.files = Files(root)
+        self.at = at
 
     def claim(self, source: str, owner: str, partitions: Sequence[PartitionKey]) -> Mapping[PartitionKey, Claim]:
         """Take over partitions: bump their epochs (older owners are fenced out) and tell the stored next offsets."""
-        return ingest.claim(self._engine, source, owner, partitions)
+        return ingest.claim(self.engine, source, owner, partitions)
 
     def append(self, batch: IngestBatch) -> IngestResult:
         """Files first, then ONE transaction that checks epochs and offsets and records everything.
@@ -58,16 +58,16 @@ class EventLog:
         Raises FencedOut when another owner has taken a partition (nothing is stored), StoreError when the store
         refuses or nobody knows whether it took the batch: claim again and go on from the stored offsets.
         """
-        return ingest.append(self._engine, self._files, self.models, batch, self._at)
+        return ingest.append(self.engine, self.files, self.models, batch, self.at)
 
     def report(self, source: str, owner: str, caught_up: Mapping[PartitionKey, bool], now_us: int) -> None:
         """Heartbeat of an owner: which partitions it has read to their end (the idle rule of the watermark)."""
-        ingest.report(self._engine, source, owner, caught_up, now_us)
+        ingest.report(self.engine, source, owner, caught_up, now_us)
 
     def latest_batch(self, model_id: str) -> int:
         """The newest batch that readers may see; 0 when there is none."""
         c = segments.c
-        with read(self._engine) as conn:
+        with read(self.engine) as conn:
             newest = conn.scalar(
                 # a walk down the index that stops at once; max() would read every segment of the model
                 sa.select(c.batch)
@@ -107,7 +107,7 @@ class EventLog:
     def labels(self, model: str, start_us: int, end_us: int, as_of_us: int) -> pa.Table:
         """Labels known at `as_of_us` of the events in [start_us, end_us); see monitor.store.labels."""
         ids = self.read_window(self.models[model].model_id, start_us, end_us, labels.COLUMNS)
-        return labels.known(self._engine, model, ids, start_us, as_of_us)
+        return labels.known(self.engine, model, ids, start_us, as_of_us)
 
     def _read(
         self,
@@ -119,6 +119,6 @@ class EventLog:
     ) -> Iterator[pa.Table]:
         schema = self._by_id[model_id].schema
         needed = physical(schema, columns)
-        for stretch in reading.plan(self._engine, wanted):
-            for table in reading.rows(self._engine, self._files, model_id, stretch, needed, max_rows, window_us):
+        for stretch in reading.plan(self.engine, wanted):
+            for table in reading.rows(self.engine, self.files, model_id, stretch, needed, max_rows, window_us):
                 yield view(table, schema, columns)

@@ -73,7 +73,7 @@ def append(
     events, waiting, verdicts = _sorted_out(batch.parts)
     written = write_events(files, models, events, batch.source, batch.received_us)
     at("file_written")
-    unknown = Counter({name: len(placed) for name, placed in events.items() if not _registered(name, models)})
+    unknown = Counter({name: len(placed) for name, placed in events.items() if not registered(name, models)})
     stored = False
     try:
         with write(engine) as conn:
@@ -87,15 +87,16 @@ def append(
                 _store_halves(conn, batch, waiting)
                 _store_feedback(conn, batch, verdicts)
                 _store_dead_letters(conn, batch)
+                _mark_redriven(conn, batch.redriven)
                 count_unregistered(conn, batch.source, unknown, batch.received_us)
             at("in_transaction")
         stored = fresh
     except FencedOut:
-        _discard(files, written)
+        discard(files, written)
         raise
     at("after_transaction")
     if not stored:
-        _discard(files, written)
+        discard(files, written)
         return IngestResult(repeated=True)
     return IngestResult(
         events=sum(map(len, events.values())),
@@ -116,11 +117,12 @@ def write_events(
     """One file per model; events of unknown models share the file of `_unregistered`."""
     tables: dict[str, list[Placed]] = defaultdict(list)
     for name, placed in events.items():
-        tables[name if _registered(name, models) else UNREGISTERED].extend(placed)
+        tables[name if registered(name, models) else UNREGISTERED].extend(placed)
     return [write_segment(files, models[name], placed, source, received_us) for name, placed in tables.items()]
 
 
-def _registered(name: str, models: Mapping[str, ModelTable]) -> bool:
+def registered(name: str, models: Mapping[str, ModelTable]) -> bool:
+    """Whether events of this name have a table of their own."""
     return name in models and name != UNREGISTERED
 
 
@@ -137,7 +139,8 @@ def _sorted_out(parts: Sequence[Placed]) -> tuple[dict[str, list[Placed]], list[
     return events, waiting, verdicts
 
 
-def _discard(files: Files, written: Sequence[Segment]) -> None:
+def discard(files: Files, written: Sequence[Segment]) -> None:
+    """Remove files of a transaction that certainly did not happen."""
     for segment in written:
         files.delete(segment.model_id, segment.path)
 
@@ -270,6 +273,14 @@ def _store_dead_letters(conn: sa.Connection, batch: IngestBatch) -> None:
     ]
     if rows:
         conn.execute(insert(conn, dead_letters).on_conflict_do_nothing(), rows)
+
+
+def _mark_redriven(conn: sa.Connection, ids: Sequence[int]) -> None:
+    c = dead_letters.c
+    if ids:
+        marked = conn.execute(dead_letters.update().where(c.id.in_(ids), c.state == "new").values(state="redriven"))
+        if marked.rowcount != len(set(ids)):
+            raise FencedOut("somebody else has dealt with one of these dead letters: list them again")
 
 
 def count_unregistered(conn: sa.Connection, source: str, unknown: Mapping[str, int], now_us: int) -> None:
