@@ -164,24 +164,37 @@ def _feature_columns(events: Sequence[InferenceEvent], schema: FeatureSchema, od
         if not known.issuperset(row):
             for name in row.keys() - known:
                 odd.feature(i, name, row[name], "unknown_feature" if known else None)
-    columns = {name: [row.get(name) for row in rows] for name in (*schema.numeric, *schema.categorical)}
+    kinds = {**dict.fromkeys(schema.numeric, pa.float64()), **dict.fromkeys(schema.categorical, pa.string())}
+    try:  # one pass over all rows, written in C++; it stops at the first value that does not fit
+        fitting = dict(zip(kinds, pa.array(rows, pa.struct(list(kinds.items()))).flatten(), strict=True))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError):
+        fitting = {}
     coded = frozenset(schema.coded)
-    arrays = {numeric_column(name): _numeric(name, columns[name], odd) for name in schema.numeric}
-    return arrays | {
-        categorical_column(name): _categorical(name, columns[name], name in coded, odd) for name in schema.categorical
-    }
+    arrays: dict[str, pa.Array] = {}
+    for name, kind in kinds.items():
+        array = fitting.get(name)
+        if kind == pa.float64():
+            array = _numeric(name, [row.get(name) for row in rows], odd) if array is None else array
+            arrays[numeric_column(name)] = _finite(array, odd)
+        else:
+            array = _categorical(name, [row.get(name) for row in rows], name in coded, odd) if array is None else array
+            arrays[categorical_column(name)] = array
+    return arrays
 
 
 def _numeric(name: str, values: Sequence[Scalar], odd: _Odd) -> pa.Array:
     try:
-        array = pa.array(values, pa.float64())
+        return pa.array(values, pa.float64())
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # a text, a bool, or an integer beyond 2**53
         good: list[float | None] = []
         for row, value in enumerate(values):
             good.append(as_number(value))
             if value is not None and good[-1] is None:
                 odd.feature(row, name, value, "schema_mismatch")
-        array = pa.array(good, pa.float64())
+        return pa.array(good, pa.float64())
+
+
+def _finite(array: pa.Array, odd: _Odd) -> pa.Array:
     if pc.all(pc.is_finite(array)).as_py() is False:
         for place in np.flatnonzero(np.asarray(pc.fill_null(pc.invert(pc.is_finite(array)), False))):
             odd.flag(int(place), "nonfinite")
