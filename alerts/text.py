@@ -66,7 +66,7 @@ LOOKALIKES: Final[Mapping[Event, str]] = {  # benign things that look the same
 }
 
 STEPS: Final[Mapping[Event, str]] = {  # the first reversible steps; the runbook has the rest
-    Event.FEATURE_DRIFT: "1 compare the named features with the reference  2 ask the feature's owner what changed",
+    Event.FEATURE_DRIFT: "1 compare the named features with the reference  2 ask its owner what changed",
     Event.PREDICTION_DRIFT: "1 check for a new model version  2 look whether features drift as well",
     Event.PERFORMANCE_DECAY: "1 check that labels are complete  2 compare by segment",
     Event.DISTRIBUTION_BREAK: "1 look at the largest callers of that window",
@@ -79,11 +79,11 @@ STEPS: Final[Mapping[Event, str]] = {  # the first reversible steps; the runbook
     Event.ABUSE_SUSPECTED: "1 confirm the owner of the client  2 lower its quota",
     Event.ACCESS_ANOMALY: "1 confirm with the owner of the credential  2 rotate it",
     Event.UNREGISTERED_MODEL: "1 find who deployed it  2 add it to the configuration or stop the sender",
-    Event.DATA_MISSING: "1 check the gateway and the topic  2 check the collector's lag with `lanner doctor`",
+    Event.DATA_MISSING: "1 check the gateway and the topic  2 look for lag with lanner doctor",
     Event.DETECTOR_FAILED: "1 read the error in the evidence  2 recalibrate",
-    Event.DETECTOR_SILENT: "1 look at the scheduler's log  2 restart it; missed windows are caught up",
-    Event.DELIVERY_DEGRADED: "1 `lanner outbox list`  2 check the sink, its key and the network",
-    Event.MONITOR_DEGRADED: "1 `lanner doctor`  2 check disk, store and broker",
+    Event.DETECTOR_SILENT: "1 look at the log of the scheduler  2 restart it; missed windows are caught up",
+    Event.DELIVERY_DEGRADED: "1 lanner outbox list  2 check the sink, its key and the network",
+    Event.MONITOR_DEGRADED: "1 lanner doctor  2 check disk, store and broker",
 }
 
 
@@ -99,7 +99,7 @@ def shown(text: object, limit: int = 80) -> str:
     length = 0
     for char in str(text):
         code = ord(char)
-        word = char if char.isalnum() or char in _SAFE else f"\\x{code:02x}" if code < 256 else f"\\u{{{code:x}}}"
+        word = char if char.isalnum() or char in _SAFE else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
         if length + len(word) > limit - 1:
             out.append("…")
             break
@@ -123,7 +123,7 @@ def number(value: float | None) -> str:
 def measure(alert: Alert) -> str:
     """The one number of an alert: its statistic against the threshold, or the evidence that was weighed."""
     if alert.statistic is not None:
-        line = f" > {number(alert.threshold)}" if alert.threshold is not None else ""
+        line = f" over {number(alert.threshold)}" if alert.threshold is not None else ""
         return f"statistic {number(alert.statistic)}{line}"
     if alert.log_e is not None:
         return f"evidence e^{number(alert.log_e)}"
@@ -163,9 +163,9 @@ def _why(alert: Alert) -> str:
     if alert.statistic is not None and alert.log_e is not None:
         parts.append(f"evidence e^{number(alert.log_e)}")
     if alert.p_value is not None:
-        parts.append(f"p={number(alert.p_value)}")
+        parts.append(f"p {number(alert.p_value)}")
     if alert.n is not None:
-        parts.append(f"n={alert.n:,}")
+        parts.append(f"n {alert.n:,}")
     others = [d.get("name") for d in _objects(alert.evidence.get("detectors")) if d.get("name") != alert.detector]
     if others:
         parts.append("also " + ", ".join(shown(name, 30) for name in others[:3]))

@@ -83,7 +83,7 @@ class SqlOutbox:
     ) -> Sequence[OutboxRow]:
         """See alerts.base.Outbox.lease."""
         if not self._anything_due(now_us, sinks):
-            return ()
+            return []
         with write(self._engine) as conn:
             if conn.dialect.name == "postgresql":
                 conn.execute(sa.select(sa.func.pg_advisory_xact_lock(LEASE_LOCK)))

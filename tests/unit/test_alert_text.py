@@ -1,0 +1,112 @@
+"""What is quoted from a log can do no harm where an alert is shown."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alerts import lifecycle
+from alerts.alerta import payload, resource
+from alerts.lifecycle import Named, Policy
+from alerts.techniques import table, techniques
+from alerts.text import duration, number, shown
+from monitor.model import Event, Family, Subject
+from tests.alerting import alert, attack, opened
+
+HOSTILE = [
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg/onload=alert(1)>", "{{7*7}}", "javascript:alert(1)",
+    "=cmd|' /C calc'!A0", "\x1b[2J\x1b[31mFORGED", "a\r\nb: forged", "\u202egnp.exe", "\u2028line", "\x00nul", "&lt;b&gt;",
+    "' OR 1=1 --", "`id`", "$(id)", "%3Cscript%3E", "\ud800", "a" * 5000, "\u200b\ufeffhidden", "<!--", "]]>",
+]  # fmt: skip
+
+
+def harmless(text: str) -> bool:
+    """No markup, no control, format or surrogate character."""
+    return not set(text) & set("<>&\"'`$={}") and not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in text)
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_hostile_words_are_spelled_out(word: str) -> None:
+    """Markup, controls and marks of direction appear as escapes, bounded in length."""
+    assert harmless(shown(word))
+    assert len(shown(word)) <= 80
+
+
+@given(st.text(max_size=60))
+def test_any_word_is_harmless(word: str) -> None:
+    """Whatever a log says, what is shown has no active character."""
+    assert harmless(shown(word))
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_different_subjects_stay_different_resources(one: str, other: str) -> None:
+    """Escaping never makes one resource out of two."""
+    assert (resource(alert(one)) == resource(alert(other))) == (one == other)
+
+
+def test_long_subjects_stay_apart_and_bounded() -> None:
+    """Names that agree in their first thousand characters are still two resources of at most 200."""
+    one, other = resource(alert("x" * 1000 + "1")), resource(alert("x" * 1000 + "2"))
+    assert one != other
+    assert max(len(one), len(other)) <= 210
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_nothing_hostile_leaves_for_the_console(word: str) -> None:
+    """Text, value, resource and every attribute of an alert are harmless whatever the log named things."""
+    word = word.encode("utf-8", "replace").decode()  # what passed a decoder is UTF-8
+    evidence = {"features": [{"name": word, "share": 0.5}], "principals": [word], "queries": 5, "detail": word}
+    decision = attack(1, word, model=word, detector=word, evidence=evidence)
+    step = lifecycle.step([decision], (), {}, Policy(models={word: Named(owner=word)}))
+    sent = payload(step.transitions[0])
+    strings = [sent["resource"], sent["value"], *sent["service"], *(str(v) for v in sent["attributes"].values())]
+    assert all(harmless(s) for s in [*strings, *sent["text"].splitlines()])
+
+
+def test_the_text_answers_why_what_not_do_and_where() -> None:
+    """Six lines, each with its question, the owner and the runbook among them."""
+    evidence = {
+        "principals": ["c-7f3a"], "queries": 41230, "detectors": [{"name": "queries", "log_e": 9.0}, {"name": "shape", "log_e": 2.0}],
+    }  # fmt: skip
+    decision = attack(1, "c-7f3a", family=Family.EXTRACTION, evidence=evidence)
+    policy = Policy(models={"m": Named(owner="cards-ml", tier=1)})
+    text = lifecycle.step([decision], (), {}, policy).transitions[0].alert.text.splitlines()
+    assert [line.split()[0] for line in text] == ["[CRITICAL]", "WHY", "WHAT", "NOT", "DO", "LINK"]
+    assert "Model extraction suspected: principal c-7f3a on m (tier 1, owner: cards-ml)" in text[0]
+    assert "also shape" in text[1]
+    assert "41,230 queries" in text[2]
+    assert "docs/runbooks/AttackSuspected.md" in text[4]
+    assert "AML.T0024.002" in text[5]
+
+
+def test_values_hold_still_until_they_move_by_ten_percent() -> None:
+    """Alerta keeps a hundred history rows, and each change of a value costs one."""
+    assert number(12.31) == number(12.29)
+    assert number(0.31) != number(0.35)
+    assert duration(3 * 86_400_000_000) == "3 d"
+
+
+def test_every_technique_has_a_name_and_a_version() -> None:
+    """The table names each id it uses and the release it was taken from."""
+    known = table()
+    used = {t for ids in (*known.by_family.values(), *known.by_event.values()) for t in ids}
+    assert used <= set(known.names)
+    assert set(known.by_family) <= {f.value for f in Family}
+    assert set(known.by_event) <= {e.value for e in Event}
+    assert set(known.versions) == {"atlas", "owasp_llm", "owasp_ml"}
+    assert techniques(Event.ATTACK_SUSPECTED, Family.ANOMALY) == ("AML.T0040",)
+
+
+def test_a_payload_carries_no_state_in_its_tags_and_no_id() -> None:
+    """Tags only ever grow in Alerta, ids match by prefix, and its clock must stamp the alert."""
+    sent = payload(opened(subject="p1"))
+    assert sent["tags"] == ["lanner"]
+    assert sent["correlate"] == []
+    assert not {"id", "createTime"} & set(sent)
+    assert sent["timeout"] == 0
+    assert not any("." in key or "$" in key for key in sent["attributes"])
+    assert payload(opened(event=Event.FEATURE_DRIFT, subject="m"))["timeout"] >= 3600
+    assert Subject("principal", "p1") == opened("p1").alert.subject
