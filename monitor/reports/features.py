@@ -1,0 +1,233 @@
+"""Per-feature drift over time, read from stored detections and stored counts: what page and report show.
+
+The detector `marginals` stores with each window a list `features` of {name, psi, js, ks, wasserstein, p_value, log_e,
+missing}. Distances say how large a change is; only the running evidence decides about alarms.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from detectors.base import Calibration
+from detectors.profile import Binned, Bins, Profile, compare, merged
+from monitor.model import HOUR_US
+from monitor.reports.charts import LEVELS, Point
+from monitor.store.queries import CountRow, DetectionRow
+
+UNSHOWN: Final = frozenset({"name", "share"})
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One way to see a feature's change. `cuts` are the shades of its heat strip, not alarm levels."""
+
+    key: str
+    label: str
+    unit: str
+    explanation: str
+    cuts: tuple[float, ...]
+
+
+MEASURES: Final[Mapping[str, Measure]] = {
+    m.key: m
+    for m in (
+        Measure(
+            "evidence", "Running evidence", "nats",
+            "How strongly the windows up to each one speak, taken together, against 'nothing has changed' (natural logarithm).",
+            (2.0, 4.0, 6.0, 9.0, 12.0),
+        ),
+        Measure(
+            "psi", "PSI", "",
+            "Population stability index between the window and the reference, on bins fixed by the reference.",
+            (0.02, 0.05, 0.1, 0.2, 0.4),
+        ),
+        Measure(
+            "js", "Jensen-Shannon", "",
+            "Square root of the Jensen-Shannon divergence: 0 for equal distributions, 1 for disjoint ones.",
+            (0.05, 0.1, 0.15, 0.25, 0.4),
+        ),
+        Measure("ks", "KS", "", "Largest gap between the two cumulative distributions.", (0.03, 0.06, 0.1, 0.2, 0.35)),
+        Measure(
+            "wasserstein", "Wasserstein", "",
+            "How far values have moved, in units of the reference's spread.", (0.05, 0.1, 0.2, 0.4, 0.8),
+        ),
+        Measure("missing", "Missing", "share", "Share of events in which the feature is absent.", (0.01, 0.05, 0.1, 0.3, 0.6)),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSeries:
+    """One feature over the windows of a range. `latest` holds the newest window's numbers by measure."""
+
+    name: str
+    points: Sequence[Point]
+    latest: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def peak(self) -> float:
+        return max((p.value for p in self.points if p.value is not None), default=0.0)
+
+    @property
+    def last(self) -> float | None:
+        return next((p.value for p in reversed(self.points) if p.value is not None), None)
+
+
+def level(measure: Measure, value: float) -> int:
+    """The shade of a value on a heat strip, 0 to LEVELS - 1.
+
+    >>> level(MEASURES["psi"], 0.0), level(MEASURES["psi"], 0.3), level(MEASURES["psi"], 9.0)
+    (0, 4, 5)
+    """
+    return min(LEVELS - 1, sum(value >= c for c in measure.cuts))
+
+
+def series(found: Sequence[DetectionRow], measure: str) -> list[FeatureSeries]:
+    """Every feature that the detections name, the most changed one first (by its newest value, then its peak).
+
+    Windows without enough data draw a gap. "evidence" accumulates each window's log_e as the deciders do,
+    M_t = (M_{t-1} + 1) e_t, on a log scale from zero.
+    """
+    windows = sorted({(d.start_us, d.end_us): d for d in found}.values(), key=lambda d: d.end_us)
+    by_window = [(d, _features(d.evidence)) for d in windows]
+    names = sorted({name for _, features in by_window for name in features})
+    made = [_one(name, by_window, measure) for name in names]
+    return sorted(made, key=lambda s: (-(s.last or 0.0), -s.peak, s.name))
+
+
+def accumulated(windows: Sequence[tuple[int, float]]) -> list[Point]:
+    """The running evidence of windows given as (end, log_e), oldest first; each point reaches back to the one before."""
+    total, before = -math.inf, None
+    made = []
+    for end_us, log_e in windows:
+        total = _log1pexp(total) + log_e
+        start_us = before if before is not None else end_us - (windows[1][0] - end_us if len(windows) > 1 else HOUR_US)
+        made.append(Point(start_us, end_us, max(0.0, total)))
+        before = end_us
+    return made
+
+
+def _one(name: str, windows: Sequence[tuple[DetectionRow, Mapping[str, Mapping[str, Any]]]], measure: str) -> FeatureSeries:
+    points: list[Point] = []
+    total = -math.inf  # log of the running sum; the first window starts it
+    latest: Mapping[str, float | None] = {}
+    for d, features in windows:
+        row = features.get(name)
+        value = None if row is None else _finite(row.get("log_e" if measure == "evidence" else measure))
+        if measure == "evidence" and value is not None:
+            total = _log1pexp(total) + value
+            value = max(0.0, total)
+        if row is not None and d.verdict != "insufficient":
+            latest = {k: _finite(v) for k, v in row.items() if k not in UNSHOWN}
+        note = f"{d.n:,} events" if row is not None else "no counts"
+        points.append(Point(d.start_us, d.end_us, value, note if d.verdict != "insufficient" else f"{note}, learning"))
+    return FeatureSeries(name, points, latest)
+
+
+def _features(evidence: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    rows = evidence.get("features")
+    return {str(r["name"]): r for r in rows if isinstance(r, Mapping) and "name" in r} if isinstance(rows, Iterable) else {}
+
+
+def _finite(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _log1pexp(x: float) -> float:
+    """log(1 + e**x) without overflow.
+
+    >>> round(_log1pexp(0.0), 4), _log1pexp(-math.inf), _log1pexp(800.0)
+    (0.6931, 0.0, 800.0)
+    """
+    return x if x > 50 else math.log1p(math.exp(x))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One feature's shares per bin, in the reference and now, with the distances between the two."""
+
+    labels: Sequence[str]
+    reference: Sequence[float]
+    current: Sequence[float]
+    n_reference: int
+    n_current: int
+    distances: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """A model's counts on its reference's bins: the reference itself and the current range, merged."""
+
+    bins: Bins
+    reference: Profile
+    current: Profile
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.bins.features)
+
+    def distances(self) -> dict[str, dict[str, float | None]]:
+        """Every feature's distances between reference and current range."""
+        return compare(self.bins, self.reference, self.current)
+
+    def shape(self, name: str) -> Shape | None:
+        """One feature's shares; None for a feature that the bins do not know, or without any event."""
+        found = next(((i, f) for i, f in enumerate(self.bins.features) if f.name == name), None)
+        if found is None or not self.reference.n or not self.current.n:
+            return None
+        i, feature = found
+        a, b = int(self.bins.offsets[i]), int(self.bins.offsets[i + 1])
+        ref, cur = self.reference.counts[a:b], self.current.counts[a:b]
+        used = [k for k in range(b - a) if ref[k] or cur[k]]
+        labels = bin_labels(feature)
+        return Shape(
+            [labels[k] for k in used],
+            [float(ref[k] / self.reference.n) for k in used],
+            [float(cur[k] / self.current.n) for k in used],
+            self.reference.n,
+            self.current.n,
+            self.distances()[name],
+        )
+
+
+def counted(calibration: bytes | None, rows: Iterable[CountRow]) -> Counts | None:
+    """The stored counts of a range against those of the reference; None while one of them is absent.
+
+    `calibration` is the stored one of the detector name "profile". Rows on other bins are left out.
+    """
+    if calibration is None:
+        return None
+    meta = Calibration.from_bytes(calibration).meta
+    bins = Bins.from_bytes(meta["bins"])
+    stored = (Profile.from_bytes(r.body, bins) for r in rows)
+    current = merged(p for p in stored if p.key == bins.key)
+    return Counts(bins, Profile.from_bytes(meta["reference"], bins), current or bins.empty())
+
+
+def bin_labels(feature: Binned) -> list[str]:
+    """The words under a feature's bins, "other" and "missing" included.
+
+    >>> bin_labels(Binned("x", "feature:x", "number", edges=(0.0, 1.0, 2.5)))
+    ['below 0', '0 to 1', '1 to 2.5', 'from 2.5', 'missing']
+    >>> bin_labels(Binned("c", "feature:c", "category", categories=("a",)))
+    ['a', 'other', 'missing']
+    """
+    if feature.kind == "category":
+        return [*feature.categories, "other", "missing"]
+    if not feature.edges:
+        return ["any value", "missing"]
+    inner = [
+        _short(low) if high <= math.nextafter(low, math.inf) else f"{_short(low)} to {_short(high)}"
+        for low, high in itertools.pairwise(feature.edges)
+    ]
+    return [f"below {_short(feature.edges[0])}", *inner, f"from {_short(feature.edges[-1])}", "missing"]
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"

@@ -1,0 +1,176 @@
+"""The report for a model's owner: one HTML file that loads nothing and runs nothing, from what is already stored.
+
+Its statistics rest on the counts of every event in the range, never on a sample, so making it takes milliseconds and
+its size (some tens of kilobytes) does not depend on the traffic.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final
+
+import jinja2
+from markupsafe import Markup, escape
+
+from alerts.text import TITLES, shown
+from monitor.model import Event
+from monitor.reports import charts, features
+from monitor.reports.charts import Annotation, Chart, Point, Span
+from monitor.reports.features import MEASURES, Counts
+from monitor.store import lookups, queries
+from monitor.store.lookups import IncidentRow
+from monitor.store.queries import Engine, ModelRow, WindowRow
+
+STRIPS: Final = 25  # features in the picture of drift over time
+HISTOGRAMS: Final = 12  # most changed distributions that are drawn
+OUTCOMES: Final = {"insufficient": "had too little data or history", "failed": "failed", "gap": "are gaps"}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The finished file, the content security policy it carries, and its numbers for programs."""
+
+    html: str
+    policy: str
+    summary: Mapping[str, Any]
+
+
+def report(
+    engine: Engine,
+    model: ModelRow,
+    start_us: int,
+    end_us: int,
+    *,
+    environment: str,
+    owner: str | None,
+    made_us: int,
+    version: str,
+) -> Report:
+    """A model's report over (start_us, end_us]; `made_us` is the time it is dated with."""
+    windows = queries.windows(engine, model.model_id, start_us, end_us)
+    span = Span(max(start_us, min((w.start_us for w in windows), default=start_us)), end_us)
+    drift = queries.drift_detections(engine, model.model_id, start_us, end_us)
+    counts = features.counted(
+        queries.calibration(engine, model.model_id, "profile", model.reference_hash),
+        queries.counts(engine, model.model_id, model.reference_hash, span.start_us, end_us),
+    )
+    incidents = lookups.incidents_between(engine, model.name, start_us, end_us)
+    marks = queries.model_marks(engine, model.name, start_us, end_us)
+    rows = main_windows(windows)
+    points = [Point(w.start_us, w.end_us, None if w.outcome == "gap" else float(w.n), OUTCOMES.get(w.outcome, "")) for w in rows]
+    notes = [Annotation("mark", m.start_us, m.end_us, f"{m.kind}: {m.text}") for m in marks]
+    volume = charts.bars(charts.thinned(points, "mean"), span, title="Events per window", unit="events", notes=notes)
+    outcomes = Counter(w.outcome for w in rows)
+    distances = ranked(counts)
+    style = (resources.files("monitor.reports") / "charts.css").read_text() + (
+        resources.files("monitor.reports") / "owner.css"
+    ).read_text()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    html = _environment().get_template("owner.html").render(
+        model=model, environment=environment, owner=owner, made_us=made_us, version=version, policy=policy,
+        style=Markup(style), span=span, verdict=verdict(incidents, outcomes), events=sum(w.n for w in rows),  # noqa: S704
+        outcomes=dict(outcomes), not_judged=sum(n for o, n in outcomes.items() if o != "judged"), words=OUTCOMES,
+        reference=queries.reference(engine, model.model_id, model.reference_hash), incidents=[_told(i) for i in incidents],
+        volume=volume if points else None, measure=MEASURES["evidence"], strips=_strips(drift, span),
+        axis=charts.axis(span), features=distances, events_counted=counts.current.n if counts else 0,
+        histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure,
+    )  # fmt: skip
+    summary = {
+        "model": model.name,
+        "events": sum(w.n for w in rows),
+        "windows": dict(outcomes),
+        "incidents": [{"alert_id": i.alert_id, "event": i.event, "severity": i.severity, "open": i.open} for i in incidents],
+        "features": {name: dict(d) for name, d in distances},
+    }
+    return Report(html, policy, summary)
+
+
+def main_windows(windows: Sequence[WindowRow]) -> list[WindowRow]:
+    """The windows of the monitor that judged most of them, so that no event is counted twice."""
+    by_monitor: dict[str, list[WindowRow]] = {}
+    for w in windows:
+        by_monitor.setdefault(w.monitor, []).append(w)
+    return max(by_monitor.values(), key=len, default=[])
+
+
+def ranked(counts: Counts | None) -> list[tuple[str, dict[str, float | None]]]:
+    """Every feature with its distances to the reference, the most changed first."""
+    if counts is None or not counts.current.n:
+        return []
+    return sorted(counts.distances().items(), key=lambda kv: (-(kv[1]["js"] or 0.0), kv[0]))
+
+
+def verdict(incidents: Sequence[IncidentRow], outcomes: Mapping[str, int]) -> str:
+    """The report in one sentence.
+
+    >>> verdict([], {"judged": 5})
+    'Nothing unusual: 5 windows were judged and no incident was open.'
+    """
+    judged = outcomes.get("judged", 0)
+    if incidents:
+        still = sum(i.open for i in incidents)
+        return f"{len(incidents)} incident{'s' if len(incidents) > 1 else ''} in this time, {still} still open."
+    if not judged:
+        return "No window could be judged in this time, so nothing can be said about change."
+    return f"Nothing unusual: {judged:,} windows were judged and no incident was open."
+
+
+def _told(i: IncidentRow) -> dict[str, Any]:
+    named = TITLES[Event(i.event)] if i.event in [*Event] else i.event
+    why = next((line[3:].strip() for line in i.text.splitlines() if line.startswith("WHY")), "")
+    about = "the whole model" if i.whole_model else f"{i.subject_kind} {shown(i.subject_id)}"
+    return {
+        "title": named, "about": about, "severity": i.severity, "opened_us": i.opened_us, "cleared_us": i.cleared_us, "why": why,
+    }  # fmt: skip
+
+
+def _strips(drift: Sequence[queries.DetectionRow], span: Span) -> list[tuple[features.FeatureSeries, Markup]]:
+    measure = MEASURES["evidence"]
+    return [
+        (s, charts.strip(s.points, span, lambda v: features.level(measure, v), label=f"highest {charts.number(s.peak)}", height=16))
+        for s in features.series(drift, measure.key)[:STRIPS]
+    ]
+
+
+def _histograms(counts: Counts | None, names: Sequence[str]) -> list[tuple[str, Chart]]:
+    drawn = []
+    for name in names[:HISTOGRAMS]:
+        shape = counts.shape(name) if counts else None
+        if shape is not None:
+            chart = charts.histogram(shape.labels, shape.reference, shape.current, title=name, height=170)
+            drawn.append((name, chart))
+    return drawn
+
+
+def _figure(chart: Chart) -> Markup:
+    """A chart with its sentence and its table folded away."""
+    head = "".join(f'<th scope="col">{escape(c or "Value")}</th>' for c in chart.columns)
+    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in chart.rows)
+    return Markup(
+        f"<figure>{chart.svg}<figcaption>{escape(chart.summary)}</figcaption><details><summary>The numbers as a table</summary>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></details></figure>"
+    )
+
+
+def _environment() -> jinja2.Environment:
+    env = jinja2.Environment(
+        loader=jinja2.PackageLoader("monitor.reports"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    env.filters.update(seen=charts.seen, moment=charts.moment, number=charts.number, percent=percent)
+    return env
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage.
+
+    >>> percent(0.1234), percent(None)
+    ('12.34%', '–')
+    """
+    return "–" if share is None else f"{share:.2%}"

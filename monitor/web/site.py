@@ -1,0 +1,42 @@
+"""What every route of the page needs: configuration, store, templates and clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jinja2
+
+from monitor.config import Config
+from monitor.model import SECOND_US
+from monitor.store import queries
+from monitor.store.queries import Engine, ModelRow
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One running web application."""
+
+    config: Config
+    engine: Engine
+    templates: jinja2.Environment
+    now_us: Callable[[], int]
+    version: str
+
+    @property
+    def grace_us(self) -> int:
+        """How long after its end a window may rightly be unjudged."""
+        return round((self.config.schedule.lateness + self.config.schedule.idle) * SECOND_US)
+
+    def clock_us(self, models: Sequence[ModelRow]) -> int:
+        """The time that ages are told by: the wall clock, or the newest event when the log is the clock."""
+        newest = [m.last_event_us for m in models if m.last_event_us is not None]
+        return max(newest) if self.config.clock == "log" and newest else self.now_us()
+
+    def models(self) -> list[ModelRow]:
+        """Every model as it stands now."""
+        return queries.all_models(self.engine, self.now_us(), clock=self.config.clock, grace_us=self.grace_us)
+
+    def model(self, ref: str) -> ModelRow | None:
+        """One model by name or id."""
+        return queries.one_model(self.engine, ref, self.now_us(), clock=self.config.clock, grace_us=self.grace_us)

@@ -1,0 +1,214 @@
+"""How values become words on the page. Pure functions and the template environment; names from logs stay plain text.
+
+Autoescaping is on for every template, so nothing here marks text of a log as safe.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import jinja2
+
+from alerts.techniques import table as technique_table
+from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES
+from monitor.model import HOUR_US, SECOND_US, Event, Family, rfc3339
+from monitor.reports.charts import moment, number, seen, share_bar, spark
+from monitor.store.lookups import IncidentRow, TransitionRow
+from monitor.store.queries import Status
+from monitor.web.assets import Assets
+
+DAY_US: Final = 24 * HOUR_US
+STATUS_WORDS: Final[Mapping[Status, tuple[str, str]]] = {  # word, what it means
+    Status.ATTACK: ("Attack suspected", "an incident of an attack family is open"),
+    Status.INCIDENT: ("Incident open", "a drift, quality or data incident is open"),
+    Status.FAILED: ("Not judged", "its newest windows could not be judged"),
+    Status.LATE: ("Late", "events or judgements are behind the clock"),
+    Status.LEARNING: ("Learning", "too little history for alarms yet; rules that need none are running"),
+    Status.WAITING: ("Waiting", "no window has been judged yet"),
+    Status.HEALTHY: ("As usual", "judged, and nothing speaks against the reference"),
+}
+OUTCOME_WORDS: Final = {"judged": "judged", "insufficient": "too little data", "failed": "failed", "gap": "gap"}
+DELIVERY_WORDS: Final = {
+    "pending": "waiting",
+    "sent": "taken",
+    "superseded": "replaced by a newer state",
+    "suppressed": "suppressed by the sink",
+    "unknown": "unknown, asserted again later",
+    "dead": "refused for good",
+}
+KNOWN_EVIDENCE: Final = frozenset({"features", "detectors", "principals"})  # shown in their own tables
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def ago(us: int | None) -> str:
+    """A length of time in words, one unit.
+
+    >>> ago(90 * SECOND_US), ago(3 * HOUR_US), ago(None), ago(0)
+    ('1 min', '3 h', '–', '0 s')
+    """
+    if us is None:
+        return "–"
+    for size, word in ((2 * DAY_US, "d"), (HOUR_US, "h"), (60 * SECOND_US, "min"), (0, "s")):
+        if us >= size:
+            unit = {"d": DAY_US, "h": HOUR_US, "min": 60 * SECOND_US, "s": SECOND_US}[word]
+            return f"{us // unit} {word}"
+    return "0 s"
+
+
+def clock(time_us: int | None) -> str:
+    """A time with seconds, UTC."""
+    return "–" if time_us is None else rfc3339(time_us)[:19].replace("T", " ")
+
+
+def title(incident: IncidentRow) -> str:
+    """What is suspected, in words; unknown codes are shown as they are."""
+    try:
+        event, family = Event(incident.event), Family(incident.family)
+    except ValueError:
+        return incident.event
+    named = FAMILY_TITLES.get(family) if event is Event.ATTACK_SUSPECTED else None
+    return named or TITLES.get(event, incident.event)
+
+
+def story(incident: IncidentRow) -> list[tuple[str, str]]:
+    """An alert's text as (keyword, words): WHY, WHAT, NOT ... The headline is left out, the page has one."""
+    told = []
+    for line in incident.text.splitlines():
+        head, _, rest = line.partition(" ")
+        if head.isupper() and head.isalpha():
+            told.append((head.capitalize(), rest.strip()))
+    return told or ([("Text", incident.text)] if incident.text else [])
+
+
+def gist(incident: IncidentRow) -> list[str]:
+    """An incident in a few short facts, for a card: its features, or what the caller did."""
+    e = incident.evidence
+    rows = [r for r in e.get("features") or () if isinstance(r, Mapping) and "name" in r] if isinstance(e.get("features"), list) else []
+    facts = [f"{r['name']} {_float(r.get('share')) or 0:.0%}" if r.get("share") is not None else str(r["name"]) for r in rows[:3]]
+    if len(rows) > 3:
+        facts.append(f"{len(rows) - 3} more")
+    queries = _float(e.get("queries"))
+    if queries is not None:
+        facts.append(f"{number(queries)} queries")
+    return facts + [technique(t) for t in incident.techniques[:1]]
+
+
+def guidance(incident: IncidentRow) -> tuple[str, list[str]]:
+    """(what looks the same and is harmless, first reversible steps) for an incident."""
+    try:
+        event = Event(incident.event)
+    except ValueError:
+        return "", []
+    steps = [s.strip() for s in re.split(r"(?:^|\s{2,})\d+ ", STEPS.get(event, "")) if s.strip()]
+    return LOOKALIKES.get(event, ""), steps
+
+
+def technique(code: str) -> str:
+    """The published name of a technique id, the id itself when the shipped table lacks it."""
+    return technique_table().names.get(code, code)
+
+
+def changes(before: TransitionRow | None, after: TransitionRow) -> list[str]:
+    """What one transition changed, as short phrases."""
+    if before is None:
+        return []
+    found = []
+    if before.severity != after.severity:
+        found.append(f"severity {before.severity} → {after.severity}")
+    for key in ("features", "principals"):
+        old, new = _names(before.evidence.get(key)), _names(after.evidence.get(key))
+        if new - old:
+            found.append(f"{key} joined: {', '.join(sorted(new - old))}")
+        if old - new:
+            found.append(f"{key} left: {', '.join(sorted(old - new))}")
+    queries = after.evidence.get("queries")
+    if queries is not None and queries != before.evidence.get("queries"):
+        found.append(f"{number(_float(queries))} queries since it opened")
+    if after.evidence.get("reason"):
+        found.append(str(after.evidence["reason"]))
+    return found
+
+
+def _names(value: object) -> set[str]:
+    if not isinstance(value, list):
+        return set()
+    return {str(v.get("name", v)) if isinstance(v, dict) else str(v) for v in value}
+
+
+def _float(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def cell(value: object) -> str:
+    """Any piece of evidence as text: numbers rounded, text as it stands, nested things as JSON."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int | float):
+        return number(float(value))
+    return seen(value) if isinstance(value, str) else seen(json.dumps(value, ensure_ascii=False))
+
+
+def other_evidence(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Evidence without a table of its own, as (words, value)."""
+    return [(seen(k).replace("_", " "), cell(v)) for k, v in evidence.items() if k not in KNOWN_EVIDENCE]
+
+
+def model_url(name: str, model_id: str | None = None) -> str:
+    """The address of a model: by name where the name is safe in a path, else by id.
+
+    >>> model_url("card-fraud"), model_url("../x", "id-1")
+    ('/models/card-fraud', '/models/id-1')
+    """
+    ref = name if _PLAIN_NAME.fullmatch(name) else (model_id or quote(name, safe=""))
+    return f"/models/{ref}"
+
+
+def with_query(path: str, params: Mapping[str, object], **new: object) -> str:
+    """A path with these parameters; None and empty ones are left out, so defaults stay out of the address bar.
+
+    >>> with_query("/x", {"a": 1, "b": ""}, c="é")
+    '/x?a=1&c=%C3%A9'
+    """
+    kept = {k: v for k, v in {**params, **new}.items() if v not in (None, "")}
+    return f"{path}?{urlencode(kept)}" if kept else path
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Where the reader is: everything a template needs to build the address of a neighbour."""
+
+    path: str
+    params: Mapping[str, str]
+
+    def url(self, **new: object) -> str:
+        return with_query(self.path, self.params, **new)
+
+
+def total(counts: Mapping[str, int] | Sequence[int]) -> int:
+    return sum(counts.values() if isinstance(counts, Mapping) else counts)
+
+
+def environment(assets: Assets) -> jinja2.Environment:
+    """The templates with their filters; strict about missing names, escaping everything."""
+    env = jinja2.Environment(
+        loader=jinja2.PackageLoader("monitor.web"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters.update(
+        ago=ago, clock=clock, moment=moment, iso=rfc3339, number=number, seen=seen, cell=cell, title_of=title, story=story, gist=gist,
+        technique=technique,
+    )  # fmt: skip
+    env.globals.update(
+        asset=assets.url, spark=spark, share_bar=share_bar, model_url=model_url, with_query=with_query,
+        status_words=STATUS_WORDS, outcome_words=OUTCOME_WORDS, delivery_words=DELIVERY_WORDS, total=total,
+        changes=changes, other_evidence=other_evidence, guidance=guidance,
+    )  # fmt: skip
+    return env
