@@ -6,6 +6,7 @@ measures chunks of the event log. It is pure: no clock, no I/O, no log, no globa
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,10 +35,12 @@ class Window(Protocol):
     stretches of the log, cut at arbitrary places: results must not depend on the cuts.
     """
 
-    model: str
-    start_us: int
-    end_us: int
-
+    @property
+    def model(self) -> str: ...
+    @property
+    def start_us(self) -> int: ...
+    @property
+    def end_us(self) -> int: ...
     @property
     def n(self) -> int: ...
 
@@ -96,9 +99,9 @@ class Calibration:
         head, arrays = unpack(raw)
         return cls(head["detector"], head["version"], head["reference_hash"], head["meta"], arrays)
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of the stored bytes, first 32 hex digits."""
+        """SHA-256 of the stored bytes, first 32 hex digits. Computed once: calibrations never change."""
         return hashlib.sha256(self.to_bytes()).hexdigest()[:32]
 
 
@@ -182,6 +185,7 @@ class Evidence:
     log_e: NDArray[np.float64]
     flag: NDArray[np.bool_]
     details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # row -> why, only for flagged rows, bounded
+    columns: tuple[str, ...] = ()  # name of each column of log_e, "signal/bet"; shown as the detector's parts
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,8 @@ class Detector(Protocol):
         """Learn from benign windows only. Raises CalibrationRefused with what the reference lacks."""
         ...
 
-    def measure(self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()) -> Measured:
+    def measure(
+        self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
+    ) -> Measured:
         """Judge one window. Pure: inputs are untouched, the same inputs give the same bytes."""
         ...

@@ -48,7 +48,9 @@ class Jobs:
         self.outbox = SqlOutbox(service.engine)
         self.sinks = configured_sinks(service.config) if sinks is None else sinks
         self.rng = random.Random(service.owner)
-        self.timeout_us = round(max((s.pairing_timeout for s in service.config.sources.values()), default=900.0) * SECOND_US)
+        self.timeout_us = round(
+            max((s.pairing_timeout for s in service.config.sources.values()), default=900.0) * SECOND_US
+        )
 
     def publish(self) -> None:
         """Pair what has met, then make every recorded segment readable."""

@@ -13,10 +13,14 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from monitor import telemetry
 from monitor.cli.run import DEFAULT, ConfigFile, owner
 from monitor.config import Config, load
 from monitor.errors import UsageError
 from monitor.model import Severity, parse_time_us
+from monitor.service import batch
+from monitor.service.compose import open_service
+from monitor.service.replay import replay as run
 
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 Model = Annotated[str | None, typer.Option(help="One model instead of all.")]
@@ -30,13 +34,12 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Run logs through the real pipeline on a simulated clock; nothing is stored, nothing leaves the machine."""
-    from monitor import telemetry
-    from monitor.service.replay import replay as run
-
     loaded = load(config)
     telemetry.configure("console", level="error")
     err = Console(stderr=True)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, disable=not sys.stderr.isatty(), transient=True) as bar:
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), console=err, disable=not sys.stderr.isatty(), transient=True
+    ) as bar:
         task = bar.add_task("reading")
         result = run(loaded, paths, source=source, progress=lambda n: bar.update(task, description=f"{n:,} events"))
     if as_json:
@@ -47,11 +50,22 @@ def replay(
         for t in result.transitions:
             line = t.to_json()
             subject = f"{line['subject']['kind']}:{line['subject']['id']}"
-            table.add_row(line["time"], line["action"], line["event"], line["severity"], _plain(subject), _plain(line["model"]), str(line["statistic"]))
+            table.add_row(
+                line["time"],
+                line["action"],
+                line["event"],
+                line["severity"],
+                _plain(subject),
+                _plain(line["model"]),
+                str(line["statistic"]),
+            )
         Console().print(table)
     failed = "".join(f", {n} failed ({reason})" for reason, n in sorted(result.failed.items()))
     speed = result.events / result.seconds if result.seconds else 0.0
-    err.print(f"{result.events:,} events, {result.feedback:,} feedback{failed} in {result.seconds:.1f} s ({speed:,.0f} events/s)", highlight=False)
+    err.print(
+        f"{result.events:,} events, {result.feedback:,} feedback{failed} in {result.seconds:.1f} s ({speed:,.0f} events/s)",
+        highlight=False,
+    )
 
 
 def check(
@@ -59,13 +73,12 @@ def check(
     model: Model = None,
     from_: Annotated[str | None, typer.Option("--from", help="RFC 3339; default: the beginning.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="RFC 3339; default: now.")] = None,
-    fail_on: Annotated[Severity | None, typer.Option(help="Exit 3 when an alert of this severity or higher is found.")] = None,
+    fail_on: Annotated[
+        Severity | None, typer.Option(help="Exit 3 when an alert of this severity or higher is found.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Judge windows that are not judged yet, and report them with those that are."""
-    from monitor.service import batch
-    from monitor.service.compose import open_service
-
     loaded = _load(config)
     now_us = time.time_ns() // 1000
     service = open_service(loaded, owner("check"))
@@ -85,9 +98,6 @@ def backfill(
     as_json: Json = False,
 ) -> None:
     """Fill gaps in the ledger, rebuild counts on the current reference, judge history; opens no incidents."""
-    from monitor.service import batch
-    from monitor.service.compose import open_service
-
     if engine != "local":
         raise UsageError(f"--engine {engine} is not part of this version; leave it out to run on this machine")
     loaded = _load(config)
@@ -98,8 +108,6 @@ def backfill(
 
 
 def _load(file: Path) -> Config:
-    from monitor import telemetry
-
     loaded = load(file)
     telemetry.configure("console", level="error")
     return loaded
@@ -120,7 +128,9 @@ def _time(text: str | None, default: int) -> int:
 
 def _show(reports: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"models": {n: r.to_json() for n, r in reports.items()}}, ensure_ascii=False, allow_nan=False))
+        typer.echo(
+            json.dumps({"models": {n: r.to_json() for n, r in reports.items()}}, ensure_ascii=False, allow_nan=False)
+        )
         return
     for name, report in reports.items():
         counts: dict[str, int] = {}
@@ -129,7 +139,9 @@ def _show(reports: dict[str, Any], as_json: bool) -> None:
         words = ", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "no windows"
         typer.echo(f"{_plain(name)}: {words} ({report.judged_now} now), {len(report.alerts)} alert(s)")
         for a in report.alerts:
-            typer.echo(f"  {a.severity.value:8} {a.event.value} {_plain(a.subject.kind + ':' + a.subject.id)} {'open' if a.open else 'cleared'}")
+            typer.echo(
+                f"  {a.severity.value:8} {a.event.value} {_plain(a.subject.kind + ':' + a.subject.id)} {'open' if a.open else 'cleared'}"
+            )
 
 
 def _plain(text: str) -> str:

@@ -14,9 +14,16 @@ from typing import Annotated
 
 import structlog
 import typer
+import uvicorn
 
+from monitor import scheduler, telemetry
 from monitor.config import Config, load
 from monitor.errors import DependencyUnreachable
+from monitor.service import collect as collecting
+from monitor.service.compose import open_service, state_url
+from monitor.store.engine import migrate as upgrade
+from monitor.store.engine import open_state
+from monitor.web import create_app
 
 ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
 DEFAULT = Path("lanner.yaml")
@@ -41,38 +48,28 @@ def stopper() -> threading.Event:
 
 def prepared(file: Path) -> Config:
     """The configuration, with logging set up as it says."""
-    from monitor import telemetry
-
     config = load(file)
     telemetry.configure(config.server.log_format)
     return config
 
 
-def collect(config: ConfigFile = DEFAULT, once: Annotated[bool, typer.Option(help="Read every source to its end, then exit.")] = False) -> None:
+def collect(
+    config: ConfigFile = DEFAULT,
+    once: Annotated[bool, typer.Option(help="Read every source to its end, then exit.")] = False,
+) -> None:
     """Read the configured sources into the event log."""
-    from monitor.service import collect as collecting
-    from monitor.service.compose import open_service
-
     loaded = prepared(config)
     collecting.run(open_service(loaded, owner("collect")), stopper(), once=once)
 
 
 def schedule(config: ConfigFile = DEFAULT) -> None:
     """Publish, judge what is due, deliver alerts."""
-    from monitor import scheduler
-    from monitor.service.compose import open_service
-
     loaded = prepared(config)
     scheduler.run(open_service(loaded, owner("schedule")), stopper())
 
 
 def web(config: ConfigFile = DEFAULT) -> None:
     """Serve the page and the API."""
-    import uvicorn
-
-    from monitor.service.compose import open_service
-    from monitor.web import create_app
-
     loaded = prepared(config)
     host, _, port = loaded.server.bind.rpartition(":")
     app = create_app(loaded, open_service(loaded, owner("web")).engine)
@@ -81,10 +78,6 @@ def web(config: ConfigFile = DEFAULT) -> None:
 
 def migrate(config: ConfigFile = DEFAULT) -> None:
     """Bring the state store to this program's version."""
-    from monitor.service.compose import state_url
-    from monitor.store.engine import migrate as upgrade
-    from monitor.store.engine import open_state
-
     loaded = prepared(config)
     loaded.path(loaded.store.path).mkdir(parents=True, exist_ok=True)
     upgrade(open_state(state_url(loaded)))
@@ -93,10 +86,10 @@ def migrate(config: ConfigFile = DEFAULT) -> None:
 
 def run(config: ConfigFile = DEFAULT) -> None:
     """Run the whole service: collect, schedule and web as child processes."""
-    from monitor.service.compose import open_service
-
     loaded = prepared(config)
-    open_service(loaded, owner("run")).engine.dispose()  # first start: make the embedded store before the parts race for it
+    open_service(
+        loaded, owner("run")
+    ).engine.dispose()  # first start: make the embedded store before the parts race for it
     stop = stopper()
     parts = {name: Part(name, config) for name in PARTS}
     page = f"http://{loaded.server.bind}/"

@@ -10,8 +10,9 @@ from monitor.errors import DependencyUnreachable
 from monitor.model import Alert, Severity, rfc3339
 from monitor.service.compose import Service
 from monitor.service.due import Due
+from monitor.service.judge import Judge
 from monitor.service.live import LiveModel
-from monitor.service.tick import Judge, detection_row
+from monitor.service.work import detection_row
 from monitor.store import alertlog, ledger
 
 
@@ -51,12 +52,16 @@ def check(service: Service, models: Sequence[str], from_us: int, to_us: int, now
     for name in models:
         live = service.model(name, now_us)
         publisher.publish(live.watched.model_id, now_us)
-        before = {(w.monitor, w.end_us) for w in ledger.ledger_rows(service.engine, live.watched.model_id, from_us, to_us)}
+        before = {
+            (w.monitor, w.end_us) for w in ledger.ledger_rows(service.engine, live.watched.model_id, from_us, to_us)
+        }
         while live.tick(service.owner, now_us, clock="log"):
             if live.work is None or live.work.position >= service.log.latest_batch(live.watched.model_id):
                 break
         else:
-            raise DependencyUnreachable(f"model {name}: a scheduler holds its lease; stop it or wait until the lease runs out")
+            raise DependencyUnreachable(
+                f"model {name}: a scheduler holds its lease; stop it or wait until the lease runs out"
+            )
         windows = ledger.ledger_rows(service.engine, live.watched.model_id, from_us, to_us)
         found[name] = ModelReport(
             windows=windows,
@@ -84,14 +89,22 @@ def backfill(service: Service, name: str, from_us: int, to_us: int, now_us: int)
     work = live.fresh()
     judge = live.judge(work)
     counts = _recount(service, live, judge, from_us, to_us)
-    done = {(w.monitor, w.end_us) for w in ledger.ledger_rows(service.engine, watched.model_id, from_us, to_us) if w.outcome != "gap"}
+    done = {
+        (w.monitor, w.end_us)
+        for w in ledger.ledger_rows(service.engine, watched.model_id, from_us, to_us)
+        if w.outcome != "gap"
+    }
     rows: list[ledger.LedgerRow] = []
     found: list[dict[str, Any]] = []
     lengths = sorted({m.window_us for m in watched.monitors if m.reads == "windows"})
     ends = sorted({end for size in lengths for end in range(-(-(from_us + 1) // size) * size, to_us + 1, size)})
     for end_us in ends:
         for m in watched.monitors:
-            if m.reads != "windows" or end_us % m.window_us or end_us - m.window_us < from_us // m.window_us * m.window_us:
+            if (
+                m.reads != "windows"
+                or end_us % m.window_us
+                or end_us - m.window_us < from_us // m.window_us * m.window_us
+            ):
                 continue
             window = counts.window(end_us - m.window_us, end_us)
             measured = m.detector.measure(m.calibration, work.states.get(f"detector:{m.name}"), window, work.feedback)
@@ -99,7 +112,11 @@ def backfill(service: Service, name: str, from_us: int, to_us: int, now_us: int)
             if (m.name, end_us) in done:
                 continue
             due = Due(end_us, m.name, end_us - m.window_us)
-            rows.append(ledger.LedgerRow(m.name, due.start_us, end_us, "judged" if window.n else "insufficient", window.n, "backfilled"))
+            rows.append(
+                ledger.LedgerRow(
+                    m.name, due.start_us, end_us, "judged" if window.n else "insufficient", window.n, "backfilled"
+                )
+            )
             found += [detection_row(watched.model_id, m, d) for d in measured.detections]
     ledger.fill(service.engine, watched.model_id, rows, found, counts.rows(), now_us)
     return ModelReport(
@@ -126,7 +143,8 @@ class Recounted:
     def rows(self) -> list[ledger.ProfileRow]:
         watched = self.live.watched
         return [
-            ledger.ProfileRow(watched.reference_hash, b, b + watched.bucket_us, p.n, p.to_bytes()) for b, p in sorted(self.buckets.items())
+            ledger.ProfileRow(watched.reference_hash, b, b + watched.bucket_us, p.n, p.to_bytes())
+            for b, p in sorted(self.buckets.items())
         ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -15,7 +15,8 @@ from collectors.ingest import Ingester
 from collectors.registry import collector_for
 from monitor.config import Source
 from monitor.errors import LannerError, OffsetsLost, PoisonLimit
-from monitor.service.compose import Service, pseudonym
+from monitor.service.compose import Service
+from monitor.service.privacy import pseudonym
 from monitor.store import ledger
 
 log = structlog.get_logger("lanner.collect")
@@ -40,7 +41,9 @@ def settings(source: Source, clock: str) -> IngestSettings:
     )
 
 
-def run(service: Service, stop: threading.Event, *, once: bool = False, on_ready: Callable[[str], None] = lambda name: None) -> None:
+def run(
+    service: Service, stop: threading.Event, *, once: bool = False, on_ready: Callable[[str], None] = lambda name: None
+) -> None:
     """Collect from every source until `stop` is set, or with `once` until each has been read to its end.
 
     A source that stops (poison, lost offsets) is reported as MonitorDegraded and tried again; the others go on.
@@ -52,7 +55,9 @@ def run(service: Service, stop: threading.Event, *, once: bool = False, on_ready
         target = _http if source.type == "http" else _pull
         if once and source.type == "http":
             continue
-        thread = threading.Thread(target=target, args=(service, name, source, keyed, stop, once), name=f"collect-{name}", daemon=True)
+        thread = threading.Thread(
+            target=target, args=(service, name, source, keyed, stop, once), name=f"collect-{name}", daemon=True
+        )
         thread.start()
         threads.append(thread)
         on_ready(name)
@@ -63,12 +68,26 @@ def run(service: Service, stop: threading.Event, *, once: bool = False, on_ready
         stop.wait()
 
 
-def _http(service: Service, name: str, source: Source, keyed: Callable[[str], str], stop: threading.Event, once: bool) -> None:
+def _http(
+    service: Service, name: str, source: Source, keyed: Callable[[str], str], stop: threading.Event, once: bool
+) -> None:
     decode = decoder_for(name if name in service.config.sources else source.decoder, service.config)
-    serve_http(name, source, decode, service.log, settings(source, service.config.clock), keyed, now_us, stop, folder=service.config.folder)
+    serve_http(
+        name,
+        source,
+        decode,
+        service.log,
+        settings(source, service.config.clock),
+        keyed,
+        now_us,
+        stop,
+        folder=service.config.folder,
+    )
 
 
-def _pull(service: Service, name: str, source: Source, keyed: Callable[[str], str], stop: threading.Event, once: bool) -> None:
+def _pull(
+    service: Service, name: str, source: Source, keyed: Callable[[str], str], stop: threading.Event, once: bool
+) -> None:
     wait_s = 1.0
     while not stop.is_set():
         collector: Collector | None = None
@@ -76,9 +95,9 @@ def _pull(service: Service, name: str, source: Source, keyed: Callable[[str], st
             collector = collector_for(name, source, service.config)
             ingester = Ingester(
                 collector, decoder_for(name, service.config), service.log, settings(source, service.config.clock),
-                f"{service.owner}/{name}", now_us, keyed,
+                f"{service.owner}/{name}", now_us, keyed, on_problems=lambda found: _problems(service, name, found),
             )  # fmt: skip
-            ledger.beat(service.engine, f"source:{name}", now_us(), {"state": "running"})
+            _problems(service, name, {})
             if once:
                 ingester.drain(stop)
             else:
@@ -88,7 +107,7 @@ def _pull(service: Service, name: str, source: Source, keyed: Callable[[str], st
         except (PoisonLimit, OffsetsLost) as error:
             # These need a person: say so, keep the position, look again now and then.
             log.error("source_stopped", source=name, error=type(error).__name__, reason=str(error))
-            ledger.beat(service.engine, f"source:{name}", now_us(), {"state": "stopped", "reason": str(error)[:500]})
+            _problems(service, name, {"source": str(error)[:500]})
             wait_s = 60.0
         except LannerError as error:
             log.error("source_failed", source=name, error=type(error).__name__, reason=str(error))
@@ -99,3 +118,8 @@ def _pull(service: Service, name: str, source: Source, keyed: Callable[[str], st
         if once:
             return
         stop.wait(wait_s)
+
+
+def _problems(service: Service, name: str, found: Mapping[str, str]) -> None:
+    """Tell the schedulers, by way of the store, what in a source needs a person; {} when nothing does."""
+    ledger.beat(service.engine, f"source:{name}", now_us(), {"problems": dict(found)})

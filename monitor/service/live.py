@@ -15,12 +15,15 @@ from monitor.config import Config
 from monitor.errors import FencedOut
 from monitor.model import SECOND_US, Alert, Transition
 from monitor.service.due import watermark
-from monitor.service.tick import NEVER, SNAPSHOT_BYTES, SNAPSHOT_ROWS, Judge, Work
+from monitor.service.judge import Judge
 from monitor.service.watch import Watched
 from monitor.service.windows import Stretch
-from monitor.store import ledger, leases
+from monitor.service.work import NEVER, Work
+from monitor.store import leases, ledger
 from monitor.store.eventlog import EventLog
 
+SNAPSHOT_BYTES = 1 << 20  # per-principal state up to this size is stored with every tick
+SNAPSHOT_ROWS = 200_000  # larger state after so many rows; a crash re-reads at most these
 MAX_BATCHES = 500  # batches that one tick reads at most, so that its transaction stays short
 
 
@@ -71,7 +74,9 @@ class LiveModel:
             watched,
             read=lambda start, end, columns: _concat(self.log.read_window(watched.model_id, start, end, columns)),
             labels=lambda start, end, as_of: self.log.labels(watched.name, start, end, as_of),
-            stored=lambda start, end: ledger.load_profiles(self.engine, watched.model_id, watched.reference_hash, start, end),
+            stored=lambda start, end: ledger.load_profiles(
+                self.engine, watched.model_id, watched.reference_hash, start, end
+            ),
         )
 
     def fresh(self) -> Work:
@@ -108,7 +113,9 @@ class LiveModel:
         for m in self.watched.monitors:
             if m.reads == "windows":
                 start = work.high_us // m.window_us * m.window_us
-                row = ledger.LedgerRow(m.name, start, start + m.window_us, "insufficient", 0, "partial: the log ends here")
+                row = ledger.LedgerRow(
+                    m.name, start, start + m.window_us, "insufficient", 0, "partial: the log ends here"
+                )
                 work.ledger.append(row)
                 work.last_end[m.name] = start + m.window_us
 
@@ -119,7 +126,9 @@ class LiveModel:
             work.settle()
             return
         counts = [
-            ledger.ProfileRow(watched.reference_hash, b, b + watched.bucket_us, work.profiles[b].n, work.profiles[b].to_bytes())
+            ledger.ProfileRow(
+                watched.reference_hash, b, b + watched.bucket_us, work.profiles[b].n, work.profiles[b].to_bytes()
+            )
             for b in sorted(work.touched)
         ]
         states, snapshot = self._snapshot(work)
@@ -157,19 +166,30 @@ class LiveModel:
         windows = {f"detector:{m.name}" for m in self.watched.monitors if m.reads != "log"} | {"budget"}
         changed = {n: s for n, s in work.states.items() if s is not work.stored.get(n)}
         states: dict[str, bytes | None] = {n: s.to_bytes() for n, s in changed.items() if n in windows}
-        small = work.rows_since_snapshot == 0 or sum(_size(s) for n, s in work.states.items() if n not in windows) <= SNAPSHOT_BYTES
+        small = (
+            work.rows_since_snapshot == 0
+            or sum(_size(s) for n, s in work.states.items() if n not in windows) <= SNAPSHOT_BYTES
+        )
         due = small or work.rows_since_snapshot >= SNAPSHOT_ROWS
         if due:
             states |= {n: s.to_bytes() for n, s in changed.items() if n not in windows}
             states["log"] = pack({"position": work.position}, {})
         head = {
-            "feedback": {"frozen": work.feedback.frozen, "restart": work.feedback.restart, "suspects": sorted(work.feedback.suspects)},
+            "feedback": {
+                "frozen": work.feedback.frozen,
+                "restart": work.feedback.restart,
+                "suspects": sorted(work.feedback.suspects),
+            },
             "counters": dict(work.counters),
             "first_us": work.first_us,
             "late_us": work.late_us,
         }
         states["service"] = msgspec.json.encode(head)
-        before = {str(end): {n: s.to_bytes() for n, s in kept.items()} for end, kept in work.before.items()} if work.ledger else None
+        before = (
+            {str(end): {n: s.to_bytes() for n, s in kept.items()} for end, kept in work.before.items()}
+            if work.ledger
+            else None
+        )
         if before is not None:
             states["before"] = msgspec.msgpack.encode(before)
         return states, due
@@ -182,7 +202,11 @@ class LiveModel:
         feedback = head.get("feedback") or {}
         work = Work(
             position=standing.position,
-            states={n: State.from_bytes(b) for n, b in stored.items() if n.startswith("detector:") or n in ("budget", "fuse")},
+            states={
+                n: State.from_bytes(b)
+                for n, b in stored.items()
+                if n.startswith("detector:") or n in ("budget", "fuse")
+            },
             feedback=Feedback(
                 frozen=feedback.get("frozen", False),
                 restart=feedback.get("restart", False),

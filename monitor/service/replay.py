@@ -18,13 +18,13 @@ import msgspec
 from collectors import files
 from collectors.base import Advance, Decoder, IngestBatch, Placed, Record
 from collectors.decode import decoder_for
-from collectors.pairing import pair_sorted
+from collectors.pairing import pair as pair_in_memory
 from monitor.config import Config, Privacy, StoreConfig
 from monitor.errors import DecodeError, UsageError
 from monitor.model import SECOND_US, FeedbackEvent, Half, InferenceEvent, Transition
 from monitor.service.compose import Service, open_service
 from monitor.service.system import system_tick
-from monitor.store.deltasource import delta_records
+from monitor.store import pairing
 
 BATCH_ROWS = 20_000
 DAY_US = 86_400 * SECOND_US
@@ -42,7 +42,13 @@ class Replayed:
     transitions: list[Transition] = field(default_factory=list)
 
 
-def replay(config: Config, paths: Sequence[Path], *, source: str | None = None, progress: Callable[[int], None] = lambda n: None) -> Replayed:
+def replay(
+    config: Config,
+    paths: Sequence[Path],
+    *,
+    source: str | None = None,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Replayed:
     """Run the files through collect, publish, tick; every transition in time order.
 
     `source` names a configured source whose decoder reads them; without it they are native events.
@@ -53,15 +59,16 @@ def replay(config: Config, paths: Sequence[Path], *, source: str | None = None, 
         service = open_service(simulated(config, Path(folder)), owner=SOURCE)
         name = source or "native"
         if source is not None and source not in config.sources:
-            raise UsageError(f"--source {source}: no such source; configured are {', '.join(sorted(config.sources)) or 'none'}")
+            raise UsageError(
+                f"--source {source}: no such source; configured are {', '.join(sorted(config.sources)) or 'none'}"
+            )
         decode = decoder_for(name, config)
         spool = Spool(Path(folder) / "spool")
         for record in records(paths, name):
             decode_into(record, decode, spool, result)
             if record.offset % 5_000 == 0:
                 progress(result.events)
-        ingest(service, spool, result)
-        finish(service, result)
+        finish(service, ingest(service, spool, result), result)
         service.engine.dispose()
     result.seconds = time.perf_counter() - begun
     return result
@@ -83,9 +90,7 @@ def simulated(config: Config, folder: Path) -> Config:
 def records(paths: Sequence[Path], source: str) -> Iterator[Record]:
     """Records of JSONL and Parquet files and of Delta tables (folders with a _delta_log)."""
     for path in paths:
-        if (path / "_delta_log").is_dir():
-            yield from delta_records(path, source)
-        elif path.is_file():
+        if path.is_file() or (path / "_delta_log").is_dir():
             yield from files.read_records(path, source)
         else:
             raise UsageError(f"{path}: no such file; give JSONL or Parquet files, or the folder of a Delta table")
@@ -124,7 +129,8 @@ class Spool:
         kinds = {c.__name__: msgspec.msgpack.Decoder(c) for c in (InferenceEvent, Half, FeedbackEvent)}
         row = msgspec.msgpack.Decoder(tuple[int, str, bytes])
         for day in sorted(int(f.stem) for f in self.folder.glob("*.spool")):
-            file, parts = self.folder / f"{day}.spool", []
+            file = self.folder / f"{day}.spool"
+            parts: list[tuple[int, InferenceEvent | Half | FeedbackEvent]] = []
             raw, at = file.read_bytes(), 0
             while at < len(raw):
                 size = int.from_bytes(raw[at : at + 4], "big")
@@ -152,30 +158,36 @@ def decode_into(record: Record, decode: Decoder, spool: Spool, result: Replayed)
             result.events += 1
 
 
-def ingest(service: Service, spool: Spool, result: Replayed) -> None:
-    """Append, publish and tick batch by batch; the sorted stream is one partition whose offset counts parts."""
-    claim = service.log.claim(SOURCE, SOURCE, [(SOURCE, 0)])[SOURCE, 0]
-    timeout_us = round(max((s.pairing_timeout for s in service.config.sources.values()), default=900.0) * SECOND_US)
-    offset, batch, high_us = 0, [], None
-    for time_us, part in pair_sorted((p for day in spool.days() for p in day), timeout_us):
+def ingest(service: Service, spool: Spool, result: Replayed) -> int:
+    """Append, publish and tick batch by batch; the sorted stream is one partition whose offset counts parts.
+
+    Returns the time of the last event, which is the replay's last moment.
+    """
+    epoch = service.log.claim(SOURCE, SOURCE, [(SOURCE, 0)])[SOURCE, 0].epoch
+    offset, high_us = 0, 0
+    batch: list[Placed] = []
+    for time_us, part in (p for day in spool.days() for p in day):
         batch.append(Placed(SOURCE, 0, offset + len(batch), part))
-        high_us = time_us if high_us is None else max(high_us, time_us)
+        high_us = max(high_us, time_us)
         if len(batch) >= BATCH_ROWS:
-            offset = _append(service, claim.epoch, offset, batch, high_us, result)
+            _append(service, epoch, batch, high_us)
+            offset += len(batch)
             batch = []
+            tick_all(service, high_us, result)
     if batch:
-        _append(service, claim.epoch, offset, batch, high_us, result)
+        _append(service, epoch, batch, high_us)
+    return high_us
 
 
-def _append(service: Service, epoch: int, offset: int, batch: Sequence[Placed], high_us: int | None, result: Replayed) -> int:
-    now_us = high_us or 0
-    step = Advance(SOURCE, 0, epoch, offset or None, offset + len(batch), high_us)
-    service.log.append(IngestBatch(source=SOURCE, received_us=now_us, parts=batch, advances=[step]))
+def _append(service: Service, epoch: int, batch: Sequence[Placed], high_us: int) -> None:
+    first, after = batch[0].offset, batch[-1].offset + 1
+    step = Advance(SOURCE, 0, epoch, first or None, after, high_us)
+    service.log.append(IngestBatch(source=SOURCE, received_us=high_us, parts=pair_in_memory(batch), advances=[step]))
+    timeout_s = max((s.pairing_timeout for s in service.config.sources.values()), default=900.0)
+    pairing.pair(service.log, high_us, round(timeout_s * SECOND_US), SOURCE)
     publisher = service.publisher()
     for table in service.tables.values():
-        publisher.publish(table.model_id, now_us)
-    tick_all(service, now_us, result)
-    return offset + len(batch)
+        publisher.publish(table.model_id, high_us)
 
 
 def tick_all(service: Service, now_us: int, result: Replayed, *, close: bool = False) -> None:
@@ -185,9 +197,8 @@ def tick_all(service: Service, now_us: int, result: Replayed, *, close: bool = F
         result.transitions += live.committed
 
 
-def finish(service: Service, result: Replayed) -> None:
+def finish(service: Service, last_us: int, result: Replayed) -> None:
     """Close every window that ended before the last event, then put all transitions in time order."""
-    last_us = max((t.time_us for t in result.transitions), default=0)
     tick_all(service, last_us, result, close=True)
     result.transitions += system_tick(service, last_us, clock="log")
     result.transitions.sort(key=lambda t: (t.time_us, t.alert.opened_us, t.alert.alert_id, t.alert.seq))

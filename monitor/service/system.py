@@ -10,7 +10,7 @@ import msgspec
 from alerts import lifecycle
 from monitor.model import SECOND_US, Decision, Event, Family, Severity, Subject, Transition
 from monitor.service.compose import Service
-from monitor.store import ledger, leases
+from monitor.store import leases, ledger
 from monitor.store.registry import UNREGISTERED
 
 QUIET_US: Final = 86_400 * SECOND_US  # an unregistered model that is not seen for so long is no problem any more
@@ -32,7 +32,10 @@ def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> S
     opened = {(a.event, a.subject) for a in standing.open}
     decisions = [d for d in decisions if d.firing or (d.event, d.subject) in opened]
     step = lifecycle.step(
-        sorted(decisions, key=lambda d: (d.time_us, d.subject.id)), standing.open, counters, lifecycle.policy(service.config)
+        sorted(decisions, key=lambda d: (d.time_us, d.subject.id)),
+        standing.open,
+        counters,
+        lifecycle.policy(service.config),
     )
     if not step.transitions and step.counters == counters:
         return ()
@@ -88,12 +91,15 @@ def degraded(service: Service, now_us: int, clock: str) -> list[Decision]:
         since_us = ledger.unpublished_since(service.engine)
         late = since_us is not None and now_us - since_us > LATE_PUBLISH_US
         at_us = since_us + LATE_PUBLISH_US if late and since_us is not None else now_us
-        found.append(_degraded("component", "publisher", firing=late, at_us=at_us, reason="recorded events are not published"))
+        found.append(
+            _degraded("component", "publisher", firing=late, at_us=at_us, reason="recorded events are not published")
+        )
     for name, (beat_us, detail) in ledger.beats(service.engine).items():
         kind, _, subject = name.partition(":")
         if kind == "source":
-            stopped = detail.get("state") == "stopped"
-            found.append(_degraded("source", subject, firing=stopped, at_us=beat_us, reason=str(detail.get("reason", ""))))
+            problems = detail.get("problems", {})
+            reason = "; ".join(f"{where}: {what}" for where, what in sorted(problems.items()))
+            found.append(_degraded("source", subject, firing=bool(problems), at_us=beat_us, reason=reason))
     return found
 
 

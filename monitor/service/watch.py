@@ -30,11 +30,18 @@ from monitor.errors import CalibrationRefused, ConfigError, DecodeError, Mistake
 from monitor.model import HOUR_US, SECOND_US, InferenceEvent
 from monitor.service.windows import Stretch, reference_windows
 from monitor.store import registry
-from monitor.store.columns import FeatureSchema, read_columns, to_table, view
+from monitor.store.columns import to_table, view
 from monitor.store.eventlog import ModelTable
+from monitor.store.features import FeatureSchema
 
 NO_REFERENCE: Final = "none"  # reference hash of a model that has none yet
 CHUNK_ROWS: Final = 20_000
+
+BASE_COLUMNS: Final = (  # what detectors may ask for beside the features
+    "event_time", "segment", "position", "principal", "credential_id", "source_ip", "session_id", "request_id", "model_version",
+    "prediction_label", "prediction_value", "scores", "class_names", "returned", "status", "http_status", "latency_ms",
+    "quality", "mismatched", "extra",
+)  # fmt: skip
 
 log = structlog.get_logger("lanner.watch")
 
@@ -99,6 +106,11 @@ class Watched:
         return read_columns(self.table.schema)
 
 
+def read_columns(schema: FeatureSchema) -> list[str]:
+    """Columns of the event log that ticks and references hold."""
+    return [*BASE_COLUMNS, *(f"feature:{f}" for f in (*schema.numeric, *schema.categorical))]
+
+
 def reference_events(config: Config, name: str, file: Path) -> Iterator[InferenceEvent]:
     """Events of a reference file. Rows need neither a model nor a time: a reference says what is normal, not when.
 
@@ -109,7 +121,9 @@ def reference_events(config: Config, name: str, file: Path) -> Iterator[Inferenc
         try:
             yield from (p for p in decode(_complete(record, name)) if isinstance(p, InferenceEvent))
         except DecodeError as error:
-            raise ConfigError([Mistake(str(file), record.offset + 1, f"this reference row cannot be used: {error}")]) from error
+            raise ConfigError(
+                [Mistake(str(file), record.offset + 1, f"this reference row cannot be used: {error}")]
+            ) from error
 
 
 def _complete(record: Record, name: str) -> Record:
@@ -121,7 +135,11 @@ def _complete(record: Record, name: str) -> Record:
         row = msgspec.json.decode(value)
     except msgspec.DecodeError:
         return record  # the decoder says what is wrong with it
-    return record._replace(value=msgspec.json.encode({"event_time": 0, "model": name, **row})) if isinstance(row, dict) else record
+    return (
+        record._replace(value=msgspec.json.encode({"event_time": 0, "model": name, **row}))
+        if isinstance(row, dict)
+        else record
+    )
 
 
 def file_hash(file: Path) -> str:
@@ -136,14 +154,9 @@ def file_hash(file: Path) -> str:
 def reference_schema(config: Config, name: str, model: ModelConfig) -> FeatureSchema:
     """Typed features of a model: those of its reference file, overruled by its configuration."""
     declared = {f: c.type for f, c in model.features.items() if c.type}
-    found = FeatureSchema((), ())
-    if model.reference is not None and model.reference.file is not None:
-        found = FeatureSchema.infer(reference_events(config, name, config.path(model.reference.file)))
-    numeric = [f for f in found.numeric if declared.get(f) != "category"]
-    categorical = [f for f in found.categorical if declared.get(f) != "number"]
-    numeric += [f for f, t in declared.items() if t == "number" and f not in numeric]
-    categorical += [f for f, t in declared.items() if t == "category" and f not in categorical]
-    return FeatureSchema(tuple(numeric), tuple(categorical))
+    if model.reference is None or model.reference.file is None:
+        return FeatureSchema.infer([], declared)
+    return FeatureSchema.infer(reference_events(config, name, config.path(model.reference.file)), declared)
 
 
 def freeze(config: Config, engine: sa.Engine, table: ModelTable, folder: Path, now_us: int) -> tuple[str, pa.Table]:
@@ -237,7 +250,9 @@ def _calibration(
     if stored is not None:
         return Calibration.from_bytes(stored)
     calibration = detector.calibrate(windows, digest)
-    registry.put_calibration(engine, model_id, detector.name, params, digest, calibration.hash, calibration.to_bytes(), now_us)
+    registry.put_calibration(
+        engine, model_id, detector.name, params, digest, calibration.hash, calibration.to_bytes(), now_us
+    )
     return calibration
 
 
@@ -250,7 +265,13 @@ def _configured(config: Config, model: str) -> dict[str, tuple[Detector, int]]:
         known = {f.name for f in fields(REGISTRY[m.detector])}
         if strange := sorted(set(m.params) - known):
             raise ConfigError(
-                [Mistake("configuration", None, f"monitors.{name}.params: {m.detector} has no {', '.join(strange)}; it has {', '.join(sorted(known))}")]
+                [
+                    Mistake(
+                        "configuration",
+                        None,
+                        f"monitors.{name}.params: {m.detector} has no {', '.join(strange)}; it has {', '.join(sorted(known))}",
+                    )
+                ]
             )
         found.pop(m.detector, None)
         if m.enabled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -90,5 +91,5 @@ def reference_windows(model: str, table: pa.Table, bins: Bins, window_us: int = 
     edges = np.searchsorted(times, np.arange(first, last + 2, dtype=np.int64) * window_us)
     return [
         Stretch(model, (first + i) * window_us, (first + i + 1) * window_us, table.slice(int(a), int(b - a)), bins)
-        for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+        for i, (a, b) in enumerate(pairwise(edges))
     ]

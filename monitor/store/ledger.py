@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from monitor.errors import FencedOut
 from monitor.model import Alert, Mark, Transition, stable_id
 from monitor.store import alertlog, outbox
-from monitor.store.engine import write
+from monitor.store.engine import read, write
 from monitor.store.schema import (
     audit,
     detections,
@@ -100,13 +100,17 @@ class TickCommit:
 
 def standing(engine: sa.Engine, model_id: str, model: str, upto: int) -> Standing:
     """The model's row, its last windows, its open alerts and what holds its watermark, in one consistent read."""
-    with engine.connect() as conn:
+    with read(engine) as conn:
         row = conn.execute(sa.select(models).where(models.c.model_id == model_id)).one()
         ends = conn.execute(
-            sa.select(ledger.c.monitor, sa.func.max(ledger.c.end_us)).where(ledger.c.model_id == model_id).group_by(ledger.c.monitor)
+            sa.select(ledger.c.monitor, sa.func.max(ledger.c.end_us))
+            .where(ledger.c.model_id == model_id)
+            .group_by(ledger.c.monitor)
         ).all()
         parts = conn.execute(
-            sa.select(partitions.c.source, partitions.c.max_event_us, partitions.c.caught_up_since_us, partitions.c.updated_us)
+            sa.select(
+                partitions.c.source, partitions.c.max_event_us, partitions.c.caught_up_since_us, partitions.c.updated_us
+            )
         ).all()
         unread = conn.execute(
             sa.select(sa.func.min(segments.c.min_event_us)).where(
@@ -141,12 +145,20 @@ def commit(engine: sa.Engine, tick: TickCommit, sinks_for: Callable[[Transition]
             )
         )
         if moved.rowcount != 1:
-            raise FencedOut(f"model {tick.model_id}: another scheduler has taken over (epoch {tick.epoch}, batch {tick.position})")
+            raise FencedOut(
+                f"model {tick.model_id}: another scheduler has taken over (epoch {tick.epoch}, batch {tick.position})"
+            )
         if tick.ledger:
             rows = [
                 {
-                    "model_id": tick.model_id, "monitor": r.monitor, "start_us": r.start_us, "end_us": r.end_us,
-                    "outcome": r.outcome, "n": r.n, "judged_us": tick.now_us, "detail": r.detail,
+                    "model_id": tick.model_id,
+                    "monitor": r.monitor,
+                    "start_us": r.start_us,
+                    "end_us": r.end_us,
+                    "outcome": r.outcome,
+                    "n": r.n,
+                    "judged_us": tick.now_us,
+                    "detail": r.detail,
                 }
                 for r in tick.ledger
             ]
@@ -156,7 +168,9 @@ def commit(engine: sa.Engine, tick: TickCommit, sinks_for: Callable[[Transition]
         for name, body in tick.states.items():
             conn.execute(states.delete().where(states.c.model_id == tick.model_id, states.c.name == name))
             if body is not None:
-                conn.execute(states.insert().values(model_id=tick.model_id, name=name, body=body, updated_us=tick.now_us))
+                conn.execute(
+                    states.insert().values(model_id=tick.model_id, name=name, body=body, updated_us=tick.now_us)
+                )
         if tick.detections:
             conn.execute(detections.insert(), [{"model_id": tick.model_id, **row} for row in tick.detections])
         alertlog.write(conn, tick.alerts, tick.transitions, tick.now_us)
@@ -177,26 +191,35 @@ def commit(engine: sa.Engine, tick: TickCommit, sinks_for: Callable[[Transition]
 def put_profile(conn: sa.Connection, model_id: str, row: ProfileRow) -> None:
     """Store the newest counts of a bucket (late rows amend it)."""
     same = (
-        (profiles.c.model_id == model_id) & (profiles.c.reference_hash == row.reference_hash) & (profiles.c.start_us == row.start_us)
+        (profiles.c.model_id == model_id)
+        & (profiles.c.reference_hash == row.reference_hash)
+        & (profiles.c.start_us == row.start_us)
     )
     conn.execute(profiles.delete().where(same))
     conn.execute(
         profiles.insert().values(
-            model_id=model_id, reference_hash=row.reference_hash, start_us=row.start_us, end_us=row.end_us, n=row.n, body=row.body
+            model_id=model_id,
+            reference_hash=row.reference_hash,
+            start_us=row.start_us,
+            end_us=row.end_us,
+            n=row.n,
+            body=row.body,
         )
     )
 
 
 def load_states(engine: sa.Engine, model_id: str) -> dict[str, bytes]:
     """Every stored state of a model by name."""
-    with engine.connect() as conn:
+    with read(engine) as conn:
         rows = conn.execute(sa.select(states.c.name, states.c.body).where(states.c.model_id == model_id)).all()
         return {name: bytes(body) for name, body in rows}
 
 
-def load_profiles(engine: sa.Engine, model_id: str, reference_hash: str, start_us: int, end_us: int) -> dict[int, bytes]:
+def load_profiles(
+    engine: sa.Engine, model_id: str, reference_hash: str, start_us: int, end_us: int
+) -> dict[int, bytes]:
     """Stored counts of the buckets that start in [start_us, end_us), by start."""
-    with engine.connect() as conn:
+    with read(engine) as conn:
         rows = conn.execute(
             sa.select(profiles.c.start_us, profiles.c.body).where(
                 profiles.c.model_id == model_id,
@@ -210,7 +233,7 @@ def load_profiles(engine: sa.Engine, model_id: str, reference_hash: str, start_u
 
 def ledger_rows(engine: sa.Engine, model_id: str, start_us: int, end_us: int) -> list[LedgerRow]:
     """Ledger rows of windows that end in (start_us, end_us], by end and monitor."""
-    with engine.connect() as conn:
+    with read(engine) as conn:
         rows = conn.execute(
             sa.select(ledger)
             .where(ledger.c.model_id == model_id, ledger.c.end_us > start_us, ledger.c.end_us <= end_us)
@@ -234,8 +257,14 @@ def fill(
             conn.execute(ledger.delete().where(at, ledger.c.outcome == "gap"))
             conn.execute(
                 ledger.insert().values(
-                    model_id=model_id, monitor=r.monitor, start_us=r.start_us, end_us=r.end_us,
-                    outcome=r.outcome, n=r.n, judged_us=now_us, detail=r.detail,
+                    model_id=model_id,
+                    monitor=r.monitor,
+                    start_us=r.start_us,
+                    end_us=r.end_us,
+                    outcome=r.outcome,
+                    n=r.n,
+                    judged_us=now_us,
+                    detail=r.detail,
                 )
             )
         if found:
@@ -243,7 +272,9 @@ def fill(
         for p in counts:
             put_profile(conn, model_id, p)
         detail = {"windows": [[r.monitor, r.start_us, r.end_us] for r in rows]}
-        conn.execute(audit.insert().values(recorded_us=now_us, actor="backfill", action="fill", object=model_id, detail=detail))
+        conn.execute(
+            audit.insert().values(recorded_us=now_us, actor="backfill", action="fill", object=model_id, detail=detail)
+        )
 
 
 def beat(engine: sa.Engine, name: str, now_us: int, detail: Mapping[str, Any] | None = None) -> None:
@@ -255,14 +286,14 @@ def beat(engine: sa.Engine, name: str, now_us: int, detail: Mapping[str, Any] | 
 
 def beats(engine: sa.Engine) -> dict[str, tuple[int, Mapping[str, Any]]]:
     """Last completed run of every component: (time, detail)."""
-    with engine.connect() as conn:
+    with read(engine) as conn:
         return {r.name: (int(r.beat_us), r.detail) for r in conn.execute(sa.select(heartbeats)).all()}
 
 
 def unregistered_names(engine: sa.Engine) -> dict[str, list[tuple[str, int, int, int]]]:
     """Per source, the model names that logs use and the configuration lacks: (name, events, first_us, last_us)."""
     found: dict[str, list[tuple[str, int, int, int]]] = {}
-    with engine.connect() as conn:
+    with read(engine) as conn:
         for r in conn.execute(sa.select(unregistered).order_by(unregistered.c.source, unregistered.c.name)).all():
             found.setdefault(r.source, []).append((r.name, int(r.events), int(r.first_us), int(r.last_us)))
     return found
@@ -270,8 +301,10 @@ def unregistered_names(engine: sa.Engine) -> dict[str, list[tuple[str, int, int,
 
 def unpublished_since(engine: sa.Engine) -> int | None:
     """When the oldest segment that no publisher has published was recorded."""
-    with engine.connect() as conn:
-        value = conn.execute(sa.select(sa.func.min(segments.c.created_us)).where(segments.c.published.is_(sa.false()))).scalar()
+    with read(engine) as conn:
+        value = conn.execute(
+            sa.select(sa.func.min(segments.c.created_us)).where(segments.c.published.is_(sa.false()))
+        ).scalar()
         return None if value is None else int(value)
 
 
@@ -280,8 +313,13 @@ def add_mark(engine: sa.Engine, mark: Mark, now_us: int) -> None:
     with write(engine) as conn:
         conn.execute(
             marks.insert().values(
-                model=mark.model, kind=mark.kind, start_us=mark.start_us, end_us=mark.end_us, text=mark.text,
-                actor=mark.actor, recorded_us=now_us,
+                model=mark.model,
+                kind=mark.kind,
+                start_us=mark.start_us,
+                end_us=mark.end_us,
+                text=mark.text,
+                actor=mark.actor,
+                recorded_us=now_us,
             )
         )
 

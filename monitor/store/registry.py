@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from monitor.model import stable_id
-from monitor.store.columns import FeatureSchema
-from monitor.store.engine import write
+from monitor.store.engine import read, write
 from monitor.store.eventlog import ModelTable
+from monitor.store.features import FeatureSchema
 from monitor.store.schema import calibrations, models, references
 
 UNREGISTERED = "_unregistered"
@@ -36,6 +36,7 @@ def register(engine: sa.Engine, environment: str, configured: Mapping[str, Featu
             merged = FeatureSchema(
                 (*old.numeric, *(f for f in schema.numeric if f not in taken)),
                 (*old.categorical, *(f for f in schema.categorical if f not in taken)),
+                tuple(dict.fromkeys((*old.coded, *schema.coded))),
             )
             if merged != old:
                 conn.execute(models.update().where(models.c.model_id == row.model_id).values(schema=merged.to_json()))
@@ -44,25 +45,43 @@ def register(engine: sa.Engine, environment: str, configured: Mapping[str, Featu
 
 
 def put_reference(
-    engine: sa.Engine, model_id: str, reference_hash: str, *, path: str, rows: int, origin: str, approved_by: str | None, now_us: int
+    engine: sa.Engine,
+    model_id: str,
+    reference_hash: str,
+    *,
+    path: str,
+    rows: int,
+    origin: str,
+    approved_by: str | None,
+    now_us: int,
 ) -> None:
     """Record a frozen reference once and make it the model's current one."""
     with write(engine) as conn:
         same = (references.c.model_id == model_id) & (references.c.reference_hash == reference_hash)
         if conn.execute(sa.select(references.c.version).where(same)).one_or_none() is None:
-            newest = conn.execute(sa.select(sa.func.max(references.c.version)).where(references.c.model_id == model_id)).scalar()
+            newest = conn.execute(
+                sa.select(sa.func.max(references.c.version)).where(references.c.model_id == model_id)
+            ).scalar()
             conn.execute(
                 references.insert().values(
-                    reference_hash=reference_hash, model_id=model_id, version=(newest or 0) + 1, path=path, rows=rows,
-                    origin=origin, approved_by=approved_by, created_us=now_us,
+                    reference_hash=reference_hash,
+                    model_id=model_id,
+                    version=(newest or 0) + 1,
+                    path=path,
+                    rows=rows,
+                    origin=origin,
+                    approved_by=approved_by,
+                    created_us=now_us,
                 )
             )
         conn.execute(models.update().where(models.c.model_id == model_id).values(reference_hash=reference_hash))
 
 
-def get_calibration(engine: sa.Engine, model_id: str, detector: str, params: Mapping[str, object], reference_hash: str) -> bytes | None:
+def get_calibration(
+    engine: sa.Engine, model_id: str, detector: str, params: Mapping[str, object], reference_hash: str
+) -> bytes | None:
     """The stored calibration of this detector with these parameters on this reference, if there is one."""
-    with engine.connect() as conn:
+    with read(engine) as conn:
         rows = conn.execute(
             sa.select(calibrations.c.body, calibrations.c.params).where(
                 calibrations.c.model_id == model_id,
@@ -89,7 +108,12 @@ def put_calibration(
         if conn.execute(sa.select(calibrations.c.detector).where(same)).one_or_none() is None:
             conn.execute(
                 calibrations.insert().values(
-                    calibration_hash=calibration_hash, model_id=model_id, detector=detector, params=dict(params),
-                    reference_hash=reference_hash, body=body, created_us=now_us,
+                    calibration_hash=calibration_hash,
+                    model_id=model_id,
+                    detector=detector,
+                    params=dict(params),
+                    reference_hash=reference_hash,
+                    body=body,
+                    created_us=now_us,
                 )
             )

@@ -14,11 +14,16 @@ S = 1_000_000
 def progress(max_event_s: int | None, caught_up_s: int | None = None, updated_s: int = 1000) -> PartitionProgress:
     """One partition, times in seconds."""
     return PartitionProgress(
-        "s", None if max_event_s is None else max_event_s * S, None if caught_up_s is None else caught_up_s * S, updated_s * S
+        "s",
+        None if max_event_s is None else max_event_s * S,
+        None if caught_up_s is None else caught_up_s * S,
+        updated_s * S,
     )
 
 
-def mark(*parts: PartitionProgress, held_s: int | None = None, previous_s: int | None = None, clock: str = "wall") -> int | None:
+def mark(
+    *parts: PartitionProgress, held_s: int | None = None, previous_s: int | None = None, clock: str = "wall"
+) -> int | None:
     """The watermark in seconds at 1000 s of wall time with 60 s of idleness."""
     found = watermark(
         parts,
@@ -64,7 +69,9 @@ def test_every_window_once_whatever_the_steps() -> None:
         at = 0
         while at < 5 * 86_400 * S:
             at += int(rng.integers(1, 40_000)) * S
-            found = due(monitors, ends, first_event_us=5000 * S, watermark_us=at, lateness_us=300 * S, catch_up_us=10**15)
+            found = due(
+                monitors, ends, first_event_us=5000 * S, watermark_us=at, lateness_us=300 * S, catch_up_us=10**15
+            )
             seen += found
             ends |= {d.monitor: d.end_us for d in found}
         hours = [d.end_us for d in seen if d.monitor == "hour"]

@@ -1,16 +1,15 @@
-"""One tick of one model: read what is new, judge what is due, commit once.
+"""The pure middle of a tick: rows and due windows in, incidents and state out.
 
-Everything between reading and committing is a function of the log, the stored state and `now`. The running maximum of
-event times decides after which row a window is judged, so results do not depend on where ticks or batches fall.
+Everything here is a function of the log, the stored state and `now`. The running maximum of event times decides after
+which row a window is judged, so results do not depend on where ticks or batches fall.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import structlog
@@ -18,55 +17,19 @@ from numpy.typing import NDArray
 
 from alerts import lifecycle
 from detectors import decide
-from detectors.base import Detection, Evidence, Feedback, Measured, State
+from detectors.base import Detection, Evidence, Measured, State
 from detectors.profile import Profile
 from monitor import telemetry
-from monitor.model import Action, Alert, Decision, Event, Family, Subject, Transition, Verdict
-from monitor.service.due import Due, due, watermark
+from monitor.model import Decision, Event, Family, Subject, Verdict
+from monitor.service.due import Due, due
 from monitor.service.watch import Monitor, Watched
 from monitor.service.windows import NO_LABELS, Stretch, TimeWindow
+from monitor.service.work import NEVER, Work, detection_row
 from monitor.store import ledger
 
 RERUN_WINDOWS: Final = 24  # late rows re-run state over at most so many judged windows
-SNAPSHOT_BYTES: Final = 1 << 20  # state up to this size is stored with every tick
-SNAPSHOT_ROWS: Final = 200_000  # larger state after so many rows; a crash re-reads at most these
-NEVER: Final = -(1 << 62)
 
-log = structlog.get_logger("lanner.tick")
-
-
-@dataclass
-class Work:
-    """What a tick has in its hands. The service keeps it between ticks and drops it when a commit fails."""
-
-    position: int
-    states: dict[str, State]  # detector:MONITOR, budget, fuse
-    feedback: Feedback
-    counters: Mapping[str, Any]
-    open: dict[tuple[str, ...], Alert]
-    last_end: dict[str, int]
-    first_us: int | None  # the first event ever seen; windows begin with it
-    high_us: int  # running maximum of event times, NEVER before the first
-    rows_since_snapshot: int = 0
-    stored: dict[str, State] = field(default_factory=dict)  # states as the store has them: only changed ones are written
-    before: dict[int, dict[str, State]] = field(default_factory=dict)  # window end -> state of window detectors before it
-    profiles: dict[int, Profile] = field(default_factory=dict)  # bucket start -> counts, those touched lately
-    touched: set[int] = field(default_factory=set)  # buckets to store
-    late_us: int | None = None  # start of the oldest judged bucket that late rows have amended
-    ledger: list[ledger.LedgerRow] = field(default_factory=list)
-    detections: list[dict[str, Any]] = field(default_factory=list)
-    alerts: dict[str, Alert] = field(default_factory=dict)
-    transitions: list[Transition] = field(default_factory=list)
-    decisions: list[Decision] = field(default_factory=list)  # for back-testing and backfill
-    silent: bool = False
-
-    def settle(self) -> None:
-        """Forget what has been committed."""
-        self.touched.clear()
-        for out in (self.ledger, self.detections, self.transitions, self.decisions):
-            out.clear()
-        self.alerts.clear()
-
+log = structlog.get_logger("lanner.judge")
 
 Reader = Callable[[int, int, Sequence[str]], pa.Table]  # (start_us, end_us, columns) -> rows of the event log
 Counts = Callable[[int, int], Mapping[int, bytes]]  # stored profiles of buckets in [start, end)
@@ -124,7 +87,9 @@ class Judge:
             return
         for m in self.watched.monitors:
             if m.reads == "clock":
-                window = TimeWindow(self.watched.name, work.high_us, max(now_us, work.high_us), None, 0, _no_rows, _no_labels)
+                window = TimeWindow(
+                    self.watched.name, work.high_us, max(now_us, work.high_us), None, 0, _no_rows, _no_labels
+                )
                 self._rule(work, m, self._measure(work, m, window))
 
     def _next_due_us(self, work: Work) -> int | None:
@@ -156,7 +121,9 @@ class Judge:
                 self._store(work, m, measured.detections)
                 if measured.evidence is not None:
                     found.append(measured.evidence)
-        decided = decide.fuse(work.states.get("fuse"), found, tuple(work.open.values()), self.watched.fuse, self.watched.name)
+        decided = decide.fuse(
+            work.states.get("fuse"), found, tuple(work.open.values()), self.watched.fuse, self.watched.name
+        )
         work.states["fuse"] = decided.state
         work.feedback = replace(work.feedback, suspects=decided.feedback.suspects)
         self._decide(work, decided.decisions)
@@ -170,12 +137,24 @@ class Judge:
                 continue
             for i in np.flatnonzero(np.diff(times) > limit_us):
                 before, after = int(times[i]), int(times[i + 1])
-                self._rule(work, m, self._measure(work, m, TimeWindow(self.watched.name, before, after, None, 0, _no_rows, _no_labels)))
-                self._rule(work, m, self._measure(work, m, TimeWindow(self.watched.name, after, after, None, 0, _no_rows, _no_labels)))
+                self._rule(
+                    work,
+                    m,
+                    self._measure(work, m, TimeWindow(self.watched.name, before, after, None, 0, _no_rows, _no_labels)),
+                )
+                self._rule(
+                    work,
+                    m,
+                    self._measure(work, m, TimeWindow(self.watched.name, after, after, None, 0, _no_rows, _no_labels)),
+                )
             # Events came: an incident that the wall clock opened is over.
             if any(a.event is Event.DATA_MISSING for a in work.open.values()):
                 last = int(times[-1])
-                self._rule(work, m, self._measure(work, m, TimeWindow(self.watched.name, last, last, None, 0, _no_rows, _no_labels)))
+                self._rule(
+                    work,
+                    m,
+                    self._measure(work, m, TimeWindow(self.watched.name, last, last, None, 0, _no_rows, _no_labels)),
+                )
 
     def _count(self, work: Work, table: pa.Table) -> None:
         """Add rows to the counts of their buckets; a judged bucket is amended and its state re-run before the next window."""
@@ -238,7 +217,9 @@ class Judge:
         for d in group:
             work.last_end[d.monitor] = d.end_us
         # Buckets that no window needs any more leave memory; late rows bring them back from the store.
-        keep = min((work.last_end.get(m.name, end_us) for m in self.watched.monitors if m.reads == "windows"), default=end_us)
+        keep = min(
+            (work.last_end.get(m.name, end_us) for m in self.watched.monitors if m.reads == "windows"), default=end_us
+        )
         for start in [b for b in work.profiles if b < keep - self.watched.longest_us and b not in work.touched]:
             del work.profiles[start]
 
@@ -248,7 +229,9 @@ class Judge:
             m = self.watched.monitor(d.monitor)
             if d.gap:
                 if record:
-                    work.ledger.append(ledger.LedgerRow(d.monitor, d.start_us, d.end_us, "gap", 0, "missed for longer than catch_up"))
+                    work.ledger.append(
+                        ledger.LedgerRow(d.monitor, d.start_us, d.end_us, "gap", 0, "missed for longer than catch_up")
+                    )
                 continue
             window = self.window(work, d.start_us, d.end_us)
             measured = self._measure(work, m, window, report=record)
@@ -372,30 +355,6 @@ class Judge:
     def _store(self, work: Work, m: Monitor, found: Iterable[Detection]) -> None:
         if not work.silent:
             work.detections += [detection_row(self.watched.model_id, m, d) for d in found]
-
-
-def detection_row(model_id: str, m: Monitor, d: Detection) -> dict[str, Any]:
-    """A detection as its row of the detections table."""
-    subject = f"{d.subject.kind}:{d.subject.id}"
-    return {
-        "detection_id": ledger.detection_id(model_id, m.name, subject, d.window_us[1]),
-        "monitor": m.name,
-        "detector": d.detector,
-        "family": d.family.value,
-        "event": d.event.value,
-        "subject_kind": d.subject.kind,
-        "subject_id": d.subject.id,
-        "start_us": d.window_us[0],
-        "end_us": d.window_us[1],
-        "statistic": d.statistic,
-        "threshold": d.threshold,
-        "p_value": d.p_value,
-        "log_e": d.log_e,
-        "n": d.n,
-        "verdict": d.verdict.value,
-        "evidence": dict(d.evidence),
-        "calibration_hash": m.calibration.hash,
-    }
 
 
 def _skewed(table: pa.Table) -> NDArray[np.bool_]:

@@ -1,0 +1,76 @@
+"""What a tick has in its hands: hot state of one model, and what the tick will commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from detectors.base import Detection, Feedback, State
+from detectors.profile import Profile
+from monitor.model import Alert, Decision, Transition
+from monitor.service.watch import Monitor
+from monitor.store import ledger
+
+NEVER: Final = -(1 << 62)  # an event time before all others
+
+
+@dataclass
+class Work:
+    """What a tick has in its hands. The service keeps it between ticks and drops it when a commit fails."""
+
+    position: int
+    states: dict[str, State]  # detector:MONITOR, budget, fuse
+    feedback: Feedback
+    counters: Mapping[str, Any]
+    open: dict[tuple[str, ...], Alert]
+    last_end: dict[str, int]
+    first_us: int | None  # the first event ever seen; windows begin with it
+    high_us: int  # running maximum of event times, NEVER before the first
+    rows_since_snapshot: int = 0
+    stored: dict[str, State] = field(
+        default_factory=dict
+    )  # states as the store has them: only changed ones are written
+    before: dict[int, dict[str, State]] = field(
+        default_factory=dict
+    )  # window end -> state of window detectors before it
+    profiles: dict[int, Profile] = field(default_factory=dict)  # bucket start -> counts, those touched lately
+    touched: set[int] = field(default_factory=set)  # buckets to store
+    late_us: int | None = None  # start of the oldest judged bucket that late rows have amended
+    ledger: list[ledger.LedgerRow] = field(default_factory=list)
+    detections: list[dict[str, Any]] = field(default_factory=list)
+    alerts: dict[str, Alert] = field(default_factory=dict)
+    transitions: list[Transition] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)  # for back-testing and backfill
+    silent: bool = False
+
+    def settle(self) -> None:
+        """Forget what has been committed."""
+        self.touched.clear()
+        for out in (self.ledger, self.detections, self.transitions, self.decisions):
+            out.clear()
+        self.alerts.clear()
+
+
+def detection_row(model_id: str, m: Monitor, d: Detection) -> dict[str, Any]:
+    """A detection as its row of the detections table."""
+    subject = f"{d.subject.kind}:{d.subject.id}"
+    return {
+        "detection_id": ledger.detection_id(model_id, m.name, subject, d.window_us[1]),
+        "monitor": m.name,
+        "detector": d.detector,
+        "family": d.family.value,
+        "event": d.event.value,
+        "subject_kind": d.subject.kind,
+        "subject_id": d.subject.id,
+        "start_us": d.window_us[0],
+        "end_us": d.window_us[1],
+        "statistic": d.statistic,
+        "threshold": d.threshold,
+        "p_value": d.p_value,
+        "log_e": d.log_e,
+        "n": d.n,
+        "verdict": d.verdict.value,
+        "evidence": dict(d.evidence),
+        "calibration_hash": m.calibration.hash,
+    }
