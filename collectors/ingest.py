@@ -7,7 +7,7 @@ every batch, and after any doubt (fenced out, store error) forgets its buffer, c
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from collectors.base import (
     Record,
 )
 from collectors.pairing import pair
+from collectors.poison import Poison, dead_letter
 from monitor import telemetry
 from monitor.errors import (
     DecodeError,
@@ -54,26 +55,6 @@ class _Held:
     next_offset: int
     newest_us: int | None = None
     parked: bool = False  # waits for a schema
-
-
-class Poison:
-    """The share of a source's last `window` records that failed; `failed()` raises once it passes the limit."""
-
-    def __init__(self, limit: float, window: int) -> None:
-        self._allowed = limit * window
-        self._window = window
-        self._seen = 0
-        self._failures: deque[int] = deque()
-
-    def passed(self, records: int) -> None:
-        self._seen += records
-
-    def failed(self) -> bool:
-        """Counts one failure among the records counted so far; True when there are now too many."""
-        self._failures.append(self._seen)
-        while self._failures[0] <= self._seen - self._window:
-            self._failures.popleft()
-        return len(self._failures) > self._allowed
 
 
 class Ingester:
@@ -428,21 +409,3 @@ class Ingester:
         telemetry.count("offsets_lost_total", max(0, error.until - error.first), source=self.collector.name)
         self.problems = {**self.problems, f"{error.topic}/{error.partition}": str(error)}
         self.on_problems(self.problems)
-
-
-def dead_letter(record: Record, reason: str, detail: str, max_bytes: int) -> DeadLetter:
-    """A record that could not be decoded, its value capped; the detail is one line of plain characters."""
-    value = record.value
-    truncated = value is not None and len(value) > max_bytes
-    return DeadLetter(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        reason=reason,
-        detail=telemetry.escaped(detail)[:500],
-        key=None if record.key is None else record.key[:max_bytes],
-        value=value[:max_bytes] if value is not None and truncated else value,
-        headers=[(name.replace("\0", ""), body[:max_bytes]) for name, body in record.headers[:100]],
-        timestamp_ms=record.timestamp_ms,
-        truncated=truncated,
-    )

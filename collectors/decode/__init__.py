@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Final
 
 from collectors.base import Decoder
+from collectors.decode.field_map import field_map
+from collectors.decode.kserve import kserve
 from collectors.decode.native import native
 from collectors.framing import framed
-from monitor.config import Config, Source
+from monitor.config import Config, FieldMap, Source
 from monitor.errors import UsageError
 
 Make = Callable[[str, Source, Config], Decoder]
@@ -19,7 +21,18 @@ def _native(name: str, source: Source, config: Config) -> Decoder:
     return native(timezone=source.timezone, model=source.model)
 
 
-DECODERS: Final[dict[str, Make]] = {"native": _native}
+def _field_map(name: str, source: Source, config: Config) -> Decoder:
+    mapping: FieldMap | None = config.decoders.field_map.get(name)
+    if mapping is None:
+        raise UsageError(f"source {name} uses field_map, but decoders.field_map.{name} is not configured")
+    return field_map(mapping, timezone=source.timezone)
+
+
+def _kserve(name: str, source: Source, config: Config) -> Decoder:
+    return kserve(config.decoders.kserve.get(name, {}), model=source.model, principal_header=source.principal_header)
+
+
+DECODERS: Final[dict[str, Make]] = {"native": _native, "field_map": _field_map, "kserve": _kserve}
 
 
 def decoder_for(name: str, config: Config) -> Decoder:

@@ -12,12 +12,16 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+import msgspec
+
 from monitor.errors import DecodeError
 
 MAX_DEPTH: Final = 64
+MAX_TEXT: Final = 4096  # characters of one value; what is longer is no category
 EXACT_INT: Final = 2**53  # beyond it a float can no longer tell neighbouring integers apart
 MIN_TIME_US: Final = 100_000_000_000_000  # March 1973: earlier "milliseconds" are seconds, and those are a mistake
 MAX_TIME_US: Final = 9_214_646_400_000_000  # the year 2262, where nanosecond clocks end
+_decode: Final = msgspec.json.Decoder().decode
 _LEAP = re.compile(r"(T\d\d:\d\d):60", re.IGNORECASE)
 _FRACTION = re.compile(r"(\.\d{6})\d+")
 
@@ -63,7 +67,7 @@ def clean_tree(value: Any, flags: set[str]) -> Any:
     return clean(value, flags, 2)
 
 
-def time_us(value: object, zone: ZoneInfo | None, unit_us: int = 1000) -> int:
+def time_us(value: object, zone: ZoneInfo | None, unit_us: float = 1000) -> int:
     """RFC 3339 text, a datetime or a number of `unit_us` microseconds since 1970 as microseconds UTC.
 
     Text without a zone takes `zone`; without one it is refused, since a guess would shift every window.
@@ -77,7 +81,10 @@ def time_us(value: object, zone: ZoneInfo | None, unit_us: int = 1000) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | str | datetime):
         raise DecodeError("bad_time", f"a time must be text or a number, not {type(value).__name__}")
     if isinstance(value, int | float):
-        micros = round(value * unit_us) if abs(value) < MAX_TIME_US else MAX_TIME_US
+        try:
+            micros = round(min(value * unit_us, MAX_TIME_US))
+        except OverflowError:  # an integer of hundreds of digits
+            micros = MAX_TIME_US
     else:
         moment = _parse(value) if isinstance(value, str) else value
         if moment.tzinfo is None:
@@ -90,13 +97,86 @@ def time_us(value: object, zone: ZoneInfo | None, unit_us: int = 1000) -> int:
     return micros
 
 
-def _parse(text: str) -> datetime:
+def leaf(value: Any) -> float | str | bool | None:
+    """A feature value or prediction: numbers as floats, ids beyond 2**53 and long texts as what a store can hold.
+
+    Raises DecodeError("bad_shape") for objects and arrays.
+
+    >>> leaf(3), leaf(True), leaf(2**60)
+    (3.0, True, '1152921504606846976')
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return float(value) if -EXACT_INT <= value <= EXACT_INT else str(value)
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, str):
+        return value[:MAX_TEXT]
+    raise DecodeError("bad_shape", f"{type(value).__name__} where a number or text is expected")
+
+
+def leaves(name: str, value: Any, out: dict[str, float | str | bool | None], depth: int = 0) -> None:
+    """A tree flattened into named leaves: `a.b` for members, `a[0]` for elements.
+
+    >>> out = {}; leaves("x", {"a": 1, "b": [2, None]}, out); out
+    {'x.a': 1.0, 'x.b[0]': 2.0, 'x.b[1]': None}
+    """
+    if depth > MAX_DEPTH:
+        raise DecodeError("too_deep")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            leaves(f"{name}.{key}" if name else str(key), inner, out, depth + 1)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            leaves(f"{name}[{index}]", inner, out, depth + 1)
+    else:
+        out[name] = leaf(value)
+
+
+def text(value: Any) -> str | None:
+    """An id or name as text; numbers are written out, empty ones count as absent. Raises DecodeError("bad_shape")."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return value[:MAX_TEXT]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise DecodeError("bad_shape", f"{type(value).__name__} where a name is expected")
+
+
+def numbers(value: Any) -> list[float] | None:
+    """A vector of finite numbers, or None when it has holes. Raises DecodeError("bad_shape") for anything else."""
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise DecodeError("bad_shape", f"{type(value).__name__} where a list of numbers is expected")
+    out: list[float] = []
+    for item in value:
+        number = leaf(item)
+        if number is None:
+            return None
+        if not isinstance(number, float):
+            raise DecodeError("bad_shape", "a list of numbers holds something else")
+        out.append(number)
+    return out
+
+
+def any_json(value: bytes, flags: set[str]) -> Any:
+    """JSON as plain values, the fast way where it is strict JSON; else with what `load_json` and `clean` repair."""
     try:
-        if _LEAP.search(text):
-            return _parse(_LEAP.sub(r"\1:59", text, count=1)) + timedelta(seconds=1)
-        return datetime.fromisoformat(_FRACTION.sub(r"\1", text, count=1))
+        return _decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return clean(load_json(value), flags)
+
+
+def _parse(stamp: str) -> datetime:
+    try:
+        if _LEAP.search(stamp):
+            return _parse(_LEAP.sub(r"\1:59", stamp, count=1)) + timedelta(seconds=1)
+        return datetime.fromisoformat(_FRACTION.sub(r"\1", stamp, count=1))
     except (ValueError, OverflowError):
-        raise DecodeError("bad_time", f"{text[:64]!r} is not RFC 3339") from None
+        raise DecodeError("bad_time", f"{stamp[:64]!r} is not RFC 3339") from None
 
 
 def _short(error: Exception) -> str:
