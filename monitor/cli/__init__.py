@@ -45,8 +45,17 @@ COMMANDS: Final = (
 )
 
 
+SERVICE: Final = ("run", "collect", "schedule", "web")  # these refuse to start on packages of someone else
+
+
 def load_command(entry: Entry) -> Any:
-    """Import a command's module and make it a command of the command line."""
+    """Import a command's module and make it a command of the command line; LannerError when it must not start."""
+    if entry.name in SERVICE:
+        from monitor.cli.doctor import foreign_packages
+
+        foreign = foreign_packages()
+        if foreign:
+            raise LannerError(foreign)
     found = getattr(importlib.import_module(f"monitor.cli.{entry.module}"), entry.attribute)
     if not isinstance(found, typer.Typer):
         alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -81,7 +90,7 @@ app = typer.Typer(cls=LazyGroup, no_args_is_help=True, rich_markup_mode=None, pr
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version  # noqa: PLC0415 - not needed by any other command
+        from importlib.metadata import version  # not needed by any other command
 
         typer.echo(f"lanner {version('lanner')}")
         raise typer.Exit
@@ -99,7 +108,7 @@ def root(
 ) -> None:
     """Watch AI models in production from their inference logs: drift for their owners, attacks for the SOC."""
     if log_level is not None:
-        from monitor import telemetry  # noqa: PLC0415 - 0.1 s that --help does not have
+        from monitor import telemetry  # 0.1 s that --help does not have
 
         if log_level not in ("debug", "info", "warning", "error"):
             raise typer.BadParameter("write debug, info, warning or error", param_hint="--log-level")
@@ -111,7 +120,7 @@ def main() -> None:
     try:
         app()
     except LannerError as error:
-        from monitor.telemetry import escaped  # noqa: PLC0415 - only a failed command pays for it
+        from monitor.telemetry import escaped  # only a failed command pays for it
 
         if "debug" in sys.argv[1:3]:
             traceback.print_exc()
