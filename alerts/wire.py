@@ -11,7 +11,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, NewConnectionError
 
 ANSWER_BYTES: Final = 1 << 20
 
@@ -80,7 +80,9 @@ class Bounded(HTTPAdapter):
         try:
             response = super().send(request, True, timeout, verify, cert, proxies)
             content = response.raw.read(ANSWER_BYTES + 1, decode_content=True)
-        except OSError as e:
+        except requests.RequestException:
+            raise
+        except (OSError, HTTPError) as e:
             raise requests.ConnectionError(f"the answer broke off: {type(e).__name__}") from e
         finally:
             timer.cancel()

@@ -26,7 +26,8 @@ NOW = at(0)
 class Box(Protocol):
     """An outbox with what the tests need to fill it and to look into it."""
 
-    outbox: Outbox
+    @property
+    def outbox(self) -> Outbox: ...
 
     def put(self, *transitions: Transition, now_us: int = NOW, sinks: Sequence[str] = ("soc",)) -> None: ...
 

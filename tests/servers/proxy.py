@@ -12,7 +12,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,10 +32,11 @@ class Exchange:
         """The whole answer of the real server."""
         reader, writer = await asyncio.open_connection(*self.upstream)
         lines = [line for line in self.head.split(b"\r\n") if line and not line.lower().startswith(b"connection:")]
-        writer.write(b"\r\n".join([*lines, b"Connection: close", b"", b""]) + self.body)
-        answer = await reader.read(-1)
-        writer.close()
-        return answer
+        try:
+            writer.write(b"\r\n".join([*lines, b"Connection: close", b"", b""]) + self.body)
+            return await reader.read(-1)
+        finally:
+            writer.close()
 
     async def answer(self, raw: bytes) -> None:
         """Give the client these bytes."""
@@ -175,16 +176,22 @@ class Proxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection carries one request."""
-        with suppress(OSError, asyncio.IncompleteReadError, ValueError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            method, path = head.split(b" ", 2)[:2]
-            length = next((int(h[15:]) for h in head.lower().split(b"\r\n") if h.startswith(b"content-length:")), 0)
-            body = await reader.readexactly(length)
-            x = Exchange(method.decode(), path.decode().split("?")[0], head, body, writer, self.upstream)
-            self.seen.append(x)
-            await self.pick(x)(x)
-        with suppress(OSError):
+        try:
+            await self.exchange(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, ValueError):
+            pass  # the client went away
+        finally:
             writer.close()
+
+    async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read a request and let its fault have it."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, path = head.split(b" ", 2)[:2]
+        length = next((int(h[15:]) for h in head.lower().split(b"\r\n") if h.startswith(b"content-length:")), 0)
+        body = await reader.readexactly(length)
+        x = Exchange(method.decode(), path.decode().split("?")[0], head, body, writer, self.upstream)
+        self.seen.append(x)
+        await self.pick(x)(x)
 
 
 @contextmanager
@@ -203,6 +210,7 @@ def running(upstream_port: int) -> Iterator[Proxy]:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # closed transports let go of their sockets in the next turn
 
     try:
         yield proxy

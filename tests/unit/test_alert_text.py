@@ -17,7 +17,7 @@ from monitor.model import Event, Family, Subject
 from tests.alerting import alert, attack, opened
 
 HOSTILE = [
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg/onload=alert(1)>", "{{7*7}}", "javascript:alert(1)",
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><svg/onload=alert(1)>', "{{7*7}}", "javascript:alert(1)",
     "=cmd|' /C calc'!A0", "\x1b[2J\x1b[31mFORGED", "a\r\nb: forged", "\u202egnp.exe", "\u2028line", "\x00nul", "&lt;b&gt;",
     "' OR 1=1 --", "`id`", "$(id)", "%3Cscript%3E", "\ud800", "a" * 5000, "\u200b\ufeffhidden", "<!--", "]]>",
 ]  # fmt: skip

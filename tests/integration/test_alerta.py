@@ -1,0 +1,452 @@
+"""The Alerta sink against a real Alerta, and through a proxy that fails the ways networks and servers do."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import requests
+
+from alerts import pipeline
+from alerts.alerta import Alerta, resource
+from alerts.base import SinkRejected, SinkState, SinkSuppressed, SinkUnavailable, SinkUnknown
+from alerts.memory import MemoryOutbox
+from alerts.pipeline import Delivery
+from monitor.model import Event, OutboxState, Severity, Transition, stable_id
+from tests.alerting import at, cleared, opened, updated
+from tests.servers import alerta as alerta_server
+from tests.servers import proxy as proxies
+from tests.servers.alerta import Alerta as Server
+from tests.servers.postgres import Postgres
+from tests.servers.proxy import Proxy
+
+QUICK = Delivery(timeout_s=1.0, first_retry_s=0.05, longest_retry_s=0.2, reassert_s=0.5, refresh_s=30.0, stop_after=50)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A subject of the test's own, as the server is shared."""
+    return "t-" + stable_id(request.node.nodeid)[:12]
+
+
+@pytest.fixture
+def sink(alerta: Server) -> Alerta:
+    return Alerta("soc", alerta.url, alerta.key)
+
+
+@pytest.fixture
+def proxy(alerta: Server) -> Iterator[Proxy]:
+    with proxies.running(alerta.port) as made:
+        yield made
+
+
+@pytest.fixture
+def through(alerta: Server, proxy: Proxy) -> Alerta:
+    """The sink with the proxy between."""
+    return Alerta("soc", proxy.url, alerta.key, timeout_s=1.0)
+
+
+class Api:
+    """What an operator does, with plain requests."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.session = requests.Session()
+        self.session.trust_env = False
+        self.session.headers["Authorization"] = f"Key {server.key}"
+
+    def call(self, verb: str, path: str, **body: Any) -> Any:
+        return self.session.request(verb, self.server.url + path, json=body or None, timeout=10).json()
+
+    def find(self, t: Transition) -> list[Any]:
+        query = urllib.parse.urlencode({"resource": resource(t.alert), "event": t.alert.event.value})
+        found: list[Any] = self.call("GET", f"/alerts?{query}&show-history=true&show-raw-data=true")["alerts"]
+        return found
+
+    def one(self, t: Transition) -> Any:
+        (row,) = self.find(t)
+        return row
+
+    def has_shown(self, t: Transition, severity: str) -> bool:
+        return any(h["severity"] == severity for row in self.find(t) for h in row["history"])
+
+    def act(self, t: Transition, action: str) -> None:
+        self.call("PUT", f"/alert/{self.one(t)['id']}/action", action=action, text="operator")
+
+
+@pytest.fixture
+def api(alerta: Server) -> Iterator[Api]:
+    made = Api(alerta)
+    yield made
+    made.session.close()
+
+
+class Line:
+    """An outbox and a sink in real time."""
+
+    def __init__(self, sink: Alerta, settings: Delivery = QUICK) -> None:
+        self.sink = sink
+        self.settings = settings
+        self.outbox = MemoryOutbox()
+        self.rng = random.Random(3)
+
+    @staticmethod
+    def now_us() -> int:
+        return time.time_ns() // 1000
+
+    def put(self, *transitions: Transition) -> None:
+        self.outbox.enqueue(transitions, lambda _: [self.sink.name], self.now_us())
+
+    def deliver(self) -> pipeline.Delivered:
+        return pipeline.deliver(self.outbox, {self.sink.name: self.sink}, "me", self.now_us(), self.rng, self.settings)
+
+    def until(self, met: Callable[[], bool], seconds: float = 20.0) -> None:
+        end = time.monotonic() + seconds
+        while not met():
+            assert time.monotonic() < end, [(r.state, r.last_error) for r in self.outbox.rows()]
+            self.deliver()
+            time.sleep(0.02)
+
+    def settled(self) -> bool:
+        return all(r.state not in {OutboxState.PENDING, OutboxState.UNKNOWN} for r in self.outbox.rows())
+
+
+def test_one_problem_is_one_row_from_open_to_clear(sink: Alerta, api: Api, name: str) -> None:
+    """Open, repeat, worse, clear, and open again all meet in one row, whose status follows."""
+    first = opened(name)
+    assert sink.send(first, timeout_s=5).status == "open"
+    sink.send(first, timeout_s=5)
+    worse = updated(first, severity=Severity.CRITICAL)
+    sink.send(worse, timeout_s=5)
+    row = api.one(first)
+    assert (row["severity"], row["status"], row["previousSeverity"]) == ("critical", "open", "major")
+    assert row["attributes"]["state_seq"] == 2
+    assert (row["group"], row["origin"], row["environment"]) == ("ModelSecurity", "lanner/AttackSuspected", "Production")
+    assert sink.send(cleared(worse), timeout_s=5) == SinkState("normal", "closed", row["id"])
+    assert sink.send(opened(name, opened_us=at(100)), timeout_s=5).status == "open"
+    assert sink.current(first.alert) == SinkState("major", "open", row["id"])
+
+
+def test_nothing_is_known_of_what_was_never_sent(sink: Alerta, name: str) -> None:
+    """Reading back an unknown key gives None."""
+    assert sink.current(opened(name).alert) is None
+
+
+def test_a_clear_without_an_alert_makes_no_row(sink: Alerta, api: Api, name: str) -> None:
+    """Alerta would create a closed row; the outbox does not send what the sink was never told."""
+    line = Line(sink)
+    first = opened(name)
+    line.put(first, cleared(first))
+    line.deliver()
+    assert line.settled()
+    assert api.find(first) == []
+
+
+def test_an_operators_close_stands_until_it_is_worse(sink: Alerta, api: Api, name: str) -> None:
+    """A refresh does not reopen what a person closed, which Alerta itself would do; an escalation does."""
+    line = Line(sink)
+    first = opened(name, severity=Severity.MINOR)
+    line.put(first)
+    line.deliver()
+    api.act(first, "close")
+    shown = sink.current(first.alert)
+    assert shown is not None
+    assert pipeline.closed_by_person(shown)
+    (row,) = line.outbox.rows()
+    line.outbox.touch(row.row_id, line.now_us())
+    line.deliver()
+    assert api.one(first)["status"] == "closed"
+    assert line.outbox.rows()[0].last_error == pipeline.CLOSED_THERE
+    line.put(updated(first, severity=Severity.MAJOR))
+    line.deliver()
+    assert (api.one(first)["status"], api.one(first)["severity"]) == ("open", "major")
+
+
+def test_an_acknowledgement_survives_refreshes_and_falls_with_a_higher_severity(sink: Alerta, api: Api, name: str) -> None:
+    """What Alerta does right is left to it."""
+    first = opened(name, severity=Severity.MINOR)
+    sink.send(first, timeout_s=5)
+    sink.send(updated(first, severity=Severity.MAJOR), timeout_s=5)
+    api.act(first, "ack")
+    assert sink.send(updated(first, severity=Severity.MAJOR), timeout_s=5).status == "ack"
+    assert sink.send(updated(first, severity=Severity.CRITICAL), timeout_s=5).status == "open"
+
+
+def test_a_shelved_row_reopens_when_it_is_worse_or_new(sink: Alerta, api: Api, name: str) -> None:
+    """Alerta keeps a shelved row shelved under a critical attack; the adapter opens it, and only then."""
+    first = opened(name, severity=Severity.MAJOR)
+    sink.send(first, timeout_s=5)
+    api.act(first, "shelve")
+    assert sink.send(first, timeout_s=5).status == "shelved"
+    worse = updated(first, severity=Severity.CRITICAL)
+    assert sink.send(worse, timeout_s=5).status == "open"
+    assert api.one(first)["status"] == "open"
+    api.act(first, "shelve")
+    sink.send(cleared(worse), timeout_s=5)
+    again = opened(name, severity=Severity.MINOR, opened_us=at(500))
+    assert sink.send(again, timeout_s=5).status == "open"
+    assert api.one(first)["status"] == "open"
+
+
+def test_a_blackout_suppresses_and_its_end_shows_the_alert(sink: Alerta, api: Api, name: str) -> None:
+    """202 is no delivery: the row is kept as suppressed, and comes through once the blackout is over."""
+    line = Line(sink)
+    first = opened(name)
+    made = api.call("POST", "/blackout", environment="Production", resource=resource(first.alert), duration=3600)
+    with pytest.raises(SinkSuppressed):
+        sink.send(first, timeout_s=5)
+    line.put(first)
+    line.deliver()
+    assert [r.state for r in line.outbox.rows()] == [OutboxState.SUPPRESSED]
+    assert api.find(first) == []
+    api.call("DELETE", f"/blackout/{made['id']}")
+    line.outbox.touch(line.outbox.rows()[0].row_id, line.now_us())
+    line.deliver()
+    assert api.one(first)["status"] == "open"
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [({"environment": "Nowhere"}, SinkRejected), ({"customer": None}, None)],
+)
+def test_a_server_that_refuses_the_alert_is_believed(
+    sink: Alerta, name: str, broken: dict[str, Any], error: type[Exception] | None
+) -> None:
+    """An environment that the server does not allow is a dead letter and not retried for ever."""
+    first = opened(name, **broken)
+    if error is None:
+        assert sink.send(first, timeout_s=5).status == "open"
+        return
+    with pytest.raises(error, match="403"):
+        sink.send(first, timeout_s=5)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"evidence": {"features": [{"name": "<script>alert(1)</script>", "share": float("nan")}], "queries": 3}},
+        {"statistic": float("nan"), "threshold": float("inf")},
+        {"text": "x" * 1_000_000},
+        {"detector": "\x00\x1b[2J"},
+        {"evidence": {"reason": "nul\x00byte" * 1000}},
+        {"n": None, "p_value": None, "log_e": None},
+    ],
+    ids=["markup", "nan", "long", "nul", "long reason", "absent"],
+)
+def test_what_would_poison_the_server_is_made_harmless_first(
+    sink: Alerta, api: Api, name: str, hostile: dict[str, Any]
+) -> None:
+    """NaN, NUL and endless texts make Alerta answer 500, like a passing fault; they never reach it."""
+    t = opened(name, **hostile)
+    assert sink.send(t, timeout_s=5).status == "open"
+    row = api.one(t)
+    assert len(row["text"]) <= 1500
+    assert row["rawData"].startswith("sha256:")
+    assert not {c for v in row["attributes"].values() for c in str(v)} & set("<>\x00\x1b&")
+
+
+def test_hostile_and_long_names_stay_apart(sink: Alerta, api: Api, name: str) -> None:
+    """Two subjects that agree in their first five hundred characters are two harmless rows."""
+    rows = [opened(f"<b onmouseover=1>{name}\x00'\"" + "é" * 500 + end) for end in "12"]
+    ids = {sink.send(t, timeout_s=5).remote_id for t in rows}
+    assert len(ids) == 2
+    assert all("<" not in api.one(t)["resource"] and len(api.one(t)["resource"]) <= 200 for t in rows)
+
+
+FAULTS: dict[str, proxies.Fault] = {
+    "500": proxies.answers(500, '{"status": "error", "message": "boom"}'),
+    "500 after it was stored": proxies.answers_after(500, '{"status": "error", "message": "boom"}'),
+    "503 without status": proxies.answers(503, '{"message": "maintenance"}'),
+    "302": proxies.answers(302, head="Location: /\r\n"),
+    "502 as HTML": proxies.answers(502, "<html>Bad Gateway</html>", kind="text/html"),
+    "200 empty": proxies.answers(200),
+    "429": proxies.answers(429, '{"status": "error", "message": "slow down"}'),
+    "timeout": proxies.silent(3),
+    "reset": proxies.reset,
+    "reset after it was stored": proxies.reset_after,
+    "slow drip": proxies.drips(0.02),
+    "slow drip of headers": proxies.drips(0.02, headers=True),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_no_fault_loses_an_opening_or_a_clear(through: Alerta, proxy: Proxy, api: Api, name: str, fault: proxies.Fault) -> None:
+    """Two faults on the way to the opening and two on the way to the clear: both arrive, once each in effect."""
+    line = Line(through)
+    first = opened(name)
+    proxy.plan(fault, fault)
+    line.put(first)
+    line.until(line.settled)
+    assert (api.one(first)["severity"], api.one(first)["status"]) == ("major", "open")
+    proxy.plan(fault, fault)
+    line.put(cleared(first))
+    line.until(line.settled)
+    assert (api.one(first)["severity"], api.one(first)["status"]) == ("normal", "closed")
+
+
+def test_a_late_write_does_not_reopen_a_cleared_alert(through: Alerta, proxy: Proxy, api: Api, name: str) -> None:
+    """The lost opening is committed after the clear; the newest state is asserted again and wins."""
+    line = Line(through, replace(QUICK, reassert_s=2.0))
+    first, gate = opened(name), threading.Event()
+    proxy.plan(proxies.zombie(gate))
+    line.put(first)
+    line.deliver()
+    line.put(cleared(first))
+    line.until(lambda: not line.outbox.backlog(line.now_us()))
+    assert api.find(first) == []  # nothing there to clear, but the outcome of the opening is still unknown
+    gate.set()
+    line.until(lambda: api.has_shown(first, "major"))
+    line.until(line.settled)
+    assert (api.one(first)["severity"], api.one(first)["status"]) == ("normal", "closed")
+
+
+def test_a_late_clear_does_not_hide_a_new_attack(through: Alerta, proxy: Proxy, api: Api, name: str) -> None:
+    """The lost clear of the first incident is committed after the second opened; the second stays open."""
+    line = Line(through, replace(QUICK, reassert_s=2.0))
+    first, gate = opened(name), threading.Event()
+    line.put(first)
+    line.until(line.settled)
+    proxy.plan(proxies.zombie(gate))
+    line.put(cleared(first))
+    line.deliver()
+    line.put(opened(name, opened_us=at(300), severity=Severity.CRITICAL))
+    line.until(lambda: bool(api.one(first)["severity"] == "critical"))
+    gate.set()
+    line.until(lambda: api.has_shown(first, "normal"))
+    line.until(line.settled)
+    assert (api.one(first)["severity"], api.one(first)["status"]) == ("critical", "open")
+
+
+def test_a_call_ends_at_its_deadline(alerta: Server, proxy: Proxy, name: str) -> None:
+    """A server that drips one byte at a time cannot hold a sender longer than the time-out of the whole call."""
+    sink = Alerta("soc", proxy.url, alerta.key, timeout_s=0.5)
+    sink.send(opened(name), timeout_s=5)
+    for headers in (False, True):
+        proxy.plan(proxies.drips(0.1, headers=headers))
+        started = time.monotonic()
+        with pytest.raises(SinkUnknown):
+            sink.send(opened(name), timeout_s=5)
+        assert time.monotonic() - started < 1.5
+
+
+def test_the_key_is_in_no_message(alerta: Server, proxy: Proxy, capfd: pytest.CaptureFixture[str], name: str) -> None:
+    """Alerta's 401 echoes the whole key; neither error, nor log, nor repr does."""
+    key = "canary-0123456789-abcdefghijklmnop-ABCDEFG"
+    sink = Alerta("soc", alerta.url, key)
+    with pytest.raises(SinkRejected) as raised:
+        sink.send(opened(name), timeout_s=5)
+    line = Line(Alerta("soc", proxy.url, key))
+    proxy.plan(proxies.echoes_key)
+    line.put(opened(name))
+    line.deliver()
+    (row,) = line.outbox.rows()
+    assert row.state is OutboxState.DEAD
+    out, err = capfd.readouterr()
+    for text in (str(raised.value), repr(raised.value), repr(sink), str(row.last_error), out, err):
+        assert key not in text
+        assert key[7:30] not in text
+
+
+def test_nothing_of_the_environment_is_used(
+    alerta: Server, proxy: Proxy, api: Api, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """ALERTA_* variables, proxies and .netrc neither redirect the alert nor replace the key."""
+    for variable in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(variable, proxy.url)
+    monkeypatch.setenv("ALERTA_ENDPOINT", proxy.url)
+    monkeypatch.setenv("ALERTA_API_KEY", "wrong")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent")
+    assert Alerta("soc", alerta.url, alerta.key).send(opened(name), timeout_s=5).status == "open"
+    assert proxy.seen == []
+
+
+def test_a_redirect_takes_no_key_along(alerta: Server, proxy: Proxy, name: str) -> None:
+    """A 302 to another server is not followed: the key goes where it was meant to go and nowhere else."""
+    with proxies.running(alerta.port) as elsewhere:
+        proxy.plan(proxies.answers(302, head=f"Location: {elsewhere.url}/alert\r\n"))
+        with pytest.raises(SinkUnavailable, match="redirect"):
+            Alerta("soc", proxy.url, alerta.key).send(opened(name), timeout_s=5)
+        assert elsewhere.seen == []
+
+
+def test_a_server_with_unsafe_defaults_is_refused(
+    postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    """No login or open sign-up: alerts wait, with the reason, unless the sink says allow_insecure."""
+    folder = tmp_path_factory.mktemp("unsafe-alerta")
+    server = alerta_server.start(folder, postgres_server, {"AUTH_REQUIRED": False, "SIGNUP_ENABLED": True})
+    try:
+        sink = Alerta("soc", server.url, server.key)
+        with pytest.raises(SinkUnavailable, match=r"AUTH_REQUIRED.*SIGNUP_ENABLED"):
+            sink.send(opened(name), timeout_s=5)
+        assert Alerta("soc", server.url, server.key, allow_insecure=True).send(opened(name), timeout_s=5).status == "open"
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "http://user:pw@127.0.0.1:1", "127.0.0.1:8080", "http://"])
+def test_an_address_that_cannot_be_meant_is_refused(url: str) -> None:
+    """Only http and https with a host, and no user in the address, where it would be logged."""
+    with pytest.raises(SinkRejected):
+        Alerta("soc", url, "k").unsafe()
+
+
+def test_plain_http_to_another_machine_is_refused() -> None:
+    """Without TLS the key could be read on the way; nothing is sent, not even a look at the configuration."""
+    with pytest.raises(SinkUnavailable, match="plain http"):
+        Alerta("soc", "http://192.0.2.1:8080", "k").send(opened(), timeout_s=1)
+
+
+def test_a_heartbeat_is_shown(sink: Alerta, api: Api) -> None:
+    """A heartbeat carries its time-out and what the command line of Alerta needs to alert on it."""
+    sink.beat("marginals", 60)
+    (beat,) = [b for b in api.call("GET", "/heartbeats")["heartbeats"] if b["origin"] == "lanner/marginals"]
+    assert (beat["timeout"], beat["status"]) == (60, "ok")
+
+
+def test_reconciliation_reopens_what_a_late_normal_closed(sink: Alerta, api: Api, name: str) -> None:
+    """A stranger's `normal` on our key differs from what we say, is found by reading back, and is mended."""
+    line = Line(sink)
+    first = opened(name)
+    line.put(first)
+    line.deliver()
+    row = api.one(first)
+    api.call("POST", "/alert", resource=row["resource"], event=row["event"], environment="Production",
+             severity="normal", service=row["service"])  # fmt: skip
+    assert api.one(first)["status"] == "closed"
+    assert pipeline.reconcile(line.outbox, {"soc": sink}, "me", line.now_us()) == {"soc": 1}
+    line.deliver()
+    assert api.one(first)["status"] == "open"
+
+
+def test_a_backlog_is_drained_within_a_minute(sink: Alerta, api: Api, name: str) -> None:
+    """Three hundred alerts leave at more than the 17 a second that a thousand in a minute ask for."""
+    line = Line(sink)
+    started = time.monotonic()
+    line.put(*(opened(f"{name}-{i}") for i in range(300)))
+    line.until(line.settled, 60)
+    took = time.monotonic() - started
+    assert took < 300 / 17
+    assert sink.current(opened(f"{name}-299").alert) is not None
+
+
+def test_openings_are_seen_within_five_seconds(sink: Alerta, name: str) -> None:
+    """At ten alerts a second, nineteen of twenty are accepted within five seconds of being put in the outbox."""
+    line = Line(sink)
+    delays: list[float] = []
+    for i in range(50):
+        put_at = time.monotonic()
+        line.put(opened(f"{name}-{i}", event=Event.ACCESS_ANOMALY))
+        line.deliver()
+        delays.append(time.monotonic() - put_at)
+        time.sleep(max(0.0, 0.1 - delays[-1]))
+    assert line.settled()
+    assert sorted(delays)[int(0.95 * len(delays))] < 5.0
+
+
