@@ -1,0 +1,101 @@
+"""Traffic of a model by window: a surge or a slump."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from detectors import conformal, stats
+from detectors.base import Arrays, Calibration, Detection, Feedback, Measured, State, Streams, Window
+from detectors.conformal import LAMBDAS, MIN_HISTORY, History
+from monitor.model import Event, Family, Subject, Verdict
+
+VERSION: Final = 1
+NAMES: Final = tuple(f"events/{sign}/{lam}" for lam in LAMBDAS for sign in "+-")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Events per window against this model's own traffic.
+
+    Idea: log(1 + events) of a window is ranked against all earlier windows, the hour of the day and the correlation of
+    successive windows removed first. History is learnt from live windows: a reference is often a sample, so its rate
+    says nothing about the log's.
+
+    Math: z_t = Phi^-1(1 - p_t) of the conformal rank; bets exp(lambda (|z| side - kappa) - lambda^2 / 2) on both signs;
+    budget() adds them up (detectors.decide).
+
+    Assumptions: windows of one hour of the day are exchangeable up to AR(1) when nothing changed. Weekly seasons show
+    as variance until the history is long enough to tell hours of the day apart.
+
+    False alarms: a tenth of the model's budget (so one in 300 days by default) when windows are exchangeable; see
+    docs/detectors.md for the measured rate. Below 50 windows of history it learns and cannot alarm.
+
+    Parameters: kappa: tolerated shift of z in standard deviations; keep: windows remembered.
+
+    Reference: Vovk 2021; Shin, Ramdas and Rinaldo 2023.
+
+    >>> Volume().keep
+    1344
+    """
+
+    name: ClassVar[str] = "volume"
+    family: ClassVar[Family] = Family.ANOMALY
+    reads: ClassVar[str] = "windows"
+
+    kappa: float = 0.4
+    keep: int = 1344
+
+    def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
+        """Nothing is taken from the reference; never refused."""
+        return Calibration(self.name, VERSION, reference_hash, {"kappa": self.kappa, "keep": self.keep})
+
+    def measure(self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()) -> Measured:
+        """One detection: |z| against the same hours before. Windows under suspicion are not learnt."""
+        own = state is not None and state.calibration_hash == cal.hash and state.version == VERSION
+        a = state.arrays if own and state is not None else None
+        past = (
+            History(np.asarray(a["values"]), np.asarray(a["inverse_n"]), np.asarray(a["end_us"]))
+            if a is not None
+            else History(np.empty((0, 1), np.float32), np.empty(0), np.empty(0, np.int64))
+        )
+        newest = History(
+            np.array([[np.log1p(window.n)]], dtype=np.float32), np.array([0.0]), np.array([window.end_us], dtype=np.int64)
+        )
+        evidence: dict[str, Any] = {"events": window.n, "history": len(past)}
+        if state is not None and not own:
+            evidence["rebuilt"] = True
+        known: dict[str, Any] = {"statistic": None, "verdict": Verdict.INSUFFICIENT}
+        if len(past) >= MIN_HISTORY:
+            length_us = window.end_us - window.start_us
+            last = History(past.values[-1:], past.inverse_n[-1:], past.end_us[-1:]).plus(newest, 1)
+            if a is not None and len(a["last"]):
+                last = History(np.asarray(a["last"]), np.array([0.0]), np.asarray(a["last_end_us"])).plus(newest, 1)
+            scored = conformal.score(past, last, length_us, stats.seeded(window.model, self.name, cal.hash, window.end_us))
+            z = np.array([scored.z[0], -scored.z[0]])
+            streams = Streams(
+                NAMES, ("volume",) * len(NAMES), np.full(len(NAMES), 1 / len(NAMES)),
+                conformal.bets(z, self.kappa).ravel(), np.tile(z, len(LAMBDAS)),
+            )  # fmt: skip
+            typical = float(np.expm1(np.median(past.values)))
+            evidence["typical"] = round(typical, 1)
+            p = float(min(scored.p[0], 1 - scored.p[0]) * 2)
+            known = {
+                "statistic": float(abs(np.log1p(window.n) - np.median(past.values))), "verdict": Verdict.OK,
+                "p_value": p, "log_e": stats.log_sum_exp(streams.log_e, streams.weight), "streams": streams,
+            }  # fmt: skip
+        else:
+            evidence["reason"] = f"learning: {len(past)} of {MIN_HISTORY} windows"
+        detection = Detection(
+            detector=self.name, family=self.family, event=Event.TRAFFIC_ANOMALY, subject=Subject("model", window.model),
+            window_us=(window.start_us, window.end_us), n=window.n, evidence=evidence, **known,
+        )  # fmt: skip
+        kept = past if feedback.frozen and len(past) >= MIN_HISTORY else past.plus(newest, 1)
+        arrays: Arrays = {
+            "values": kept.values[-self.keep :], "inverse_n": kept.inverse_n[-self.keep :], "end_us": kept.end_us[-self.keep :],
+            "last": newest.values, "last_end_us": newest.end_us,
+        }  # fmt: skip
+        return Measured(State(self.name, VERSION, cal.hash, {}, arrays), [detection])

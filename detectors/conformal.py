@@ -1,0 +1,145 @@
+"""Scores without distributional assumptions: a window's values ranked against the windows before it.
+
+History is a table of values, one row per earlier window. Values are made comparable first: windows of different size
+by their expected variance (rows within a window plus a between-window part estimated from the history), hours of the
+day by their own mean where the history is long enough, successive windows by AR(1) whitening. Then the rank of the
+newest residual, ties broken at random, is a p-value that is exact when windows are exchangeable (Vovk 2021), and
+z = Phi^-1(1 - p) is what detectors bet on: e = exp(lambda (z - kappa) - lambda^2 / 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from detectors.stats import Floats
+from monitor.model import HOUR_US
+
+LAMBDAS: Final = (0.5, 1.0, 1.5, 2.0)
+MIN_HISTORY: Final = 50  # windows before anything may alarm
+DAY_US: Final = 24 * HOUR_US
+SEASON_DAYS: Final = 7  # days of history from which hours of the day are compared with themselves
+MAX_PHI: Final = 0.95
+
+
+@dataclass(frozen=True)
+class History:
+    """Earlier windows, oldest first. values (K, D) float32, NaN where a window had no value; inverse_n (K,) = 1 / rows."""
+
+    values: NDArray[np.float32]
+    inverse_n: Floats
+    end_us: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.end_us)
+
+    def plus(self, other: History, keep: int) -> History:
+        """Both one after the other, the last `keep` windows of `other` only."""
+        return History(
+            np.concatenate([self.values, other.values[-keep:]]),
+            np.concatenate([self.inverse_n, other.inverse_n[-keep:]]),
+            np.concatenate([self.end_us, other.end_us[-keep:]]),
+        )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The newest window against its history. z: signed score, NaN without value; p: share of history at or above."""
+
+    z: Floats
+    p: Floats
+
+
+def score(history: History, window: History, length_us: int, rng: np.random.Generator) -> Scored:
+    """Rank the last row of `window` (one row, or two when the window just before is known) against the history.
+
+    Rows within a window are taken to share one distribution with variance proportional to inverse_n; the columns'
+    values must be on that scale (see `spread`). Exact for exchangeable windows of equal size; otherwise approximate,
+    which is why false-alarm rates are measured (docs/detectors.md).
+    """
+    k = len(history)
+    both = np.concatenate([history.values, window.values]).astype(np.float64)
+    gone = ~np.isfinite(both)
+    center = np.nanmean(np.where(gone[:k], np.nan, both[:k]), axis=0) if k else np.zeros(both.shape[1])
+    both = np.where(gone, center, both) - center
+    ends = np.concatenate([history.end_us, window.end_us])
+    both = _without_season(both, ends, k, length_us)
+    residual = _whitened(both, ends, k, length_us)
+    now, past = residual[-1], residual[:k]
+    above = (past > now).sum(axis=0)
+    same = (past == now).sum(axis=0)
+    p = (above + rng.random(len(now)) * (same + 1)) / (k + 1)
+    z = ndtri(1 - np.clip(p, 1e-9, 1 - 1e-9))
+    return Scored(np.where(gone[-1], np.nan, z), np.where(gone[-1], np.nan, p))
+
+
+def spread(values: Floats, inverse_n: Floats, row_variance: Floats) -> Floats:
+    """Variance between windows beyond what their finite rows explain, per column (method of moments, at least 0)."""
+    known = np.isfinite(values)
+    count = np.maximum(known.sum(axis=0), 1)
+    center = np.where(known, values, 0).sum(axis=0) / count
+    excess = np.where(known, (values - center) ** 2 - row_variance * inverse_n[:, None], 0).sum(axis=0) / count
+    return np.asarray(np.maximum(excess, 0.0), dtype=np.float64)
+
+
+def bets(z: Floats, kappa: float) -> Floats:
+    """Log e-values (len(LAMBDAS), D) of betting that z is above `kappa`; 0 where there is no score."""
+    lam = np.array(LAMBDAS)[:, None]
+    return np.asarray(np.where(np.isfinite(z), lam * (np.nan_to_num(z) - kappa) - lam * lam / 2, 0.0), dtype=np.float64)
+
+
+def _without_season(values: Floats, ends: NDArray[np.int64], k: int, length_us: int) -> Floats:
+    """Subtract what belongs to the hour of the day, shrunk to nothing where hours do not differ.
+
+    A past window is compared with the other days only (leave one out), so that past and new residuals vary alike.
+    """
+    if length_us <= 0 or DAY_US % length_us or length_us >= DAY_US or k == 0:
+        return values
+    slots = DAY_US // length_us
+    if np.ptp(ends[:k]) < SEASON_DAYS * DAY_US:
+        return values
+    slot = ends // length_us % slots
+    size = np.bincount(slot[:k], minlength=slots).astype(np.float64)
+    total = np.zeros((slots, values.shape[1]))
+    np.add.at(total, slot[:k], values[:k])
+    mean = total / np.maximum(size, 1)[:, None]
+    seen = size >= 3
+    if seen.sum() < 2:
+        return values
+    inner = values[:k] - mean[slot[:k]]
+    noise = (inner**2).sum(axis=0) / max(1.0, k - seen.sum())
+    between = np.average(mean[seen] ** 2, axis=0, weights=size[seen])
+    expected = noise * np.average(1 / size[seen], weights=size[seen])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shrink = np.where(between > 2 * expected, 1 - expected / between, 0.0)  # below twice its noise it is noise
+    profile = np.where(seen[:, None], mean, 0.0) * shrink
+    out: Floats = values - profile[slot]
+    m = np.maximum(size[slot[:k]], 2)[:, None]
+    left_out = values[:k] - shrink * (m * mean[slot[:k]] - values[:k]) / (m - 1)
+    out[:k] = np.where(seen[slot[:k]][:, None], left_out, values[:k])
+    return out
+
+
+def _whitened(values: Floats, ends: NDArray[np.int64], k: int, length_us: int) -> Floats:
+    """Residuals of an AR(1) whose coefficient comes from the history, 0 where it is within noise (2 / sqrt(k)).
+
+    A window whose predecessor is unknown keeps its value, scaled to the residuals' variance.
+    """
+    if len(values) < 2 or k < MIN_HISTORY:
+        return values
+    follows = np.concatenate([[False], np.diff(ends) == length_us])
+    pairs = np.flatnonzero(follows[:k])
+    if len(pairs) < MIN_HISTORY:
+        return values
+    before, after = values[pairs - 1], values[pairs]
+    power = (before**2).mean(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        phi = np.where(power > 0, (before * after).mean(axis=0) / power, 0.0)
+    phi = np.where(phi > 2 / np.sqrt(k), np.minimum(phi, MAX_PHI), 0.0)
+    out = values * np.sqrt(1 - phi**2)
+    out[1:] = np.where(follows[1:, None], values[1:] - phi * values[:-1], out[1:])
+    return np.asarray(np.where(phi > 0, out, values), dtype=np.float64)

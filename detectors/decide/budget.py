@@ -1,0 +1,285 @@
+"""One false-alarm budget per model over everything that is judged by windows.
+
+Each detection brings e-values of many bets (Streams). Per bet runs M_t = (M_{t-1} + 1) e_t; a weighted sum of such
+e-detectors is one again, so an alarm at level L comes at most once in L windows on average when nothing is wrong,
+however many features and bets share it (Shin, Ramdas and Rinaldo 2023). Events that answer different questions have
+lanes of their own (drift, traffic) that split the budget, and so have window lengths.
+
+While an incident is open, a second e-detector per named feature tests "the shift is still at least half of its size at
+the alarm": bet exp(-h z + h h / 2) with h half of that size, level 100, at least three windows on the way to it. A feature that came
+back leaves by update; when none is left the incident clears and the lane starts afresh.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from detectors import stats
+from detectors.base import Detection, Feedback, State, Streams
+from detectors.decide.made import Decided
+from monitor.model import SECOND_US, Alert, Decision, Event, Family, Subject, finite, rfc3339
+
+VERSION: Final = 1
+MIN_BLAME: Final = 0.05  # features with this share of the evidence are named
+RETURN_LEVEL: Final = 100.0
+RETURN_WINDOWS: Final = 3
+MIN_SHIFT: Final = 0.6  # half of it is the smallest shift, in sd between windows, that the return test can tell from none
+SUSPECT_SHARE: Final = 0.1  # from this part of the level on nothing is learnt from the windows
+LANES: Final[Mapping[Event, tuple[str, float]]] = {  # event of a detection -> its lane, the lane's part of the budget
+    Event.FEATURE_DRIFT: ("drift", 0.9),
+    Event.PREDICTION_DRIFT: ("drift", 0.9),
+    Event.TRAFFIC_ANOMALY: ("traffic", 0.1),
+}
+OUTPUTS: Final = ("prediction", "score:")  # blame that speaks of the model's answers
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """rate_per_s: false alarms that one model may cost, over all lanes. lengths: how many window lengths share it."""
+
+    rate_per_s: float
+    lengths: int = 1
+
+    @classmethod
+    def derive(cls, rate_per_s: float, windows_us: Sequence[int]) -> BudgetSettings:
+        """Settings from the configured budget and the window lengths of the model's monitors.
+
+        >>> BudgetSettings.derive(1 / (30 * 86400), [3_600_000_000, 3_600_000_000]).lengths
+        1
+        """
+        return cls(rate_per_s, max(1, len(set(windows_us))))
+
+    def log_level(self, share: float, length_us: int) -> float:
+        """Natural log of the windows between false alarms that a lane with this share of the budget may have.
+
+        >>> round(math.exp(BudgetSettings(1 / (30 * 86400)).log_level(1.0, 3600 * 1_000_000)))
+        720
+        """
+        return math.log(max(1.0, self.lengths / (self.rate_per_s * length_us / SECOND_US * share)))
+
+
+@dataclass
+class _Lane:
+    """Running evidence of one event lane at one window length. `names` says which bet each array place belongs to."""
+
+    key: str
+    names: tuple[str, ...]
+    blame: tuple[str, ...]
+    log_m: np.ndarray[Any, np.dtype[np.float64]]
+    climb: np.ndarray[Any, np.dtype[np.float64]]  # CUSUM of log e, for the onset
+    z_sum: np.ndarray[Any, np.dtype[np.float64]]
+    z_n: np.ndarray[Any, np.dtype[np.int64]]
+    onset_us: np.ndarray[Any, np.dtype[np.int64]]
+    named: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # event -> features of its open incident
+
+    @classmethod
+    def fresh(cls, key: str, streams: Streams) -> _Lane:
+        k = len(streams.names)
+        zero = np.zeros(k)
+        return cls(key, streams.names, streams.blame, np.full(k, -np.inf), zero, zero.copy(), np.zeros(k, np.int64), np.zeros(k, np.int64))
+
+    @classmethod
+    def load(cls, key: str, meta: Mapping[str, Any], state: State) -> _Lane:
+        a = {part: np.array(state.arrays[f"{key}/{part}"]) for part in ("log_m", "climb", "z_sum", "z_n", "onset_us")}
+        named = {e: [dict(f) for f in features] for e, features in meta["named"].items()}
+        return cls(key, tuple(meta["names"]), tuple(meta["blame"]), **a, named=named)
+
+    def step(self, streams: Streams, start_us: int) -> None:
+        """One window's bets on every bet that is not about a named feature."""
+        free = self.free()
+        log_e = np.where(free, streams.log_e, 0.0)
+        grown = np.logaddexp(self.log_m, 0.0) + log_e
+        bets = streams.log_e != 0.0  # a bet without score stands still
+        self.log_m = np.where(free & bets, grown, np.where(free, self.log_m, -np.inf))
+        begins = (self.climb <= 0) & bets
+        self.onset_us = np.where(begins, start_us, self.onset_us)
+        z = np.nan_to_num(streams.z)
+        self.z_sum = np.where(begins, z, self.z_sum + np.where(bets, z, 0.0))
+        self.z_n = np.where(begins, 1, self.z_n + bets)
+        self.climb = np.maximum(self.climb, 0.0) + streams.log_e
+
+    def free(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        taken = {f["name"] for features in self.named.values() for f in features}
+        return np.array([b not in taken for b in self.blame]) if taken else np.ones(len(self.blame), dtype=bool)
+
+    def restart(self) -> None:
+        self.log_m[:] = -np.inf
+        self.climb[:] = 0.0
+
+
+def budget(
+    state: State | None,
+    detections: Sequence[Detection],
+    open: Sequence[Alert],
+    settings: BudgetSettings,
+    model: str,
+    judge_us: int,
+) -> Decided:
+    """Decide over all window detections of one window end.
+
+    `open` are the alerts open just before, including those that earlier calls opened; an incident that is gone from it
+    was closed by a person, and its lane starts afresh. Decisions are dated `judge_us` and only made when something
+    changes: an incident opens, its features change, it ends. Feedback: frozen while anything is open or nearly so,
+    restart when an incident ended in this call.
+    """
+    lanes = {} if state is None or state.version != VERSION else {k: _Lane.load(k, m, state) for k, m in state.meta["lanes"].items()}
+    alive = {a.event.value for a in open if a.subject.kind == "model"}
+    decisions: list[Decision] = []
+    restart = False
+    for lane in lanes.values():  # closed elsewhere
+        gone = [e for e in lane.named if e not in alive]
+        for e in gone:
+            del lane.named[e]
+        if gone:
+            lane.restart()
+            restart = True
+    for d in detections:
+        if d.streams is None or d.event not in LANES:
+            continue
+        name, share = LANES[d.event]
+        length_us = d.window_us[1] - d.window_us[0]
+        key = f"{name}:{d.detector}:{length_us}"
+        if key not in lanes or lanes[key].names != d.streams.names:
+            lanes[key] = _Lane.fresh(key, d.streams)
+        lane = lanes[key]
+        log_level = settings.log_level(share, length_us)
+        for event, left in _returned(lane, d.streams).items():
+            decisions.append(_decision(lanes, event, d, model, judge_us, left=left))
+            if event.value not in lane.named:
+                lane.restart()
+                restart = True
+        lane.step(d.streams, d.window_us[0])
+        crossed, log_e = _crossed(lane, d, log_level)
+        if crossed is not None:
+            decisions.append(_decision(lanes, crossed, d, model, judge_us, log_e=log_e, log_level=log_level))
+    held = {e for lane in lanes.values() for e in lane.named}
+    decisions += _orphans(open, held, {x.event.value for x in decisions}, detections, model, judge_us)
+    return Decided(_save(lanes), decisions, Feedback(frozen=_frozen(lanes, settings), restart=restart))
+
+
+def _crossed(lane: _Lane, d: Detection, log_level: float) -> tuple[Event | None, float]:
+    """Name the features that carry the evidence once it reaches the level: the event they make, and the evidence."""
+    assert d.streams is not None
+    parts = lane.log_m + np.log(np.maximum(d.streams.weight, 1e-300))
+    total = stats.log_sum_exp(parts)
+    if total < log_level:
+        return None, total
+    shares = stats.blame(lane.blame, parts)
+    event = d.event
+    if event is Event.FEATURE_DRIFT and sum(s for n, s in shares.items() if n.startswith(OUTPUTS)) >= 0.5:
+        event = Event.PREDICTION_DRIFT
+    features = lane.named.setdefault(event.value, [])
+    for feature, share in shares.items():
+        if share < MIN_BLAME:
+            continue
+        own = [i for i, b in enumerate(lane.blame) if b == feature]
+        lead = own[int(np.argmax(parts[own]))]
+        shift = max(MIN_SHIFT, lane.z_sum[lead] / max(1, lane.z_n[lead]))
+        features.append(
+            {
+                "name": feature, "share": float(share), "bet": lane.names[lead], "h": float(shift / 2), "log_m": -math.inf,
+                "windows": 0, "onset_us": int(lane.onset_us[lead]), "log_e": float(stats.log_sum_exp(parts[own])),
+            }
+        )  # fmt: skip
+        lane.log_m[own] = -np.inf
+    return event, total
+
+
+def _returned(lane: _Lane, streams: Streams) -> dict[Event, list[dict[str, Any]]]:
+    """Test each named feature for return and take those that did from the lane: by event, those that left."""
+    place = {n: i for i, n in enumerate(lane.names)}
+    gone: dict[Event, list[dict[str, Any]]] = {}
+    for event, features in list(lane.named.items()):
+        for f in features:
+            z, h = float(streams.z[place[f["bet"]]]), f["h"]
+            if math.isfinite(z):
+                f["log_m"] = float(np.logaddexp(f["log_m"], 0.0)) - h * z + h * h / 2
+                f["windows"] = f["windows"] + 1 if f["log_m"] > 0 else 0
+        left = [f for f in features if f["log_m"] >= math.log(RETURN_LEVEL) and f["windows"] >= RETURN_WINDOWS]
+        if left:
+            gone[Event(event)] = left
+            lane.named[event] = [f for f in features if f not in left]
+            if not lane.named[event]:
+                del lane.named[event]
+    return gone
+
+
+def _decision(
+    lanes: Mapping[str, _Lane],
+    event: Event,
+    d: Detection,
+    model: str,
+    judge_us: int,
+    *,
+    left: Sequence[Mapping[str, Any]] = (),
+    log_e: float | None = None,
+    log_level: float | None = None,
+) -> Decision:
+    """The incident as all lanes see it now; over when none names a feature any more (then it tells what it was about)."""
+    held = [f for lane in lanes.values() for f in lane.named.get(event.value, ())]
+    features = sorted(held or left, key=lambda f: (-f["share"], f["name"]))
+    total = sum(f["share"] for f in features) or 1.0
+    evidence: dict[str, Any] = {
+        "detectors": [{"name": d.detector, "log_e": finite(stats.log_sum_exp(np.array([f["log_e"] for f in features])))}],
+        "onset": rfc3339(min(f["onset_us"] for f in features)),
+        "bets": {f["name"]: f["bet"].rsplit("/", 1)[0] for f in features},
+    }
+    if event is not Event.TRAFFIC_ANOMALY:
+        evidence["features"] = [{"name": f["name"], "share": finite(f["share"] / total)} for f in features]
+    if left:
+        evidence["returned"] = sorted(f["name"] for f in left)
+    if not held:
+        evidence["reason"] = "returned"
+    return Decision(
+        model=model, event=event, family=d.family, subject=Subject("model", model), firing=bool(held), time_us=judge_us,
+        window_us=d.window_us, detector=d.detector, statistic=finite(d.statistic), threshold=finite(log_level),
+        p_value=finite(d.p_value), log_e=finite(log_e), n=d.n, evidence=evidence,
+    )  # fmt: skip
+
+
+def _orphans(
+    open: Sequence[Alert],
+    held: set[str],
+    decided: set[str],
+    detections: Sequence[Detection],
+    model: str,
+    judge_us: int,
+) -> list[Decision]:
+    """End incidents that the amended state knows nothing of (late rows took their evidence away)."""
+    lanes_events = {e.value for e in LANES}
+    ends = []
+    for a in open:
+        if a.event.value in lanes_events and a.event.value not in held | decided and a.subject == Subject("model", model):
+            window = detections[0].window_us if detections else a.window_us
+            ends.append(
+                Decision(
+                    model=model, event=a.event, family=Family(a.family), subject=a.subject, firing=False, time_us=judge_us,
+                    window_us=window, detector=a.detector, evidence={**a.evidence, "reason": "amended"},
+                )
+            )  # fmt: skip
+    return ends
+
+
+def _frozen(lanes: Mapping[str, _Lane], settings: BudgetSettings) -> bool:
+    """Whether the baseline must not move: an incident is open, or evidence has come near the level."""
+    for lane in lanes.values():
+        length_us = int(lane.key.rsplit(":", 1)[1])
+        share = next(s for n, s in LANES.values() if n == lane.key.split(":", 1)[0])
+        near = settings.log_level(share, length_us) + math.log(SUSPECT_SHARE)
+        if lane.named or (len(lane.log_m) and float(lane.log_m.max()) - math.log(len(lane.log_m)) >= near):
+            return True
+    return False
+
+
+def _save(lanes: Mapping[str, _Lane]) -> State:
+    arrays, meta = {}, {}
+    for key, lane in sorted(lanes.items()):
+        meta[key] = {"names": list(lane.names), "blame": list(lane.blame), "named": lane.named}
+        for part in ("log_m", "climb", "z_sum", "z_n", "onset_us"):
+            arrays[f"{key}/{part}"] = getattr(lane, part)
+    return State("budget", VERSION, "", {"lanes": meta}, arrays)

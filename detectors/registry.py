@@ -1,0 +1,21 @@
+"""Every detector there is, by name. Adding one: its file, its line here, its row in tests/contract/test_detectors.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from detectors.anomaly.queries import Queries
+from detectors.anomaly.volume import Volume
+from detectors.drift.marginals import Marginals
+from detectors.quality.missing import Missing
+
+REGISTRY: Final[Mapping[str, type[Any]]] = {
+    Marginals.name: Marginals,
+    Missing.name: Missing,
+    Queries.name: Queries,
+    Volume.name: Volume,
+}
+
+DEFAULTS: Final[tuple[str, ...]] = tuple(REGISTRY)
+"""Detectors that a model gets without naming any: all that need no parameters."""

@@ -1,0 +1,203 @@
+"""What query-pattern detectors share: rows as small codes, how surprising a resemblance is, and bets on flags.
+
+A row becomes one code per feature (quantile bin of the reference, known category, other, missing) and one 16-bit mark
+per feature (a hash of the exact value). Codes tell how near two rows are, marks in how many fields they differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from detectors.stats import Floats
+
+LEVELS: Final = 64  # quantile bins of a number; categories that keep a code
+OTHER: Final = LEVELS  # a category outside them
+MISSING: Final = LEVELS + 1
+CODES: Final = LEVELS + 2
+BLOCK: Final = 64  # rows compared at once
+RATES: Final = (0.3, 0.6, 0.95)  # shares of flagged events that bets are made on, besides just above the tolerated rate
+
+Codes = NDArray[np.uint8]
+Marks = NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Feature values of n rows. numbers (n, numeric) with NaN for missing; words: per categorical feature the index of
+    each row's value in `vocabulary`, -1 for missing; hashes (n, features): 64 bits per exact value, 0 for missing.
+    """
+
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
+    numbers: Floats
+    words: NDArray[np.int64]
+    vocabulary: tuple[tuple[str, ...], ...]
+    hashes: NDArray[np.uint64]
+
+    @property
+    def n(self) -> int:
+        return len(self.hashes)
+
+    @classmethod
+    def of(cls, rows: pa.Table, numeric: Sequence[str], categorical: Sequence[str]) -> Frame:
+        """Feature columns of a log table; a column that is absent is missing in every row."""
+        n = rows.num_rows
+        numbers = np.full((n, len(numeric)), np.nan)
+        words = np.full((n, len(categorical)), -1, dtype=np.int64)
+        hashes = np.zeros((n, len(numeric) + len(categorical)), dtype=np.uint64)
+        vocabulary: list[tuple[str, ...]] = []
+        for j, name in enumerate(numeric):
+            column = _column(rows, f"feature:{name}")
+            if column is None:
+                continue
+            x = pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False) + 0.0  # -0.0 is 0.0
+            numbers[:, j] = x
+            hashes[:, j] = np.where(np.isnan(x), np.uint64(0), _mix(x.view(np.uint64)) | np.uint64(1))
+        for j, name in enumerate(categorical):
+            column = _column(rows, f"feature:{name}")
+            if column is None:
+                vocabulary.append(())
+                continue
+            if not pa.types.is_dictionary(column.type):
+                column = pc.dictionary_encode(column)
+            values = tuple(str(v) for v in column.dictionary.to_pylist())
+            words[:, j] = pc.fill_null(column.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+            digests = [int.from_bytes(hashlib.blake2b(v.encode(), digest_size=8).digest(), "little") | 1 for v in values]
+            known = np.array([*digests, 0], dtype=np.uint64)  # place -1: missing
+            hashes[:, len(numeric) + j] = known[words[:, j]]
+            vocabulary.append(values)
+        return cls(tuple(numeric), tuple(categorical), numbers, words, tuple(vocabulary), hashes)
+
+    def take(self, rows: NDArray[np.int64]) -> Frame:
+        """Some of the rows, in the order given."""
+        return Frame(self.numeric, self.categorical, self.numbers[rows], self.words[rows], self.vocabulary, self.hashes[rows])
+
+    def marks(self) -> Marks:
+        """16 bits per value: two rows differ in a field where their marks differ (but for one chance in 65,536)."""
+        return (self.hashes >> np.uint64(48)).astype(np.uint16)
+
+    def whole(self) -> NDArray[np.uint64]:
+        """One hash per row: equal for exact repeats."""
+        odd = _mix(np.arange(1, self.hashes.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
+        return np.asarray(_mix((self.hashes * odd).sum(axis=1, dtype=np.uint64)), dtype=np.uint64)
+
+
+def _column(rows: pa.Table, name: str) -> pa.Array | None:
+    if name not in rows.column_names or pa.types.is_null(rows.schema.field(name).type):
+        return None
+    return rows[name].combine_chunks()
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finisher: every bit of the result depends on every bit of x."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> np.uint64(31)), dtype=np.uint64)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How rows become codes. edges (numeric, LEVELS - 1), padded with inf; words: kept categories per feature."""
+
+    edges: Floats
+    words: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def fit(cls, frame: Frame) -> Encoder:
+        """Quantile edges of each number, the most frequent LEVELS categories."""
+        edges = np.full((len(frame.numeric), LEVELS - 1), np.inf)
+        for j in range(len(frame.numeric)):
+            x = frame.numbers[:, j]
+            x = x[np.isfinite(x)]
+            if len(x):
+                values = np.unique(x)
+                cuts = values[1:] if len(values) <= LEVELS else np.unique(np.quantile(x, np.linspace(0, 1, LEVELS + 1)[1:-1]))
+                edges[j, : len(cuts)] = cuts
+        words = []
+        for j, vocabulary in enumerate(frame.vocabulary):
+            counts = np.bincount(frame.words[frame.words[:, j] >= 0, j], minlength=len(vocabulary))
+            order = sorted(range(len(vocabulary)), key=lambda i, c=counts: (-int(c[i]), vocabulary[i]))[:LEVELS]  # type: ignore[misc]
+            words.append(tuple(vocabulary[i] for i in order if counts[i]))
+        return cls(edges, tuple(words))
+
+    def codes(self, frame: Frame) -> Codes:
+        """(n, features) uint8."""
+        out = np.full((frame.n, len(frame.numeric) + len(frame.categorical)), MISSING, dtype=np.uint8)
+        for j in range(len(frame.numeric)):
+            x = frame.numbers[:, j]
+            code = np.searchsorted(self.edges[j], x, side="right")
+            out[:, j] = np.where(np.isfinite(x), code, MISSING)
+        for j, vocabulary in enumerate(frame.vocabulary):
+            place = {w: i for i, w in enumerate(self.words[j])}
+            known = np.array([*(place.get(w, OTHER) for w in vocabulary), MISSING], dtype=np.uint8)
+            out[:, len(frame.numeric) + j] = known[frame.words[:, j]]
+        return out
+
+
+def surprise(codes: Codes, numeric: int) -> NDArray[np.float32]:
+    """Bits of resemblance per pair of codes, (features, CODES, CODES): -log2 of the chance that a reference value comes as near.
+
+    Equal rare values say much, equal common ones little; for numbers nearness is the reference mass between the two.
+    Different categories and unknown ones say nothing.
+    """
+    n, features = codes.shape
+    table = np.zeros((features, CODES, CODES), dtype=np.float32)
+    for f in range(features):
+        mass = np.bincount(codes[:, f], minlength=CODES) / max(1, n)
+        with np.errstate(divide="ignore"):
+            own = -np.log2(np.maximum(mass, 1 / max(2, n)))
+        if f >= numeric:
+            np.fill_diagonal(table[f], own)
+            table[f, OTHER, OTHER] = 0.0
+        else:
+            total = np.concatenate([[0.0], np.cumsum(mass[:LEVELS])])
+            i = np.arange(LEVELS)
+            gap = np.abs(i[:, None] - i[None, :])
+            inside = total[np.minimum(i[:, None] + gap, LEVELS - 1) + 1] - total[np.maximum(i[:, None] - gap, 0)]
+            inside = np.maximum(np.maximum(inside, inside.T), 1 / max(2, n))
+            table[f, :LEVELS, :LEVELS] = -np.log2(np.minimum(inside, 1.0))
+            table[f, MISSING, MISSING] = own[MISSING]
+    return np.minimum(table, np.float32(np.log2(LEVELS)))
+
+
+def resemblance(table: NDArray[np.float32], a: Codes, b: Codes) -> NDArray[np.float32]:
+    """Bits for every pair of rows of a (k, F) and b (m, F): shape (k, m)."""
+    out = np.zeros((len(a), len(b)), dtype=np.float32)
+    for f in range(a.shape[1]):
+        out += table[f][a[:, f]].take(b[:, f], axis=1)
+    return out
+
+
+def differing(a: Marks, b: Marks) -> NDArray[np.int16]:
+    """In how many fields each pair of rows differs: shape (k, m)."""
+    out = np.zeros((len(a), len(b)), dtype=np.int16)
+    for f in range(a.shape[1]):
+        out += a[:, f, None] != b[None, :, f]
+    return out
+
+
+def tolerated(rho: float) -> tuple[float, ...]:
+    """Rates that a mixture bets on: one just above the tolerated rate `rho`, and RATES.
+
+    >>> tolerated(0.02)
+    (0.09, 0.3, 0.6, 0.95)
+    """
+    return (min(2 * rho + 0.05, 0.5), *RATES)
+
+
+def bernoulli_bets(flag: NDArray[np.bool_], rho: float) -> Floats:
+    """Log e-values (n, 4) against "at most a share rho of the events is flagged": log of (r/rho)^F ((1-r)/(1-rho))^(1-F).
+
+    Each is an e-value as long as a flag comes with probability rho or less whatever came before.
+    """
+    r = np.array(tolerated(rho))
+    hit, miss = np.log(r / rho), np.log((1 - r) / (1 - rho))
+    return np.where(flag[:, None], hit, miss)
