@@ -42,7 +42,7 @@ def psi(reference: NDArray[np.int64], current: NDArray[np.int64], smoothing: flo
     bins * (1/n + 1/m)), so it says how large a change is, never whether there is one.
 
     >>> psi(np.array([50, 50]), np.array([50, 50])), round(psi(np.array([50, 50]), np.array([90, 10])), 3)
-    (0.0, 0.863)
+    (0.0, 0.853)
     """
     p, q = smoothed(reference, smoothing), smoothed(current, smoothing)
     return float(np.sum((q - p) * np.log(q / p)))
