@@ -225,13 +225,14 @@ def _due_lanes(conn: sa.Connection, now_us: int, sinks: Sequence[str] | None, li
 
 def _lanes(conn: sa.Connection, lanes: Iterable[str]) -> dict[str, list[LaneRow]]:
     """The rows of some lanes as the rule sees them."""
-    clears = outbox.c.body["action"].as_string() == Action.CLEAR.value
-    columns = (outbox.c.lane, outbox.c.row_id, outbox.c.ordinal, outbox.c.state, clears.label("clears"),
+    # The whole body, not a path into it: PostgreSQL fails on a path when a name from a log holds NUL.
+    columns = (outbox.c.lane, outbox.c.row_id, outbox.c.ordinal, outbox.c.state, outbox.c.body,
                outbox.c.attempts, outbox.c.next_try_us, outbox.c.lease_until_us)  # fmt: skip
     query = sa.select(*columns).where(outbox.c.lane.in_(list(lanes)), outbox.c.state.in_(_LOOKED_AT))
     found: dict[str, list[LaneRow]] = {}
     for r in conn.execute(query):
-        row = LaneRow(r.row_id, r.ordinal, OutboxState(r.state), bool(r.clears), r.attempts, r.next_try_us, r.lease_until_us)
+        clears = r.body["action"] == Action.CLEAR.value
+        row = LaneRow(r.row_id, r.ordinal, OutboxState(r.state), clears, r.attempts, r.next_try_us, r.lease_until_us)
         found.setdefault(r.lane, []).append(row)
     return found
 

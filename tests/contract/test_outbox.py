@@ -100,6 +100,15 @@ def test_a_row_goes_out_once(box: Box) -> None:
     assert box.states() == {"p1": ["sent"]}
 
 
+def test_a_hostile_name_passes_like_any_other(box: Box) -> None:
+    """NUL, markup and escapes in a name from a log neither stop the lane nor change the name."""
+    first = opened("p<b>\x00\x1b'\"")
+    box.put(first, updated(first))
+    (row,) = lease(box)
+    assert row.transition.alert.subject == first.alert.subject
+    assert settle(box, row, OutboxState.SENT)
+
+
 def test_one_sender_at_a_time(box: Box) -> None:
     """A leased lane is closed to others, also for newer states, until it is settled, given back or its lease ends."""
     first = opened()

@@ -175,7 +175,7 @@ def test_nothing_is_cleared_that_is_not_open() -> None:
 
 def test_an_attack_absorbs_the_earlier_access_anomaly() -> None:
     """Access anomalies of a principal end in its attack incident, and later ones are added to it."""
-    access = {"event": Event.ACCESS_ANOMALY, "family": Family.ACCESS, "detector": "access"}
+    access: dict[str, Any] = {"event": Event.ACCESS_ANOMALY, "family": Family.ACCESS, "detector": "access"}
     line = Timeline()
     line.tick(attack(10, **access))
     line.tick(attack(20))
@@ -191,6 +191,7 @@ def test_an_attack_absorbs_the_earlier_access_anomaly() -> None:
 
 def test_a_cluster_absorbs_its_principals() -> None:
     """Members' own incidents are absorbed when the cluster opens or grows, and open no more."""
+
     def cluster(seconds: float, *members: str) -> Decision:
         return attack(seconds, subject=Subject("cluster", "c1"), evidence={"principals": list(members), "queries": 100})
 
@@ -216,7 +217,9 @@ def test_results_do_not_depend_on_where_ticks_fall(seed: int) -> None:
         firing = rng.random() < 0.6
         if kind == "drift":
             names = rng.sample(["a", "b", "c"], rng.randint(1, 2))
-            decisions.append(drift(second, firing=firing, evidence={"features": [{"name": n, "share": 0.5} for n in names]}))
+            decisions.append(
+                drift(second, firing=firing, evidence={"features": [{"name": n, "share": 0.5} for n in names]})
+            )
         elif kind == "attack":
             decisions.append(attack(second, rng.choice(["p1", "p2"]), firing=firing, queries=second))
         elif kind == "traffic":
