@@ -15,6 +15,7 @@ from alerts.techniques import table, techniques
 from alerts.text import duration, number, shown
 from monitor.model import Event, Family, Subject
 from tests.alerting import alert, attack, opened
+from tests.servers import ROOT
 
 HOSTILE = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><svg/onload=alert(1)>', "{{7*7}}", "javascript:alert(1)",
@@ -25,7 +26,9 @@ HOSTILE = [
 
 def harmless(text: str) -> bool:
     """No markup, no control, format or surrogate character."""
-    return not set(text) & set("<>&\"'`$={}") and not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in text)
+    return not set(text) & set("<>&\"'`$={}") and not any(
+        unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in text
+    )
 
 
 @pytest.mark.parametrize("word", HOSTILE)
@@ -110,3 +113,13 @@ def test_a_payload_carries_no_state_in_its_tags_and_no_id() -> None:
     assert not any("." in key or "$" in key for key in sent["attributes"])
     assert payload(opened(event=Event.FEATURE_DRIFT, subject="m"))["timeout"] >= 3600
     assert Subject("principal", "p1") == opened("p1").alert.subject
+
+
+@pytest.mark.parametrize("event", list(Event))
+def test_every_event_has_a_runbook(event: Event) -> None:
+    """A runbook per event, with questions, reversible first actions and how it ends, linked from the alerts page."""
+    page = (ROOT / "docs" / "runbooks" / f"{event.value}.md").read_text(encoding="utf-8")
+    assert [line for line in page.splitlines() if line.startswith("#")] == [
+        f"# {event.value}", "## Ask", "## First actions (reversible)", "## End",
+    ]  # fmt: skip
+    assert f"(runbooks/{event.value}.md)" in (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
