@@ -324,9 +324,9 @@ def _floats(rows: pa.Table, column: str) -> NDArray[np.float64]:
     """A numeric column with NaN for missing; all NaN when it is absent."""
     if column not in rows.column_names or pa.types.is_null(rows.schema.field(column).type):
         return np.full(rows.num_rows, np.nan)
-    values = rows[column].cast(pa.float64())
-    x = values.to_numpy(zero_copy_only=False) if not values.null_count else values.fill_null(np.nan).to_numpy(zero_copy_only=False)
-    return np.asarray(x, dtype=np.float64)
+    values = rows[column]
+    values = values if values.type == pa.float64() else values.cast(pa.float64())
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)  # nulls read as NaN
 
 
 def _fit_number(name: str, column: str, x: NDArray[np.float64], max_bins: int) -> Binned:

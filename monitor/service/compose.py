@@ -41,6 +41,10 @@ class Service:
     sinks_for: Callable[[Transition], Sequence[str]]  # names of the sinks that a transition goes to
     live: dict[str, LiveModel] = field(default_factory=dict)
 
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
     def publisher(self) -> Publisher:
         return Publisher(self.engine, self.root / "events", self.owner)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from alerts import lifecycle
 from detectors import decide
 from detectors.base import Detection, Evidence, Measured, State
-from detectors.profile import Profile
+from detectors.profile import Coded, Profile
 from monitor import telemetry
 from monitor.model import Decision, Event, Family, Subject, Verdict
 from monitor.service.due import Due, due
@@ -58,12 +59,13 @@ class Judge:
             work.first_us = int(seen[0]) if len(seen) else None
         high = np.maximum.accumulate(np.maximum(trusted, work.high_us))
         clock = high if ceiling_us is None else np.minimum(high, ceiling_us)
+        coded = self.watched.bins.code(table)
         start = 0
         while start < len(times):
             ripe = self._next_due_us(work)
             stop = len(times) if ripe is None else max(int(np.searchsorted(clock, ripe)), start)
             if stop > start:
-                self._feed(work, table.slice(start, stop - start), high[start:stop])
+                self._feed(work, table.slice(start, stop - start), coded.part(start, stop), high[start:stop])
             if stop < len(times):
                 self.judge(work, int(clock[stop]))
             start = stop
@@ -102,12 +104,12 @@ class Judge:
             ends.append((work.first_us // m.window_us * m.window_us if last is None else last) + m.window_us)
         return min(ends) + self.watched.lateness_us if ends else None
 
-    def _feed(self, work: Work, table: pa.Table, high: NDArray[np.int64]) -> None:
+    def _feed(self, work: Work, table: pa.Table, coded: Coded, high: NDArray[np.int64]) -> None:
         """Rows that close no window: silence before them, counts, per-principal evidence, decisions in time order."""
         self._gaps(work, high)
         work.high_us = int(high[-1])
         work.rows_since_snapshot += table.num_rows
-        self._count(work, table)
+        self._count(work, table, coded)
         self.follow(work, Stretch(self.watched.name, int(high[0]), int(high[-1]), table))
 
     def follow(self, work: Work, window: Stretch) -> None:
@@ -156,23 +158,21 @@ class Judge:
                     self._measure(work, m, TimeWindow(self.watched.name, last, last, None, 0, _no_rows, _no_labels)),
                 )
 
-    def _count(self, work: Work, table: pa.Table) -> None:
+    def _count(self, work: Work, table: pa.Table, coded: Coded) -> None:
         """Add rows to the counts of their buckets; a judged bucket is amended and its state re-run before the next window."""
-        bins, size = self.watched.bins, self.watched.bucket_us
-        times = table.column("event_time").to_numpy()
-        bucket = times // size * size
+        size = self.watched.bucket_us
+        bucket = table.column("event_time").to_numpy() // size * size
         judged = min(work.last_end.values(), default=NEVER)
-        order = None if np.all(bucket[:-1] <= bucket[1:]) else np.argsort(bucket, kind="stable")
-        if order is not None:
-            table, bucket = table.take(pa.array(order)), bucket[order]
+        if not np.all(bucket[:-1] <= bucket[1:]):
+            order = np.argsort(bucket, kind="stable")
+            bucket, coded = bucket[order], coded.take(order)
         starts, first = np.unique(bucket, return_index=True)
-        for start, a, b in zip(starts.tolist(), first, [*first[1:], len(bucket)], strict=True):
-            counted = bins.count(table.slice(int(a), int(b - a)))
-            known = self._bucket(work, start)
+        for start, (a, b) in zip(starts.tolist(), pairwise([*first.tolist(), len(bucket)]), strict=True):
+            counted, known = coded.count(a, b), self._bucket(work, start)
             work.profiles[start] = counted if known is None else known.merge(counted)
             work.touched.add(start)
             if start < judged:
-                telemetry.count("late_rows_total", int(b - a), model=self.watched.name)
+                telemetry.count("late_rows_total", b - a, model=self.watched.name)
                 work.late_us = start if work.late_us is None else min(work.late_us, start)
 
     def _bucket(self, work: Work, start: int) -> Profile | None:
@@ -180,7 +180,7 @@ class Judge:
             body = self.stored(start, start + 1).get(start)
             if body is None:
                 return None
-            work.profiles[start] = Profile.from_bytes(body)
+            work.profiles[start] = Profile.from_bytes(body, self.watched.bins)
         return work.profiles[start]
 
     def window(self, work: Work, start_us: int, end_us: int) -> TimeWindow:
@@ -188,7 +188,7 @@ class Judge:
         missing = [b for b in range(start_us, end_us, self.watched.bucket_us) if b not in work.profiles]
         if missing:
             for start, body in self.stored(missing[0], missing[-1] + 1).items():
-                work.profiles.setdefault(start, Profile.from_bytes(body))
+                work.profiles.setdefault(start, Profile.from_bytes(body, self.watched.bins))
         counts = self.watched.bins.empty()
         for b in range(start_us, end_us, self.watched.bucket_us):
             if b in work.profiles:

@@ -69,7 +69,7 @@ def replay(
             if record.offset % 5_000 == 0:
                 progress(result.events)
         finish(service, ingest(service, spool, result), result)
-        service.engine.dispose()
+        service.close()
     result.seconds = time.perf_counter() - begun
     return result
 

@@ -33,17 +33,18 @@ class Stretch:
     start_us: int
     end_us: int
     table: pa.Table
-    bins: Bins | None = None
+    counts: Profile | None = None
 
     @property
     def n(self) -> int:
         return int(self.table.num_rows)
 
     def profile(self) -> Profile | None:
-        return self.bins.count(self.table) if self.bins is not None else None
+        return self.counts
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
-        return self.table.select([c for c in columns if c in self.table.column_names])
+        held = set(self.table.column_names)
+        return self.table.select([c for c in columns if c in held])
 
     def labels(self, as_of_us: int) -> pa.Table:  # a stretch is judged before any label can be known
         return NO_LABELS
@@ -86,10 +87,10 @@ def reference_windows(model: str, table: pa.Table, bins: Bins, window_us: int = 
     table = table.take(pc.sort_indices(table, sort_keys=[("event_time", "ascending")]))
     times = np.asarray(table.column("event_time"))
     if times[-1] == 0:
-        return [Stretch(model, 0, 0, table, bins)]
+        return [Stretch(model, 0, 0, table, bins.count(table))]
     first, last = int(times[0]) // window_us, int(times[-1]) // window_us
-    edges = np.searchsorted(times, np.arange(first, last + 2, dtype=np.int64) * window_us)
+    edges = np.searchsorted(times, np.arange(first, last + 2, dtype=np.int64) * window_us).tolist()
     return [
-        Stretch(model, (first + i) * window_us, (first + i + 1) * window_us, table.slice(int(a), int(b - a)), bins)
-        for i, (a, b) in enumerate(pairwise(edges))
+        Stretch(model, (first + i) * window_us, (first + i + 1) * window_us, table.slice(a, b - a), counts)
+        for i, ((a, b), counts) in enumerate(zip(pairwise(edges), bins.counts(table, edges), strict=True))
     ]

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from collectors.base import Advance, IngestBatch, Placed
+from collectors.base import Advance, IngestBatch, Placed, Record
 from collectors.decode import decoder_for
-from collectors.memory import record
 from monitor.config import Config, load
 from monitor.model import Action, Event, Transition
 from monitor.service.compose import Service, open_service
@@ -30,7 +29,7 @@ from tests.stories import DAY_US, MODEL, Story, story, write_config, write_jsonl
 def parts_of(config: Config, events: Any) -> list[Any]:
     """Decoded events."""
     decode = decoder_for("native", config)
-    return [p for i, e in enumerate(events) for p in decode(record("s", json.dumps(e).encode(), i))]
+    return [p for i, e in enumerate(events) for p in decode(Record("s", "t", 0, i, None, json.dumps(e).encode()))]
 
 
 def feed(service: Service, parts: list[Any], cuts: list[int], rng: np.random.Generator) -> list[Transition]:
