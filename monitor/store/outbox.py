@@ -76,7 +76,7 @@ class SqlOutbox:
     """The outbox of a state store; fits alerts.base.Outbox."""
 
     def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+        self.engine = engine
 
     def lease(
         self, owner: str, now_us: int, lease_us: int, limit: int, *, sinks: Sequence[str] | None = None
@@ -84,7 +84,7 @@ class SqlOutbox:
         """See alerts.base.Outbox.lease."""
         if not self._anything_due(now_us, sinks):
             return []
-        with write(self._engine) as conn:
+        with write(self.engine) as conn:
             if conn.dialect.name == "postgresql":
                 conn.execute(sa.select(sa.func.pg_advisory_xact_lock(LEASE_LOCK)))
             taken: dict[str, Plan] = {}
@@ -110,7 +110,7 @@ class SqlOutbox:
 
     def _anything_due(self, now_us: int, sinks: Sequence[str] | None) -> bool:
         """A read before the write lock is asked for: an idle sender must not disturb those who write."""
-        with read(self._engine) as conn:
+        with read(self.engine) as conn:
             return conn.scalar(sa.select(sa.exists().where(*_due(now_us, sinks)))) or False
 
     def settle(
@@ -124,7 +124,7 @@ class SqlOutbox:
         error: str | None = None,
     ) -> bool:
         """See alerts.base.Outbox.settle."""
-        with write(self._engine) as conn:
+        with write(self.engine) as conn:
             done = conn.execute(
                 outbox.update()
                 .where(outbox.c.row_id == row_id, outbox.c.lease_owner == owner)
@@ -143,20 +143,20 @@ class SqlOutbox:
     def release(self, row_ids: Sequence[str], owner: str) -> None:
         """See alerts.base.Outbox.release."""
         if row_ids:
-            with write(self._engine) as conn:
+            with write(self.engine) as conn:
                 held = (outbox.c.row_id.in_(row_ids), outbox.c.lease_owner == owner)
                 conn.execute(outbox.update().where(*held).values(lease_owner=None, lease_until_us=None))
 
     def wake(self, sink: str, now_us: int) -> int:
         """See alerts.base.Outbox.wake."""
-        with write(self._engine) as conn:
+        with write(self.engine) as conn:
             late = (outbox.c.sink == sink, _WAITING, outbox.c.next_try_us > now_us, outbox.c.next_try_us < NEVER_US)
             return conn.execute(outbox.update().where(*late).values(next_try_us=now_us)).rowcount
 
     def touch(self, row_id: str, now_us: int) -> bool:
         """See alerts.base.Outbox.touch."""
         states = [s.value for s in _DUE]
-        with write(self._engine) as conn:
+        with write(self.engine) as conn:
             wanted = (outbox.c.row_id == row_id, outbox.c.state.in_(states), outbox.c.lease_owner.is_(None))
             return conn.execute(outbox.update().where(*wanted).values(next_try_us=now_us)).rowcount == 1
 
@@ -169,14 +169,14 @@ class SqlOutbox:
         sent = sa.and_(outbox.c.sink == sink, outbox.c.state == OutboxState.SENT.value, alone)
         # Heads of open alerts have a next refresh; those of cleared ones count while they are recent.
         recent = sa.or_(outbox.c.next_try_us < NEVER_US, outbox.c.settled_us >= since_us)
-        with read(self._engine) as conn:
+        with read(self.engine) as conn:
             found = conn.execute(sa.select(outbox).where(sent, recent).order_by(outbox.c.settled_us.desc()).limit(limit))
             return [_outbox_row(r) for r in found]
 
     def backlog(self, now_us: int) -> Mapping[str, tuple[int, int]]:
         """See alerts.base.Outbox.backlog."""
         count = sa.select(outbox.c.sink, sa.func.count(), sa.func.min(outbox.c.created_us)).where(_WAITING)
-        with read(self._engine) as conn:
+        with read(self.engine) as conn:
             return {sink: (n, max(0, now_us - oldest)) for sink, n, oldest in conn.execute(count.group_by(outbox.c.sink))}
 
 
