@@ -64,15 +64,20 @@ class Constraints:
                 yield "unseen", name, strange[frame.words[:, j]]
 
     def broken(self, frame: Frame) -> NDArray[np.int64]:
-        """How many rules each row breaks. Finer amounts than ever count once, twice when most amounts are affected.
+        """In how many fields each row breaks rules. All too fine amounts count as one, as two when most are affected.
 
         A client that sends cents where others send whole numbers breaks one rule; noise on every number breaks two.
         """
         count = np.zeros(frame.n, dtype=np.int64)
         fine = np.zeros(frame.n, dtype=np.int64)
+        hard = np.zeros(frame.n, dtype=bool)  # the field at hand is out of its range: its precision counts no more
         for rule, _, mask in self.breaches(frame):
+            if rule == "range":
+                hard = mask
             if rule == "precision":
-                fine += mask
+                fine += mask & ~hard
+            elif rule == "code":
+                count += mask & ~hard
             else:
                 count += mask
         amounts = int(np.sum((self.decimals != FREE) & ~self.coded))

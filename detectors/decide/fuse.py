@@ -216,21 +216,15 @@ def _run(ledger: _Ledger, ev: _Events, settings: FuseSettings, model: str) -> li
     onset = np.where(since >= 0, time_us[np.maximum(since, 0)], ledger.onset_us[who])
     index = np.arange(len(who))[:, None]
     count = np.where(since >= 0, index - since + 1, ledger.count[who] + (index - first[segment][:, None]) + 1)
-    top = sums.max(axis=1)
-    decisions = []
-    limit = math.log(settings.level)
+    decisions: list[Decision] = []
     ends = np.r_[first[1:], len(who)] - 1
-    hot = np.zeros(len(first), dtype=bool)  # principals that need the slow walk
-    np.maximum.at(hot, segment, top >= limit * MICRO)
-    hot |= np.array([ledger.ids[i] in ledger.cases for i in who[first].tolist()])
-    flagged = np.zeros(len(first), dtype=bool)
-    np.logical_or.at(flagged, segment, ev.flag[order])
-    for g in np.flatnonzero(hot | flagged).tolist():
+    slow = np.zeros(len(first), dtype=bool)  # principals whose events are walked through one by one
+    np.logical_or.at(slow, segment, ev.flag[order])
+    slow |= np.array([ledger.ids[i] in ledger.cases or ledger.ids[i] in ledger.examples for i in who[first].tolist()])
+    for g in np.flatnonzero(slow).tolist():
         span = slice(int(first[g]), int(ends[g]) + 1)
         walk = _Walk(ledger, ev, settings, model, ledger.ids[int(who[first[g]])], order[span], sums[span], onset[span], count[span])
-        if hot[g]:
-            decisions += walk.decisions()
-        walk.remember()
+        decisions += walk.decisions()
     last = who[ends]
     ledger.sums[last], ledger.onset_us[last], ledger.count[last] = sums[ends], onset[ends], count[ends]
     ledger.last_us[last] = np.maximum(ledger.last_us[last], time_us[ends])
@@ -300,6 +294,8 @@ class _Walk:
                     made.append(self.open(i, now))
                 elif flag:
                     self.note(place)
+                elif top[i] <= 0:  # nothing is left against the principal
+                    self.ledger.examples.pop(self.principal, None)
                 continue
             if flag:
                 self.note(place)
@@ -347,11 +343,6 @@ class _Walk:
             kept = self.ledger.examples.setdefault(self.principal, [])
             kept.append({"time": rfc3339(int(self.ev.time_us[place])), **why})
             del kept[:-EXAMPLES]
-
-    def remember(self) -> None:
-        """Examples of principals that are no longer suspect are dropped."""
-        if self.principal not in self.ledger.cases and not np.any(self.sums[-1] > 0):
-            self.ledger.examples.pop(self.principal, None)
 
 
 def _parts(columns: Sequence[str], sums: NDArray[np.int64]) -> dict[str, float]:

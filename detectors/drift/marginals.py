@@ -219,6 +219,12 @@ class _Layout:
         return names, tuple(self.blame[i] for _ in LAMBDAS for i, _ in plan)
 
     @functools.cached_property
+    def places(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Per feature: where its numbers and where its streams stand."""
+        blame, streams = np.array(self.blame), np.array(self.stream_names[1])
+        return {f.name: (np.flatnonzero(blame == f.name), np.flatnonzero(streams == f.name)) for f in self.bins.features}
+
+    @functools.cached_property
     def weight(self) -> Floats:
         """Equal per feature; within a feature equal over its directions, signs and lambdas."""
         d, features = self.directions, len(self.bins.features)
@@ -239,13 +245,11 @@ class _Layout:
         two_sided = np.minimum(scored.p[: self.directions], 1 - scored.p[: self.directions]) * 2
         p = np.concatenate([two_sided, scored.p[self.directions :]])
         out: dict[str, dict[str, float | None]] = {}
-        blame, stream_blame = np.array(self.blame), np.array(streams.blame)
-        for f in self.bins.features:
-            mine = p[blame == f.name]
+        for f, (numbers, own) in self.places.items():
+            mine = p[numbers]
             mine = mine[np.isfinite(mine)]
-            own = stream_blame == f.name
             weight = streams.weight[own] / streams.weight[own].sum()
-            out[f.name] = {
+            out[f] = {
                 "p_value": _round(min(1.0, float(mine.min()) * len(mine))) if len(mine) else None,
                 "log_e": _round(stats.log_sum_exp(streams.log_e[own], weight)),
             }

@@ -1,0 +1,216 @@
+"""Seeded windows, logs and clients for detector tests, and the loop that lets the deciders judge them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from detectors import decide
+from detectors.base import Calibration, Detection, Detector, Feedback, Measured, State
+from detectors.profile import Bins, Profile
+from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Severity
+
+Rng = np.random.Generator
+NUMERIC = tuple(f"x{j}" for j in range(8))
+CATEGORICAL = ("colour", "shop")
+ATTACKS = decide.FuseSettings.derive(1 / (30 * 86400))
+DRIFT = decide.BudgetSettings.derive(1 / (30 * 86400), [HOUR_US])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A window or stretch held in memory."""
+
+    model: str
+    start_us: int
+    end_us: int
+    table: pa.Table
+    bins: Bins | None = None
+
+    @property
+    def n(self) -> int:
+        return int(self.table.num_rows)
+
+    def profile(self) -> Profile | None:
+        return self.bins.count(self.table) if self.bins is not None else None
+
+    def rows(self, columns: Sequence[str]) -> pa.Table:
+        return self.table.select([c for c in columns if c in self.table.column_names])
+
+    def labels(self, as_of_us: int) -> pa.Table:
+        return pa.table({"request_id": pa.array([], pa.string())})
+
+
+def events(n: int, rng: Rng, *, start_us: int = 0, principal: str | None = "client", shift: float = 0.0) -> pa.Table:
+    """n events over one hour: eight numbers (x0 moved by `shift`, x6 in cents, x7 a small code), two categories, scores."""
+    x = rng.normal(size=(n, len(NUMERIC)))
+    x[:, 0] += shift
+    x[:, 6] = np.round(np.exp(x[:, 6]), 2)
+    x[:, 7] = rng.integers(1, 6, n)
+    fraud = np.round(1 / (1 + np.exp(-x[:, 0] - x[:, 1] + 1)), 4)
+    columns: dict[str, Any] = {
+        "event_time": start_us + np.sort(rng.integers(0, HOUR_US, n)),
+        "principal": pa.array([principal] * n, pa.string()),
+        "prediction_label": pa.array(np.where(fraud > 0.5, "fraud", "ok").tolist(), pa.string()),
+        "scores": pa.array([[1 - s, s] for s in fraud.tolist()], pa.list_(pa.float64())),
+        "class_names": pa.array([["ok", "fraud"]] * n, pa.list_(pa.string())),
+    }
+    columns |= {f"feature:{name}": x[:, j] for j, name in enumerate(NUMERIC)}
+    columns["feature:colour"] = pa.array(rng.choice(["red", "green", "blue"], n, p=[0.6, 0.3, 0.1]).tolist(), pa.string())
+    columns["feature:shop"] = pa.array([f"s{i}" for i in rng.zipf(1.6, n).clip(1, 60)], pa.string())
+    return pa.table(columns)
+
+
+def bins_of(table: pa.Table) -> Bins:
+    """Bins for the features of `events`."""
+    return Bins.fit(table, NUMERIC, CATEGORICAL)
+
+
+def hours(count: int, rows: int, rng: Rng, *, first: int = 0, bins: Bins | None = None, shift: float = 0.0) -> list[Rows]:
+    """Hourly windows of `events`."""
+    tables = [events(rows, rng, start_us=(first + i) * HOUR_US, shift=shift) for i in range(count)]
+    bins = bins if bins is not None else bins_of(pa.concat_tables(tables))
+    return [Rows("m", (first + i) * HOUR_US, (first + i + 1) * HOUR_US, t, bins) for i, t in enumerate(tables)]
+
+
+def as_log(table: pa.Table) -> Rows:
+    """A stretch of the log."""
+    times = np.asarray(table["event_time"])
+    return Rows("m", int(times[0]) if len(times) else 0, int(times[-1]) if len(times) else 0, table)
+
+
+def sent(rows: np.ndarray[Any, Any], template: pa.Table, principal: str | None, *, start_us: int = 0, every_s: float = 5.0) -> pa.Table:
+    """Rows of numbers (n, 8) as events of one principal; everything else as in the template's rows, cycled."""
+    n = len(rows)
+    table = template.take(pa.array(np.arange(n) % template.num_rows))
+    for j, name in enumerate(NUMERIC):
+        table = table.set_column(table.column_names.index(f"feature:{name}"), f"feature:{name}", pa.array(rows[:, j]))
+    times = start_us + (np.arange(n) * every_s * SECOND_US).astype(np.int64)
+    table = table.set_column(table.column_names.index("event_time"), "event_time", pa.array(times))
+    return table.set_column(table.column_names.index("principal"), "principal", pa.array([principal] * n, pa.string()))
+
+
+def numbers(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The numeric features as a matrix (n, 8)."""
+    return np.column_stack([np.asarray(table[f"feature:{name}"]) for name in NUMERIC])
+
+
+def mixed(*tables: pa.Table) -> pa.Table:
+    """Several clients' events as one log, by event time."""
+    return pa.concat_tables(tables).sort_by([("event_time", "ascending")])
+
+
+def incident(d: Decision) -> Alert:
+    """The open alert that a firing decision makes."""
+    return Alert(
+        alert_id=f"{d.event}/{d.subject.id}", environment="test", customer=None, model=d.model, event=d.event,
+        subject=d.subject, family=d.family, severity=d.severity or Severity.MINOR, open=True, seq=1, opened_us=d.time_us,
+        updated_us=d.time_us, cleared_us=None, detector=d.detector, statistic=d.statistic, threshold=d.threshold,
+        p_value=d.p_value, log_e=d.log_e, n=d.n, window_us=d.window_us, techniques=(), text="", evidence=d.evidence,
+    )  # fmt: skip
+
+
+@dataclass
+class Court:
+    """Measures windows one after the other and lets a decider judge them, as a tick does; states travel as bytes."""
+
+    detector: Detector
+    calibration: Calibration
+    state: bytes | None = None
+    decider: bytes | None = None
+    feedback: Feedback = field(default_factory=Feedback)
+    open: dict[Any, Alert] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+    detections: list[Detection] = field(default_factory=list)
+
+    def window(self, window: Rows) -> list[Decision]:
+        """One time window through measure() and budget()."""
+        measured = self._measure(window)
+        self.detections += measured.detections
+        return self._keep(
+            decide.budget(_state(self.decider), measured.detections, tuple(self.open.values()), DRIFT, "m", window.end_us)
+        )
+
+    def stretch(self, window: Rows, settings: decide.FuseSettings = ATTACKS) -> list[Decision]:
+        """One stretch of the log through measure() and fuse()."""
+        measured = self._measure(window)
+        found = [measured.evidence] if measured.evidence is not None else []
+        return self._keep(decide.fuse(_state(self.decider), found, tuple(self.open.values()), settings, "m"))
+
+    def _measure(self, window: Rows) -> Measured:
+        measured = self.detector.measure(self.calibration, _state(self.state), window, self.feedback)
+        self.state = measured.state.to_bytes()
+        return measured
+
+    def _keep(self, decided: decide.Decided) -> list[Decision]:
+        self.decider, self.feedback = decided.state.to_bytes(), decided.feedback
+        for d in decided.decisions:
+            key = (d.event, d.subject)
+            if d.firing:
+                self.open[key] = incident(d)
+            else:
+                self.open.pop(key, None)
+        self.decisions += decided.decisions
+        return list(decided.decisions)
+
+
+def _state(raw: bytes | None) -> State | None:
+    return None if raw is None else State.from_bytes(raw)
+
+
+def cut(table: pa.Table, rng: Rng, pieces: int) -> Iterable[pa.Table]:
+    """The table in order, cut at random places (empty pieces included)."""
+    places = np.sort(rng.integers(0, table.num_rows + 1, pieces))
+    for a, b in zip([0, *places.tolist()], [*places.tolist(), table.num_rows], strict=True):
+        yield table.slice(a, b - a)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A detector's row of test data.
+
+    reference: windows to calibrate on. usual(i): the i-th window after it with nothing wrong. wrong(size): a window with
+    the detector's finding in it, more of it for a larger size. settled: how many usual windows it needs first.
+    """
+
+    reference: Callable[[], list[Rows]]
+    usual: Callable[[int], Rows]
+    wrong: Callable[[float], Rows]
+    settled: int = 0
+
+
+@functools.cache
+def _reference() -> list[Rows]:
+    return hours(60, 100, np.random.default_rng(1))
+
+
+def _hour(i: int, rows: int = 100, shift: float = 0.0) -> Rows:
+    return hours(1, rows, np.random.default_rng([2, i]), first=60 + i, bins=_reference()[0].bins, shift=shift)[0]
+
+
+def _silence(seconds: float) -> Rows:
+    end = 100 * HOUR_US
+    return Rows("m", end - round(seconds * SECOND_US), end, events(0, np.random.default_rng(0)))
+
+
+def _queries(share: float) -> Rows:
+    """200 queries of one client; `share` of them tiny steps around one of its rows."""
+    rng = np.random.default_rng(3)
+    table = events(200, rng)
+    x = numbers(table)
+    steps = rng.random(len(x)) < share
+    x[steps] = x[0] + rng.normal(0, 0.01, (int(steps.sum()), x.shape[1]))
+    return as_log(sent(x, table, "client"))
+
+
+CASES: dict[str, Case] = {
+    "marginals": Case(_reference, _hour, lambda size: _hour(80, shift=size)),
+    "volume": Case(_reference, _hour, lambda size: _hour(80, rows=round(100 * (1 + 3 * size))), settled=60),
+    "missing": Case(_reference, lambda i: _silence(10.0), lambda size: _silence(1000.0 * size)),
+    "queries": Case(_reference, lambda i: as_log(events(200, np.random.default_rng([4, i]))), _queries),
+}
