@@ -19,7 +19,7 @@ from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from monitor.config import load
-from monitor.service.compose import open_service, state_url
+from monitor.service.compose import open_service
 from monitor.store import ledger
 from monitor.store.engine import migrate, open_state
 from monitor.store.schema import dead_letters, models
@@ -108,7 +108,9 @@ def test_from_kafka_to_alerta(kafka: str, alerta: Alerta, state_url: str, tmp_pa
         sinks={"soc": {"type": "alerta", "url": alerta.url, "key": alerta.key}},
         server={"bind": f"127.0.0.1:{free_port()}"},
     )
-    migrate(open_state(state_url))
+    engine = open_state(state_url)
+    migrate(engine)
+    engine.dispose()
     events = [json.dumps(e).encode() for e in story().log]
     half = next(i for i, e in enumerate(story().log) if e["event_time"] > "2026-03-06T12")
     with running(file, tmp_path / "lanner.log"):
@@ -139,6 +141,7 @@ def test_from_kafka_to_alerta(kafka: str, alerta: Alerta, state_url: str, tmp_pa
         assert [(r.reason, r.offset) for r in conn.execute(sa.select(dead_letters)).all()] == [("bad_json", half)]
         assert conn.execute(sa.select(models.c.position).where(models.c.name == MODEL)).scalar()
     assert ledger.beats(service.engine)
+    service.close()
 
 
 @pytest.mark.timeout(200)
@@ -168,4 +171,3 @@ def test_silence_on_the_wall_clock(kafka: str, alerta: Alerta, tmp_path: Path) -
         eventually(lambda: shown("DataMissing", "open"), 40)
         produce(kafka, name, [now(e) for e in story().log[:50]])
         eventually(lambda: shown("DataMissing", "closed"), 40)
-    assert state_url(load(file)).startswith("sqlite")

@@ -60,8 +60,15 @@ def service_at(folder: Path, url: str) -> Service:
     """A service of the story's model on the given state store."""
     folder.mkdir(parents=True, exist_ok=True)
     file = write_config(folder, clock="log", privacy={"principals": "plain"}, store={"path": "data", "database": url})
-    migrate(open_state(url))
+    prepared(url)
     return open_service(load(file), "test")
+
+
+def prepared(url: str) -> None:
+    """A state store with its tables."""
+    engine = open_state(url)
+    migrate(engine)
+    engine.dispose()
 
 
 def lines(found: list[Transition]) -> list[str]:
@@ -85,7 +92,9 @@ def test_results_do_not_depend_on_ticks_or_batches(told: Story, tmp_path: Path, 
     service = service_at(tmp_path / "split", state_url)
     parts = parts_of(service.config, told.log)
     cuts = sorted(int(c) for c in rng.choice(len(parts), 60, replace=False))
-    assert lines(feed(service, parts, cuts, rng)) == expected
+    found = lines(feed(service, parts, cuts, rng))
+    service.close()
+    assert found == expected
 
 
 def test_the_story_is_told(told: Story, tmp_path: Path) -> None:
@@ -109,6 +118,7 @@ def test_the_ledger_is_gapless(told: Story, tmp_path: Path) -> None:
     for monitor in {r.monitor for r in rows}:
         ends = [r.end_us for r in rows if r.monitor == monitor]
         assert ends == list(range(ends[0], ends[-1] + 1, ends[1] - ends[0]))
+    service.close()
 
 
 def schedule(folder: str, url: str, ticks: int, seed: int) -> None:
@@ -123,6 +133,7 @@ def schedule(folder: str, url: str, ticks: int, seed: int) -> None:
         except Exception as error:  # fenced out or refused: the next tick starts afresh
             print(type(error).__name__, error)
         time.sleep(0.05)
+    service.close()
 
 
 @pytest.mark.faults
@@ -135,7 +146,7 @@ def test_two_schedulers_one_paused_past_its_lease(told: Story, tmp_path: Path, s
         schedule={"lease": "1s"},
         store={"path": "data", "database": state_url},
     )
-    migrate(open_state(state_url))
+    prepared(state_url)
     service = open_service(load(file), "feeder")
     service.model(MODEL, 0)  # calibrate once, so that the processes start at once
     parts = parts_of(service.config, told.log)
@@ -176,10 +187,8 @@ def test_two_schedulers_one_paused_past_its_lease(told: Story, tmp_path: Path, s
     with service.engine.connect() as conn:
         assert conn.execute(sa.select(sa.func.count()).select_from(detections)).scalar()
         stored = [r.body for r in conn.execute(sa.select(transitions.c.body)).all()]
-    alone = (
-        write_config(tmp_path / "alone", privacy={"principals": "plain"})
-        if (tmp_path / "alone").mkdir() is None
-        else None
-    )
-    expected = replay(load(alone), [write_jsonl(tmp_path / "log.jsonl", told.log)]).transitions if alone else []
+    service.close()
+    (tmp_path / "alone").mkdir()
+    alone = load(write_config(tmp_path / "alone", privacy={"principals": "plain"}))
+    expected = replay(alone, [write_jsonl(tmp_path / "log.jsonl", told.log)]).transitions
     assert sorted(json.dumps(b, sort_keys=True) for b in stored) == sorted(lines(expected))
