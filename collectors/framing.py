@@ -13,7 +13,7 @@ from monitor.errors import DecodeError
 
 MAX_RATIO: Final = 100  # decompressed to compressed size
 FREE_BYTES: Final = 65_536  # below this, any ratio passes
-_WINDOW: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's wbits
+INFLATE_WINDOW: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's wbits
 _CONFLUENT, _GLUE = 0, 3
 _CONFLUENT_BYTES: Final = 5  # 0x00, 4-byte schema id
 _GLUE_BYTES: Final = 18  # 0x03, compression, 16-byte schema version id
@@ -45,7 +45,7 @@ def unframe(record: Record, max_bytes: int) -> Record:
         return record
     encoding = header(record, "content-encoding")
     if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
-        window = _WINDOW.get(encoding.strip().lower().decode("latin-1"))
+        window = INFLATE_WINDOW.get(encoding.strip().lower().decode("latin-1"))
         if window is None:
             raise DecodeError("bad_framing", f"content encoding {encoding[:32]!r} is not known")
         value = inflate(value, window, max_bytes)

@@ -7,7 +7,6 @@ every batch, and after any doubt (fenced out, store error) forgets its buffer, c
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from collectors.base import (
     Record,
 )
 from collectors.pairing import pair
+from collectors.parts import admit
 from collectors.poison import Poison, dead_letter
 from monitor import telemetry
 from monitor.errors import (
@@ -37,7 +37,7 @@ from monitor.errors import (
     SchemaUnavailable,
     StoreError,
 )
-from monitor.model import SECOND_US, FeedbackEvent, Half, InferenceEvent
+from monitor.model import SECOND_US
 
 REPORT_US = 5 * SECOND_US  # how often the store hears which partitions are read to their end
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 30.0  # before claiming again, doubled with each failure in a row
@@ -93,8 +93,6 @@ class Ingester:
         self._dead: list[DeadLetter] = []
         self._bytes = 0
         self._since_us: int | None = None
-        self._halves = False
-        self._flags: Counter[str] = Counter()
 
     # -- the loop
 
@@ -216,8 +214,7 @@ class Ingester:
 
     def _clear(self) -> None:
         self._parts, self._dead, self._bytes = [], [], 0
-        self._since_us, self._halves = None, False
-        self._flags.clear()
+        self._since_us = None
 
     def _take(self, records: Sequence[Record], now_us: int) -> None:
         """Decodes runs of records of one partition; a failing record becomes a dead letter and its neighbours go on."""
@@ -238,6 +235,7 @@ class Ingester:
     def _take_run(self, key: PartitionKey, held: _Held, records: Sequence[Record], now_us: int) -> None:
         decode, keep, pseudonym = self.decoder, self._parts.append, self.pseudonym
         topic, partition = key
+        source = self.collector.name
         limit = self.settings.max_message_bytes
         future_us = now_us + self.settings.future_skew_s * SECOND_US
         newest = -1 if held.newest_us is None else held.newest_us
@@ -253,24 +251,9 @@ class Ingester:
                     if len(value) > limit:
                         raise DecodeError("oversize", f"{len(value)} bytes")
                 parts = decode(record)
-                for part in parts:
-                    event = part if type(part) is InferenceEvent else self._other(part)
-                    if event is None:
-                        continue
-                    if "\0" in event.model:
-                        raise DecodeError("bad_shape", "NUL in the model's name")
-                    if event.event_time_us <= future_us:
-                        if event.event_time_us > newest:  # noqa: PLR1730 -- max() costs a call per event
-                            newest = event.event_time_us
-                    else:
-                        event.quality = [*event.quality, "clock_skew"]
-                        self._flags["clock_skew"] += 1
-                    if event.principal is not None:
-                        event.principal = pseudonym(event.principal)
-                    if event.credential_id is not None:
-                        event.credential_id = pseudonym(event.credential_id)
-                    if event.source_ip is not None:
-                        event.source_ip = pseudonym(event.source_ip)
+                time_us = admit(parts, source, future_us, pseudonym)
+                if time_us > newest:  # noqa: PLR1730 -- max() costs a call per event
+                    newest = time_us
                 for part in parts:
                     keep(Placed(topic, partition, offset, part))
             except DecodeError as error:
@@ -286,22 +269,6 @@ class Ingester:
         held.next_offset = next_offset
         held.newest_us = None if newest < 0 else newest
         self._bytes += size
-
-    def _other(self, part: Half | FeedbackEvent | InferenceEvent) -> InferenceEvent | None:
-        """The event inside a half; None for feedback. PostgreSQL stores no NUL in text, so keys may hold none."""
-        if isinstance(part, Half):
-            self._halves = True
-            if "\0" in part.pair_key:
-                raise DecodeError("bad_shape", "NUL in the pairing key")
-            return part.event
-        if isinstance(part, FeedbackEvent):
-            texts = (part.model, part.name, part.kind, part.labeler or "", *part.target, *part.target.values())
-            if any("\0" in text for text in texts):
-                raise DecodeError("bad_shape", "NUL in feedback")
-            if part.labeler is not None:
-                part.labeler = self.pseudonym(part.labeler)
-            return None
-        return part
 
     def _bury(self, record: Record, reason: str, detail: str) -> None:
         """Keeps a poison message as a dead letter; raises PoisonLimit when too many of the last ones were poison."""
@@ -351,8 +318,7 @@ class Ingester:
         if not advances:
             self._clear()
             return
-        parts = pair(self._parts) if self._halves else self._parts
-        batch = IngestBatch(self.collector.name, self.clock(), parts, self._dead, advances)
+        batch = IngestBatch(self.collector.name, self.clock(), pair(self._parts), self._dead, advances)
         try:
             result = self.log.append(batch)
         except FencedOut as error:
@@ -376,8 +342,6 @@ class Ingester:
                 telemetry.count("collector_records_total", n, source=name, outcome=outcome)
         if self._dead:
             telemetry.count("collector_records_total", len(self._dead), source=name, outcome="dead_letter")
-        for flag, n in self._flags.items():
-            telemetry.count("events_flagged_total", n, source=name, flag=flag)
         self._clear()
 
     def _report(self, now_us: int) -> None:

@@ -27,6 +27,8 @@ from monitor.errors import ConfigError, DependencyUnreachable, LannerError, Mist
 MAX_RECORDS: Final = 10_000
 END_S: Final = 5.0  # how old the known ends of partitions may be
 RPC_MS: Final = 5_000
+JOIN_S: Final = 1.0
+STUCK_S: Final = 60.0
 _OURS: Final = frozenset({
     "bootstrap_servers", "group_id", "enable_auto_commit", "auto_offset_reset", "key_deserializer",
     "value_deserializer", "consumer_timeout_ms", "kafka_client", "selector",
@@ -49,6 +51,7 @@ class KafkaCollector:
         if source.topic is None or source.bootstrap is None:
             raise ConfigError([Mistake(f"source {name}", None, "type kafka needs topic and bootstrap")])
         self.name = name
+        self._source, self._folder = source, folder
         self._topic, self._start, self._accept_lost = source.topic, source.start, accept_lost
         self._group = None if source.assign is not None else source.group
         self._lock = Lock()  # the listener runs on the client's IO thread
@@ -60,12 +63,32 @@ class KafkaCollector:
         self._stopped: set[PartitionKey] = set()  # lost their offsets
         self._idle = False  # the last poll brought nothing
         self._joined = source.assign is not None
-        self._consumer = _connect(name, source, self._group, folder)
-        if source.assign is not None:
-            self._consumer.assign([TopicPartition(self._topic, p) for p in source.assign])
+        self._empty_at_s: float | None = None  # when the group first gave this member nothing
+        self._open()
+
+    def _open(self) -> None:
+        self._consumer = _connect(self.name, self._source, self._group, self._folder)
+        self._need_topic(self._source.assign or ())
+        if self._source.assign is not None:
+            self._consumer.assign([TopicPartition(self._topic, p) for p in self._source.assign])
             self.gain(self._consumer.assignment())
         else:
             self._consumer.subscribe([self._topic], listener=_Listener(self))
+        self._away_at_s = time.monotonic()  # since when the group owes us an assignment
+
+    def _need_topic(self, wanted: Sequence[int]) -> None:
+        """Asks for the partitions' ends, which loads the topic's metadata: without it a group's first assignment is
+        empty. (Asking for the topic's partitions would load all topics and cost a second rebalance.)
+        """
+        places = [TopicPartition(self._topic, partition) for partition in wanted or (0,)]
+        try:
+            self._consumer.end_offsets(places, timeout_ms=RPC_MS)
+        except kafka_errors.KafkaError as error:
+            self.close()
+            what = f"topic {self._topic}" + (f" with partitions {list(wanted)}" if wanted else "")
+            raise DependencyUnreachable(
+                f"source {self.name}: there is no {what}, or it may not be read ({type(error).__name__})"
+            ) from error
 
     # -- assignment; gain and lose are also called from the IO thread: no network, no store
 
@@ -76,13 +99,21 @@ class KafkaCollector:
             self._consumer.seek(partition, 0)
         with self._lock:
             self._gained += [(p.topic, p.partition) for p in partitions]
-            self._joined = True
+            if partitions:
+                self._joined = True
+            elif self._empty_at_s is None:
+                self._empty_at_s = time.monotonic()
 
     def lose(self, partitions: Sequence[TopicPartition]) -> None:
         """Notes what is no longer ours."""
         with self._lock:
             keys = [(p.topic, p.partition) for p in partitions]
             self._lost += keys
+            if self._group is not None:
+                self._joined, self._empty_at_s, self._away_at_s = False, None, time.monotonic()
+                # The client forgets a rejoin that began because of new metadata when a poll ends in the middle of it,
+                # and then stays out of the group for ever, in silence. Asked for once more, it is not forgotten.
+                self._consumer._coordinator.request_rejoin()  # noqa: SLF001
             self._gained = [k for k in self._gained if k not in keys]
 
     def changes(self) -> tuple[Sequence[PartitionKey], Sequence[PartitionKey]]:
@@ -128,6 +159,9 @@ class KafkaCollector:
     # -- reading
 
     def poll(self, timeout_s: float) -> Sequence[Record]:
+        if not self._joined:
+            self._rejoin_when_stuck()
+            timeout_s = max(timeout_s, JOIN_S)  # there is nothing else to do, and short polls slow a join down
         try:
             polled = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=MAX_RECORDS)
         except kafka_errors.OffsetOutOfRangeError as error:
@@ -157,6 +191,15 @@ class KafkaCollector:
             ]  # fmt: skip
             self._next[key] = batch[-1].offset + 1
         return out
+
+    def _rejoin_when_stuck(self) -> None:
+        """A member that the group has left without an answer for long enough starts again as a new one."""
+        if time.monotonic() - self._away_at_s < max(STUCK_S, 2 * self._source.session_timeout):
+            return
+        log.error("group_join_stuck", source=self.name, group=self._group)
+        self._away_at_s = time.monotonic()
+        self.close()
+        self._open()
 
     def _stop(self, partitions: Mapping[TopicPartition, Any]) -> None:
         """Stops what the broker no longer has, or with accept_lost goes on behind the gap. Raises OffsetsLost."""
@@ -197,10 +240,14 @@ class KafkaCollector:
         Before a consumer group has assigned anything there is one entry, partition -1, with None.
         """
         if not self._joined:
-            return {(self._topic, -1): None}
+            # A first assignment may be empty only because another rebalance follows; after a while it counts.
+            if self._empty_at_s is None or time.monotonic() - self._empty_at_s < END_S:
+                return {(self._topic, -1): None}
+            self._joined = True
         if time.monotonic() - self._ends_at_s >= END_S:
             self._refresh_ends()
-        out: dict[PartitionKey, int | None] = {}
+        with self._lock:
+            out: dict[PartitionKey, int | None] = dict.fromkeys(self._gained)  # not even started
         for key, at in self._next.items():
             end = self._ends.get(key)
             if end is not None:

@@ -15,7 +15,7 @@ from collectors.base import Part, Placed
 from monitor.model import Half, alone, joined
 
 
-def pair(parts: Sequence[Placed]) -> list[Placed]:
+def pair(parts: Sequence[Placed]) -> Sequence[Placed]:
     """The same parts with requests and responses joined; a joined event stands at its request's place.
 
     A caller may send one id for ever, so an id is no identity: a response goes with the latest request of its
@@ -26,6 +26,8 @@ def pair(parts: Sequence[Placed]) -> list[Placed]:
     for index, placed in enumerate(parts):
         if type(placed.part) is Half:
             waiting[placed.part.pair_key, placed.part.event.row_index].append(index)
+    if not waiting:
+        return parts
     out: list[Placed | None] = list(parts)
     for indexes in waiting.values():
         if len(indexes) > 1:
