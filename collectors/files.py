@@ -219,15 +219,14 @@ class FileCollector:
     def _scan(self) -> None:
         """Looks at the patterns again: new contents are gained, moved files found again, finished ones dropped."""
         seen: dict[PartitionKey, Path] = {}
-        for name in sorted({n for pattern in self._patterns for n in glob.iglob(pattern, recursive=True)}):  # noqa: PTH207 -- absolute patterns
-            path = Path(name)
+        for path in matching(self._patterns):
             try:
                 with path.open("rb") as stream:
                     status = os.fstat(stream.fileno())
                     inode = (status.st_dev, status.st_ino)
                     topic = _content_id(stream, whole=not self._follow)
             except OSError as error:
-                log.warning("file_unreadable", source=self.name, path=name, reason=str(error))
+                log.warning("file_unreadable", source=self.name, path=str(path), reason=str(error))
                 continue
             if topic is None:
                 continue
@@ -294,6 +293,12 @@ class FileCollector:
             if len(out) >= self._max_records:
                 return
         file.at_end = True
+
+
+def matching(patterns: Sequence[str]) -> list[Path]:
+    """The files that glob patterns name, sorted; `**` reaches into folders."""
+    names = {name for pattern in patterns for name in glob.iglob(pattern, recursive=True)}  # noqa: PTH207 -- absolute
+    return [path for path in map(Path, sorted(names)) if path.is_file()]
 
 
 def _is_packed(path: Path) -> bool:

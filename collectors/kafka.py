@@ -127,20 +127,25 @@ class KafkaCollector:
         return gained, lost
 
     def seek(self, partition: PartitionKey, offset: int | None) -> int:
-        at = TopicPartition(*partition)
+        if offset is None:
+            offset = self.edge(partition, first=self._start == "earliest")
         try:
-            if offset is None:
-                edges = self._consumer.beginning_offsets if self._start == "earliest" else self._consumer.end_offsets
-                offset = int(edges([at], timeout_ms=RPC_MS)[at])
-            self._consumer.seek(at, offset)
+            self._consumer.seek(TopicPartition(*partition), offset)
         except ValueError:  # taken away a moment ago; `changes` will say so
-            return offset or 0
-        except kafka_errors.KafkaError as error:
-            raise DependencyUnreachable(f"source {self.name}: {error}") from error
+            return offset
         self._next[partition] = offset
         self._ends.pop(partition, None)
         self._ends_at_s = float("-inf")
         return offset
+
+    def edge(self, partition: PartitionKey, *, first: bool = False) -> int:
+        """Where the broker's log of a partition ends, or begins."""
+        at = TopicPartition(*partition)
+        edges = self._consumer.beginning_offsets if first else self._consumer.end_offsets
+        try:
+            return int(edges([at], timeout_ms=RPC_MS)[at])
+        except kafka_errors.KafkaError as error:
+            raise DependencyUnreachable(f"source {self.name}: {type(error).__name__}: {error}") from error
 
     def pause(self, partition: PartitionKey) -> None:
         self._hold(partition, still=True)
@@ -208,11 +213,7 @@ class KafkaCollector:
             wanted = self._next.get(key)
             if wanted is None:
                 continue
-            try:
-                begin = int(self._consumer.beginning_offsets([at], timeout_ms=RPC_MS)[at])
-                end = int(self._consumer.end_offsets([at], timeout_ms=RPC_MS)[at])
-            except kafka_errors.KafkaError as error:
-                raise DependencyUnreachable(f"source {self.name}: {error}") from error
+            begin, end = self.edge(key, first=True), self.edge(key)
             where = f"source {self.name}: {at.topic} partition {at.partition}"
             if wanted < begin:
                 first, until = wanted, begin
@@ -297,6 +298,35 @@ class KafkaCollector:
             self._consumer.close(autocommit=False, timeout_ms=RPC_MS)
         except kafka_errors.KafkaError as error:
             log.debug("close_failed", source=self.name, reason=str(error))
+
+
+def recent(name: str, source: Source, folder: Path, limit: int) -> Sequence[Record]:
+    """The latest messages of a topic, up to `limit` over all partitions, read outside any group; for a look at them."""
+    everything = source.assign
+    if everything is None:
+        consumer = _connect(name, source, None, folder)
+        try:
+            everything = tuple(sorted(consumer.partitions_for_topic(source.topic) or ()))
+        finally:
+            consumer.close()
+    if not everything:
+        raise DependencyUnreachable(f"source {name}: there is no topic {source.topic}, or it may not be read")
+    collector = KafkaCollector(name, source.model_copy(update={"assign": everything}), folder)
+    try:
+        gained, _ = collector.changes()
+        for key in gained:
+            end = collector.edge(key)
+            collector.seek(key, max(end - limit, collector.edge(key, first=True)))
+            collector.resume(key)
+        out: list[Record] = []
+        deadline_s = time.monotonic() + 2 * RPC_MS / 1000
+        while len(out) < limit * len(gained) and time.monotonic() < deadline_s:
+            out += collector.poll(0.5)
+            if all(n == 0 for n in collector.lag().values()):
+                break
+    finally:
+        collector.close()
+    return sorted(out, key=lambda r: r.timestamp_ms or 0)[-limit:]
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # the client ships no types
