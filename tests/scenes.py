@@ -51,7 +51,7 @@ from monitor.store.schema import (
 
 NOW_US = parse_time_us("2026-11-22T14:05:20Z")
 END_US = parse_time_us("2026-11-22T13:00:00Z")
-WINDOWS = 9 * 24
+WINDOWS = 9 * 24  # hours of history
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{7*7}}\u202e</script><script>alert(2)</script>"
 
 
@@ -103,12 +103,12 @@ def rows(w: Watched, n: int, rng: np.random.Generator, shift: float = 0.0) -> pa
     return table.append_column("scores", pa.array(np.stack([1 - p, p], axis=1).tolist()))
 
 
-def seed(engine: sa.Engine, *, hostile: bool = False) -> None:
+def seed(engine: sa.Engine, *, hostile: bool = False, windows: int = WINDOWS) -> None:
     """Fill an empty, migrated store with the scene; `hostile` puts markup wherever a log could put text."""
     rng = np.random.default_rng(7)
     bad = HOSTILE if hostile else None
     for w in MODELS:
-        _model(engine, w if bad is None else _spoiled(w, bad), rng)
+        _model(engine, w if bad is None else _spoiled(w, bad), rng, windows)
     _incidents(engine, bad)
     _sources(engine, bad)
 
@@ -116,10 +116,12 @@ def seed(engine: sa.Engine, *, hostile: bool = False) -> None:
 def _spoiled(w: Watched, bad: str) -> Watched:
     numeric = {(bad if k in ("amount", "income", "balance") else k): v for k, v in w.numeric.items()}
     categorical = {k: (bad, *v[1:]) for k, v in w.categorical.items()}
-    return replace(w, numeric=numeric, categorical=categorical, drifting=tuple(bad if d == "amount" else d for d in w.drifting))
+    return replace(
+        w, numeric=numeric, categorical=categorical, drifting=tuple(bad if d == "amount" else d for d in w.drifting)
+    )
 
 
-def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator) -> None:
+def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator, windows: int) -> None:
     key, digest = stable_id("model", "Production", w.name), stable_id("reference", w.name).replace("-", "")
     base = rows(w, 12_000, rng)
     bins = Bins.fit(base, list(w.numeric), list(w.categorical))
@@ -128,17 +130,17 @@ def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator) -> None:
     judged: list[dict[str, Any]] = []
     counted: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
-    for i in range(WINDOWS):
-        start = END_US - (WINDOWS - i) * HOUR_US
+    for i in range(windows):
+        start = END_US - (windows - i) * HOUR_US
         end = start + HOUR_US
         hour = start // HOUR_US % 24
         n = int(rng.poisson(w.per_hour * (0.35 + 0.65 * np.exp(-(((hour - 14) / 6) ** 2)))))
-        shift = min(1.0, max(0.0, (i - WINDOWS + 30) / 14)) if w.drifting else 0.0
-        gap = i in (60, 61)
+        shift = min(1.0, max(0.0, (i - windows + 30) / 14)) if w.drifting else 0.0
+        gap = i in (windows - 156, windows - 155)
         outcome, detail = ("gap", "missed for longer than catch_up") if gap else ("judged", None)
         shared = {"model_id": key, "end_us": end, "start_us": start}
-        for monitor in ("marginals", "volume"):
-            judged.append(shared | {"monitor": monitor, "outcome": outcome, "n": 0 if gap else n, "judged_us": end + 330 * SECOND_US, "detail": detail})
+        both = shared | {"outcome": outcome, "n": 0 if gap else n, "judged_us": end + 330 * SECOND_US, "detail": detail}
+        judged += [both | {"monitor": monitor} for monitor in ("marginals", "volume")]
         if gap:
             continue
         p = bins.count(rows(w, n, rng, shift))
@@ -169,16 +171,27 @@ def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator) -> None:
         conn.execute(detections.insert(), found)
 
 
-def _features(w: Watched, distances: Mapping[str, Mapping[str, Any]], shift: float, rng: np.random.Generator) -> list[dict[str, Any]]:
+def _features(
+    w: Watched, distances: Mapping[str, Mapping[str, Any]], shift: float, rng: np.random.Generator
+) -> list[dict[str, Any]]:
     made = []
     for name, row in distances.items():
         moved = shift if name in w.drifting or name.startswith("score:") else 0.0
         log_e = float(rng.normal(-0.35, 0.45) + 1.5 * moved)
-        made.append({"name": name, **row, "p_value": float(min(1.0, 10 ** -max(0.0, rng.normal(0.3 + 2 * moved, 0.3)))), "log_e": log_e})
+        made.append(
+            {
+                "name": name,
+                **row,
+                "p_value": float(min(1.0, 10 ** -max(0.0, rng.normal(0.3 + 2 * moved, 0.3)))),
+                "log_e": log_e,
+            }
+        )
     return made
 
 
-def _detection(w: Watched, key: str, shared: Mapping[str, Any], n: int, features: list[dict[str, Any]]) -> dict[str, Any]:
+def _detection(
+    w: Watched, key: str, shared: Mapping[str, Any], n: int, features: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {
         **shared, "detection_id": stable_id("detection", key, shared["end_us"]), "monitor": "marginals", "detector": "marginals",
         "family": "drift", "event": "FeatureDrift", "subject_kind": "model", "subject_id": w.name,
@@ -188,7 +201,9 @@ def _detection(w: Watched, key: str, shared: Mapping[str, Any], n: int, features
     }  # fmt: skip
 
 
-def _alert(event: Event, family: Family, model: str, subject: Subject, severity: Severity, opened: int, **known: Any) -> Alert:
+def _alert(
+    event: Event, family: Family, model: str, subject: Subject, severity: Severity, opened: int, **known: Any
+) -> Alert:
     key = ("Production", "", model, subject.kind, subject.id, event.value)
     fields = {
         "open": True, "seq": 1, "updated_us": opened, "cleared_us": None, "detector": "marginals", "statistic": 0.31,
@@ -201,22 +216,68 @@ def _alert(event: Event, family: Family, model: str, subject: Subject, severity:
     )  # fmt: skip
 
 
+def reopened(alert: Alert) -> Alert:
+    """A second incident on the same model: its prediction drifts as well."""
+    later = replace(alert, event=Event.PREDICTION_DRIFT, seq=1, opened_us=END_US, updated_us=END_US)
+    return replace(later, alert_id=alert_id(later.key, END_US))
+
+
 def _incidents(engine: sa.Engine, bad: str | None) -> None:
     amount, caller = bad or "amount", bad or "c-7f3a91"
-    shares = [{"name": amount, "share": 0.58}, {"name": "merchant_age_days", "share": 0.27}, {"name": "country", "share": 0.15}]
-    one = {"features": shares[:1], "detectors": [{"name": "marginals", "log_e": 9.2}], "onset": "2026-11-21T08:00:00.000Z"}
+    shares = [
+        {"name": amount, "share": 0.58},
+        {"name": "merchant_age_days", "share": 0.27},
+        {"name": "country", "share": 0.15},
+    ]
+    one = {
+        "features": shares[:1],
+        "detectors": [{"name": "marginals", "log_e": 9.2}],
+        "onset": "2026-11-21T08:00:00.000Z",
+    }
     drift = _alert(
-        Event.FEATURE_DRIFT, Family.DRIFT, "card-fraud", Subject("model", "card-fraud"), Severity.MAJOR, END_US - 22 * HOUR_US, evidence=one
+        Event.FEATURE_DRIFT,
+        Family.DRIFT,
+        "card-fraud",
+        Subject("model", "card-fraud"),
+        Severity.MAJOR,
+        END_US - 22 * HOUR_US,
+        evidence=one,
     )
     drift2 = replace(drift, seq=2, updated_us=END_US - 18 * HOUR_US, log_e=14.1, evidence={**one, "features": shares})
-    asked = {"principals": [caller], "detectors": [{"name": "queries", "log_e": 12.4}], "queries": 512, "flagged": 488, "distinct_rows": 507}
+    asked = {
+        "principals": [caller],
+        "detectors": [{"name": "queries", "log_e": 12.4}],
+        "queries": 512,
+        "flagged": 488,
+        "distinct_rows": 507,
+    }
     subject = Subject("principal", caller)
-    known = {"detector": "queries", "statistic": 12.4, "threshold": 11.1, "log_e": 12.4, "n": 512, "techniques": ("AML.T0024.002", "AML.T0040", "ML05:2023")}
+    known = {
+        "detector": "queries",
+        "statistic": 12.4,
+        "threshold": 11.1,
+        "log_e": 12.4,
+        "n": 512,
+        "techniques": ("AML.T0024.002", "AML.T0040", "ML05:2023"),
+    }
     attack = _alert(
-        Event.ATTACK_SUSPECTED, Family.ANOMALY, "credit-limit", subject, Severity.MAJOR, END_US - 2 * HOUR_US, evidence=asked, **known
+        Event.ATTACK_SUSPECTED,
+        Family.ANOMALY,
+        "credit-limit",
+        subject,
+        Severity.MAJOR,
+        END_US - 2 * HOUR_US,
+        evidence=asked,
+        **known,
     )
     attack2 = replace(
-        attack, seq=2, family=Family.EXTRACTION, severity=Severity.CRITICAL, updated_us=END_US - HOUR_US, log_e=41.7, evidence={**asked, "queries": 4096}
+        attack,
+        seq=2,
+        family=Family.EXTRACTION,
+        severity=Severity.CRITICAL,
+        updated_us=END_US - HOUR_US,
+        log_e=41.7,
+        evidence={**asked, "queries": 4096},
     )
     traffic = _alert(
         Event.TRAFFIC_ANOMALY, Family.ANOMALY, "churn", Subject("model", "churn"), Severity.WARNING, END_US - 80 * HOUR_US,
@@ -233,7 +294,11 @@ def _incidents(engine: sa.Engine, bad: str | None) -> None:
     with write(engine) as conn:
         alertlog.write(conn, [s.alert for s in steps], steps, NOW_US)
         for s in steps:
-            for sink, state, error in (("soc", "sent", None), ("console", "sent", None), ("chat", "dead", bad or "401 unauthorised")):
+            for sink, state, error in (
+                ("soc", "sent", None),
+                ("console", "sent", None),
+                ("chat", "dead", bad or "401 unauthorised"),
+            ):
                 conn.execute(
                     outbox.insert().values(
                         row_id=stable_id("outbox", sink, s.alert.alert_id, s.alert.seq), sink=sink, lane=f"{sink}:{s.alert.alert_id}",
@@ -269,7 +334,11 @@ def _sources(engine: sa.Engine, bad: str | None) -> None:
             )  # fmt: skip
         conn.execute(
             unregistered.insert().values(
-                source="gateway", name=bad or "card-fraud-canary", events=1204, first_us=NOW_US - 30 * HOUR_US, last_us=NOW_US - 60 * SECOND_US
+                source="gateway",
+                name=bad or "card-fraud-canary",
+                events=1204,
+                first_us=NOW_US - 30 * HOUR_US,
+                last_us=NOW_US - 60 * SECOND_US,
             )
         )
         for name, age_s in (("publisher", 1), ("scheduler", 2), ("tick:card-fraud", 2)):

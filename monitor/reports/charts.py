@@ -10,7 +10,6 @@ Names that come from logs are escaped here; everything returned is safe to place
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,13 +18,13 @@ from typing import Final, Literal
 from markupsafe import Markup, escape
 
 from monitor.model import HOUR_US, SECOND_US
+from monitor.reports.words import moment, number, seen
 
 LEVELS: Final = 6  # shades of a heat strip
 DOTS: Final = 60  # a line of more points is drawn without dots
 _FOOT: Final = 22  # px kept for the time labels
 _HEAD: Final = 16  # px kept above the plot for the top label
 _DAY_US: Final = 24 * HOUR_US
-_HIDDEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 _STEPS_US: Final = (
     *(m * 60 * SECOND_US for m in (1, 5, 15, 30)),
     *(h * HOUR_US for h in (1, 2, 3, 6, 12)),
@@ -61,7 +60,7 @@ class Point:
 class Annotation:
     """Something that happened at a time (a deploy) or from a time on (an incident, `end_us` None = still on)."""
 
-    kind: str  # mark or incident
+    kind: str  # mark, incident (drift, quality) or attack
     start_us: int
     end_us: int | None
     label: str
@@ -75,40 +74,6 @@ class Chart:
     summary: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-
-
-def seen(text: object) -> str:
-    """Text of a log with its invisible and direction-changing characters spelled out; markup is escaped later.
-
-    >>> seen("pay\\u202ecod.exe"), seen("a\\x07b")
-    ('pay\\\\u{202e}cod.exe', 'a\\\\u{7}b')
-    """
-    return _HIDDEN.sub(lambda m: f"\\u{{{ord(m[0]):x}}}", str(text))
-
-
-def number(value: float | None) -> str:
-    """A number for people: about three digits, thousands grouped, an en dash where there is none.
-
-    >>> number(12345.6), number(0.01234), number(None), number(7.0), number(2e-9)
-    ('12,346', '0.0123', '–', '7', '2.0e-09')
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value == round(value) and abs(value) < 1e15:
-        return f"{round(value):,}"
-    size = abs(value)
-    if size >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if size >= 1e-4 else f"{value:.1e}"
-
-
-def moment(time_us: int) -> str:
-    """A time for people, in UTC.
-
-    >>> moment(1_700_000_000_000_000)
-    '2023-11-14 22:13'
-    """
-    return f"{datetime.fromtimestamp(time_us // SECOND_US, UTC):%Y-%m-%d %H:%M}"
 
 
 def ticks(span: Span, wanted: int = 7) -> list[tuple[int, str]]:
@@ -139,7 +104,9 @@ def nice_top(value: float) -> float:
     return float(f"{next(k for k in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if k * unit >= value * 0.9999) * unit:.6g}")
 
 
-def bars(points: Sequence[Point], span: Span, *, title: str, unit: str, notes: Sequence[Annotation] = (), height: int = 150) -> Chart:
+def bars(
+    points: Sequence[Point], span: Span, *, title: str, unit: str, notes: Sequence[Annotation] = (), height: int = 150
+) -> Chart:
     """Counts per window as bars; windows that were not judged are hatched, raised ones are strong."""
     top = nice_top(max((p.value or 0.0 for p in points), default=0.0))
     plot = height - _FOOT - _HEAD
@@ -154,7 +121,9 @@ def bars(points: Sequence[Point], span: Span, *, title: str, unit: str, notes: S
             f'height="{tall:.1f}" rx="1">{_tip(p, unit)}</rect>'
         )
     summary = _summary(points, title, unit)
-    body = _notes(notes, span, height) + _grid(plot) + "".join(drawn) + _labels(span, height) + _heights(top, plot, number)
+    body = (
+        _notes(notes, span, height) + _grid(plot) + "".join(drawn) + _labels(span, height) + _heights(top, plot, number)
+    )
     return Chart(_frame(body, height, summary), summary, ("Window", unit, "Note"), _table(points))
 
 
@@ -170,7 +139,9 @@ def line(
 ) -> Chart:
     """A statistic over time with its threshold; a gap stays a gap, raised points carry a marker."""
     known = [p for p in points if p.value is not None]
-    top = nice_top(max([p.value or 0.0 for p in known] + ([threshold] if threshold is not None else [])) if known else 1.0)
+    top = nice_top(
+        max([p.value or 0.0 for p in known] + ([threshold] if threshold is not None else [])) if known else 1.0
+    )
     plot = height - _FOOT - _HEAD
 
     def y(value: float) -> float:
@@ -191,11 +162,14 @@ def line(
     )
     inner = f'<svg x="0" y="0" width="100%" height="{height}" viewBox="0 0 1000 {height}" preserveAspectRatio="none">{paths}</svg>'
     plain = "c-dot" if len(known) <= DOTS else "c-hit"
-    dots = "".join(
-        f'<circle class="{"c-dot c-raised" if p.raised else plain}" cx="{span.x((p.start_us + p.end_us) // 2)}%" '
-        f'cy="{y(p.value or 0.0)}" r="{4 if p.raised or plain == "c-hit" else 2.5}">{_tip(p, unit)}</circle>'
-        for p in known
-    )
+    alone = {r[0] for r in runs if len(r) == 1}  # a window between two gaps has no line to be seen by
+    dots = ""
+    for p in known:
+        x, height_y = span.x((p.start_us + p.end_us) // 2), y(p.value or 0.0)
+        look = "c-dot" if f"{10 * x:.1f},{height_y}" in alone else plain
+        radius = 4 if p.raised or look == "c-hit" else 2.5
+        mark = "c-dot c-raised" if p.raised else look
+        dots += f'<circle class="{mark}" cx="{x}%" cy="{height_y}" r="{radius}">{_tip(p, unit)}</circle>'
     limit = ""
     if threshold is not None:
         limit = (
@@ -206,26 +180,42 @@ def line(
     if threshold is not None:
         over = sum((p.value or 0.0) >= threshold for p in known)
         summary += f" The alarm level is {number(threshold)}; {over} of {len(known)} windows reach it."
-    body = _notes(notes, span, height) + _grid(plot) + inner + limit + dots + _labels(span, height) + _heights(top, plot, number)
+    body = (
+        _notes(notes, span, height)
+        + _grid(plot)
+        + inner
+        + limit
+        + dots
+        + _labels(span, height)
+        + _heights(top, plot, number)
+    )
     return Chart(_frame(body, height, summary), summary, ("Window", unit, "Note"), _table(points))
 
 
-def strip(points: Sequence[Point], span: Span, level: Callable[[float], int], *, label: str, height: int = 20) -> Markup:
+def strip(
+    points: Sequence[Point], span: Span, level: Callable[[float], int], *, label: str, height: int = 20
+) -> Markup:
     """One row of a heat map: each window's shade is `level` of its value (0 to LEVELS - 1), gaps have their own.
 
     Neighbours of one shade are one rectangle, so a quiet month costs a few bytes.
     """
-    looks = ["c-gap" if p.value is None else f"h{min(LEVELS - 1, max(0, level(p.value)))}" for p in points]
-    cells = []
+    looks = ["gap" if p.value is None else f"h{min(LEVELS - 1, max(0, level(p.value)))}" for p in points]
+    cells: dict[str, list[str]] = {}
     first = 0
     for i in range(1, len(points) + 1):
         if i < len(points) and looks[i] == looks[first] and points[i].start_us <= points[i - 1].end_us:
             continue
-        x = span.x(points[first].start_us)
-        width = max(0.15, span.x(points[i - 1].end_us) - x)
-        cells.append(f'<rect class="{looks[first]}" x="{x}%" y="0" width="{width:.3f}%" height="{height}"/>')
+        if looks[first] != "gap":
+            x = 10 * span.x(points[first].start_us)
+            width = max(1.5, 10 * span.x(points[i - 1].end_us) - x)
+            cells.setdefault(looks[first], []).append(f"M{x:.1f} 0h{width:.1f}v10h-{width:.1f}z")
         first = i
-    return _frame("".join(cells), height, label, "strip")
+    # What no window covers shows the thin line underneath: another shape, not another shade.
+    drawn = '<path class="c-gap" d="M0 4h1000v2H0z"/>' + "".join(
+        f'<path class="{look}" d="{"".join(d)}"/>' for look, d in sorted(cells.items())
+    )
+    inner = f'<svg width="100%" height="{height}" viewBox="0 0 1000 10" preserveAspectRatio="none">{drawn}</svg>'
+    return _frame(inner, height, label, "strip")
 
 
 def thinned(points: Sequence[Point], how: Literal["mean", "max"], most: int = 240) -> list[Point]:
@@ -246,7 +236,8 @@ def thinned(points: Sequence[Point], how: Literal["mean", "max"], most: int = 24
 
 def axis(span: Span) -> Markup:
     """The time labels under a column of strips."""
-    return Markup(f'<svg class="chart axis" width="100%" height="{_FOOT}" aria-hidden="true">{_labels(span, _FOOT)}</svg>')
+    drawn = _labels(span, _FOOT)
+    return Markup(f'<svg class="chart axis" width="100%" height="{_FOOT}" aria-hidden="true">{drawn}</svg>')  # noqa: S704 - numbers and dates
 
 
 def spark(values: Sequence[float], label: str, height: int = 28) -> Markup:
@@ -269,14 +260,21 @@ def histogram(
     step = 100 / max(1, len(labels))
     drawn = []
     for i, (name, ref, cur) in enumerate(zip(labels, reference, current, strict=True)):
-        tip = f"<title>{escape(name)}: reference {ref:.1%}, current {cur:.1%}</title>"
+        tip = f"<title>{escape(seen(name))}: reference {ref:.1%}, current {cur:.1%}</title>"
         hr, hc = max(1.0, plot * ref / top), max(1.0, plot * cur / top)
         drawn.append(
             f'<g>{tip}<rect class="c-ref" x="{(i + 0.10) * step:.3f}%" y="{_HEAD + plot - hr:.1f}" width="{0.38 * step:.3f}%" height="{hr:.1f}"/>'
             f'<rect class="c-cur" x="{(i + 0.52) * step:.3f}%" y="{_HEAD + plot - hc:.1f}" width="{0.38 * step:.3f}%" height="{hc:.1f}"/></g>'
         )
-    body = _grid(plot) + "".join(drawn) + _bin_names(labels, step, _HEAD + plot) + _heights(top, plot, lambda v: f"{v:.0%}")
-    rows = [(n, f"{r:.2%}", f"{c:.2%}", f"{100 * (c - r):+.2f}") for n, r, c in zip(labels, reference, current, strict=True)]
+    body = (
+        _grid(plot)
+        + "".join(drawn)
+        + _bin_names(labels, step, _HEAD + plot)
+        + _heights(top, plot, lambda v: f"{v:.0%}")
+    )
+    rows = [
+        (n, f"{r:.2%}", f"{c:.2%}", f"{100 * (c - r):+.2f}") for n, r, c in zip(labels, reference, current, strict=True)
+    ]
     summary = f"{title}: share of events in {len(labels)} bins, reference beside current."
     if rows:
         most = max(range(len(rows)), key=lambda i: abs(current[i] - reference[i]))
@@ -292,7 +290,9 @@ def _bin_names(labels: Sequence[str], step: float, base: float) -> str:
         anchor = "middle" if 0 < i < len(labels) - 1 or len(labels) <= 6 else "start" if i == 0 else "end"
         x = (i + 0.5) * step if anchor == "middle" else 0 if anchor == "start" else 100
         short = labels[i] if len(labels[i]) <= 14 else labels[i][:13] + "…"
-        names.append(f'<text class="c-label" x="{x:.2f}%" y="{base + 17}" text-anchor="{anchor}">{escape(short)}</text>')
+        names.append(
+            f'<text class="c-label" x="{x:.2f}%" y="{base + 17}" text-anchor="{anchor}">{escape(seen(short))}</text>'
+        )
     return "".join(names)
 
 
@@ -304,15 +304,14 @@ def share_bar(share: float, label: str) -> Markup:
 
 
 def _frame(body: str, height: int, label: str, look: str = "") -> Markup:
-    return Markup(
-        f'<svg class="chart {look}" width="100%" height="{height}" role="img" aria-label="{escape(label)}">{body}</svg>'
-    )
+    head = f'<svg class="chart {look}" width="100%" height="{height}" role="img" aria-label="{escape(seen(label))}">'
+    return Markup(f"{head}{body}</svg>")  # noqa: S704 - every piece of text in it went through escape()
 
 
 def _tip(p: Point, unit: str) -> str:
     value = "not judged" if p.value is None else f"{number(p.value)} {unit}".strip()
     note = f" · {p.note}" if p.note else ""
-    return f"<title>{moment(p.start_us)} to {_clock(p)}: {escape(value)}{escape(note)}</title>"
+    return f"<title>{moment(p.start_us)} to {_clock(p)}: {escape(seen(value))}{escape(seen(note))}</title>"
 
 
 def _clock(p: Point) -> str:
@@ -328,16 +327,17 @@ def _grid(plot: int) -> str:
 def _heights(top: float, plot: int, words: Callable[[float], str]) -> str:
     """What the grid lines stand for; drawn last, with a rim, so that no bar hides them."""
     return "".join(
-        f'<text class="c-label c-rim" x="0" y="{_HEAD + plot * (1 - s) - 4}">{words(top * s)}</text>' for s in (0.5, 1.0)
+        f'<text class="c-label c-rim" x="0" y="{_HEAD + plot * (1 - s) - 4}">{words(top * s)}</text>'
+        for s in (0.5, 1.0)
     )
 
 
 def _labels(span: Span, height: int) -> str:
     found = []
-    for t, label in ticks(span):
+    for i, (t, label) in enumerate(ticks(span)):
         x = span.x(t)
         if 3 <= x <= 97:  # a label at the rim would be cut
-            look = "c-label c-major" if t % _DAY_US == 0 else "c-label"
+            look = ("c-label c-major" if t % _DAY_US == 0 else "c-label") + (" c-alt" if i % 2 else "")
             found.append(f'<text class="{look}" x="{x}%" y="{height - 6}" text-anchor="middle">{label}</text>')
     return "".join(found)
 
@@ -346,8 +346,13 @@ def _notes(notes: Sequence[Annotation], span: Span, height: int) -> str:
     drawn = []
     for n in notes:
         x = span.x(n.start_us)
-        tip = f"<title>{escape(n.label)}, {moment(n.start_us)}</title>"
-        if n.kind == "incident":
+        tip = f"<title>{escape(seen(n.label))}, {moment(n.start_us)}</title>"
+        if n.kind == "attack":
+            drawn.append(
+                f'<g>{tip}<line class="c-attacked" x1="{x}%" x2="{x}%" y1="{_HEAD - 6}" y2="{height - _FOOT}"/>'
+                f'<rect class="c-attack-head" x="{x}%" y="{_HEAD - 11}" width="9" height="9"/></g>'
+            )
+        elif n.kind == "incident":
             width = span.x(n.end_us if n.end_us is not None else span.end_us) - x
             drawn.append(
                 f'<g>{tip}<rect class="c-incident" x="{x}%" y="{_HEAD}" width="{max(0.4, width):.3f}%" height="{height - _FOOT - _HEAD}"/>'

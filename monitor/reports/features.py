@@ -18,18 +18,30 @@ from monitor.model import HOUR_US
 from monitor.reports.charts import LEVELS, Point
 from monitor.store.queries import CountRow, DetectionRow
 
+_TIMES: Final = (2.0, 3.0, 4.0, 6.0, 9.0)
 UNSHOWN: Final = frozenset({"name", "share"})
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One way to see a feature's change. `cuts` are the shades of its heat strip, not alarm levels."""
+    """One way to see a feature's change. `cuts` are the shades of its heat strip, not alarm levels.
+
+    Distances grow as windows get smaller, so their shades count in multiples of what is usual for the feature in the
+    range (its lower quartile, at least `floor`); a measure without `floor` is shaded by its value.
+    """
 
     key: str
     label: str
     unit: str
     explanation: str
     cuts: tuple[float, ...]
+    floor: float | None = None
+
+    @property
+    def shades(self) -> list[str]:
+        """The words of the legend, lightest first."""
+        times = "× usual" if self.floor is not None else ""
+        return [f"below {self.cuts[0]:g}{times}", *(f"from {c:g}{times}" for c in self.cuts)]
 
 
 MEASURES: Final[Mapping[str, Measure]] = {
@@ -43,17 +55,17 @@ MEASURES: Final[Mapping[str, Measure]] = {
         Measure(
             "psi", "PSI", "",
             "Population stability index between the window and the reference, on bins fixed by the reference.",
-            (0.02, 0.05, 0.1, 0.2, 0.4),
+            _TIMES, 0.01,
         ),
         Measure(
             "js", "Jensen-Shannon", "",
             "Square root of the Jensen-Shannon divergence: 0 for equal distributions, 1 for disjoint ones.",
-            (0.05, 0.1, 0.15, 0.25, 0.4),
+            _TIMES, 0.03,
         ),
-        Measure("ks", "KS", "", "Largest gap between the two cumulative distributions.", (0.03, 0.06, 0.1, 0.2, 0.35)),
+        Measure("ks", "KS", "", "Largest gap between the two cumulative distributions.", _TIMES, 0.02),
         Measure(
             "wasserstein", "Wasserstein", "",
-            "How far values have moved, in units of the reference's spread.", (0.05, 0.1, 0.2, 0.4, 0.8),
+            "How far values have moved, in units of the reference's spread.", _TIMES, 0.02,
         ),
         Measure("missing", "Missing", "share", "Share of events in which the feature is absent.", (0.01, 0.05, 0.1, 0.3, 0.6)),
     )
@@ -73,54 +85,73 @@ class FeatureSeries:
         return max((p.value for p in self.points if p.value is not None), default=0.0)
 
     @property
+    def mean(self) -> float:
+        known = [p.value for p in self.points if p.value is not None]
+        return sum(known) / len(known) if known else 0.0
+
+    @property
+    def usual(self) -> float:
+        """What the feature shows when it shows least: the lower quartile of its windows."""
+        known = sorted(p.value for p in self.points if p.value is not None)
+        return known[len(known) // 4] if known else 0.0
+
+    @property
     def last(self) -> float | None:
         return next((p.value for p in reversed(self.points) if p.value is not None), None)
 
 
-def level(measure: Measure, value: float) -> int:
-    """The shade of a value on a heat strip, 0 to LEVELS - 1.
+def level(measure: Measure, value: float, usual: float = 0.0) -> int:
+    """The shade of a value on a heat strip, 0 to LEVELS - 1; `usual` is the series' own.
 
-    >>> level(MEASURES["psi"], 0.0), level(MEASURES["psi"], 0.3), level(MEASURES["psi"], 9.0)
+    >>> level(MEASURES["psi"], 0.2, usual=0.3), level(MEASURES["psi"], 0.2, usual=0.03), level(MEASURES["missing"], 0.7)
     (0, 4, 5)
     """
+    if measure.floor is not None:
+        value /= max(usual, measure.floor)
     return min(LEVELS - 1, sum(value >= c for c in measure.cuts))
 
 
-def series(found: Sequence[DetectionRow], measure: str) -> list[FeatureSeries]:
-    """Every feature that the detections name, the most changed one first (by its newest value, then its peak).
+def series(found: Sequence[DetectionRow], measure: str, restarts: Sequence[int] = ()) -> list[FeatureSeries]:
+    """Every feature that the detections name, the most changed one first: by peak for evidence, by mean for distances.
 
     Windows without enough data draw a gap. "evidence" accumulates each window's log_e as the deciders do,
-    M_t = (M_{t-1} + 1) e_t, on a log scale from zero.
+    M_t = (M_{t-1} + 1) e_t, on a log scale from zero, and starts afresh after `restarts`: times when an incident ended.
     """
     windows = sorted({(d.start_us, d.end_us): d for d in found}.values(), key=lambda d: d.end_us)
     by_window = [(d, _features(d.evidence)) for d in windows]
     names = sorted({name for _, features in by_window for name in features})
-    made = [_one(name, by_window, measure) for name in names]
-    return sorted(made, key=lambda s: (-(s.last or 0.0), -s.peak, s.name))
+    made = [_one(name, by_window, measure, sorted(restarts)) for name in names]
+    return sorted(made, key=lambda s: (-(s.peak if measure == "evidence" else s.mean), s.name))
 
 
-def accumulated(windows: Sequence[tuple[int, float]]) -> list[Point]:
+def accumulated(windows: Sequence[tuple[int, float]], restarts: Sequence[int] = ()) -> list[Point]:
     """The running evidence of windows given as (end, log_e), oldest first; each point reaches back to the one before."""
+    ended = sorted(restarts)
     total, before = -math.inf, None
     made = []
     for end_us, log_e in windows:
-        total = _log1pexp(total) + log_e
+        total = _log1pexp(_carried(total, ended, before, end_us)) + log_e
         start_us = before if before is not None else end_us - (windows[1][0] - end_us if len(windows) > 1 else HOUR_US)
         made.append(Point(start_us, end_us, max(0.0, total)))
         before = end_us
     return made
 
 
-def _one(name: str, windows: Sequence[tuple[DetectionRow, Mapping[str, Mapping[str, Any]]]], measure: str) -> FeatureSeries:
+def _one(
+    name: str,
+    windows: Sequence[tuple[DetectionRow, Mapping[str, Mapping[str, Any]]]],
+    measure: str,
+    restarts: Sequence[int],
+) -> FeatureSeries:
     points: list[Point] = []
-    total = -math.inf  # log of the running sum; the first window starts it
+    total, before = -math.inf, None  # log of the running sum; the first window starts it
     latest: Mapping[str, float | None] = {}
     for d, features in windows:
         row = features.get(name)
         value = None if row is None else _finite(row.get("log_e" if measure == "evidence" else measure))
         if measure == "evidence" and value is not None:
-            total = _log1pexp(total) + value
-            value = max(0.0, total)
+            total = _log1pexp(_carried(total, restarts, before, d.end_us)) + value
+            before, value = d.end_us, max(0.0, total)
         if row is not None and d.verdict != "insufficient":
             latest = {k: _finite(v) for k, v in row.items() if k not in UNSHOWN}
         note = f"{d.n:,} events" if row is not None else "no counts"
@@ -128,9 +159,18 @@ def _one(name: str, windows: Sequence[tuple[DetectionRow, Mapping[str, Mapping[s
     return FeatureSeries(name, points, latest)
 
 
+def _carried(total: float, restarts: Sequence[int], before_us: int | None, end_us: int) -> float:
+    """The sum that a window inherits: nothing when an incident ended since the window before it."""
+    return -math.inf if any((before_us or 0) < r < end_us for r in restarts) else total
+
+
 def _features(evidence: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     rows = evidence.get("features")
-    return {str(r["name"]): r for r in rows if isinstance(r, Mapping) and "name" in r} if isinstance(rows, Iterable) else {}
+    return (
+        {str(r["name"]): r for r in rows if isinstance(r, Mapping) and "name" in r}
+        if isinstance(rows, Iterable)
+        else {}
+    )
 
 
 def _finite(value: object) -> float | None:

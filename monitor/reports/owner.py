@@ -22,12 +22,13 @@ from monitor.model import Event
 from monitor.reports import charts, features
 from monitor.reports.charts import Annotation, Chart, Point, Span
 from monitor.reports.features import MEASURES, Counts
+from monitor.reports.words import moment, number, percent, seen
 from monitor.store import lookups, queries
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import Engine, ModelRow, WindowRow
 
 STRIPS: Final = 25  # features in the picture of drift over time
-HISTOGRAMS: Final = 12  # most changed distributions that are drawn
+HISTOGRAMS: Final = 10  # most changed distributions that are drawn
 OUTCOMES: Final = {"insufficient": "had too little data or history", "failed": "failed", "gap": "are gaps"}
 
 
@@ -62,9 +63,13 @@ def report(
     incidents = lookups.incidents_between(engine, model.name, start_us, end_us)
     marks = queries.model_marks(engine, model.name, start_us, end_us)
     rows = main_windows(windows)
-    points = [Point(w.start_us, w.end_us, None if w.outcome == "gap" else float(w.n), OUTCOMES.get(w.outcome, "")) for w in rows]
+    points = [
+        Point(w.start_us, w.end_us, None if w.outcome == "gap" else float(w.n), OUTCOMES.get(w.outcome, ""))
+        for w in rows
+    ]
     notes = [Annotation("mark", m.start_us, m.end_us, f"{m.kind}: {m.text}") for m in marks]
     volume = charts.bars(charts.thinned(points, "mean"), span, title="Events per window", unit="events", notes=notes)
+    restarts = [i.cleared_us for i in incidents if i.family == "drift" and i.cleared_us is not None]
     outcomes = Counter(w.outcome for w in rows)
     distances = ranked(counts)
     style = (resources.files("monitor.reports") / "charts.css").read_text() + (
@@ -77,7 +82,7 @@ def report(
         style=Markup(style), span=span, verdict=verdict(incidents, outcomes), events=sum(w.n for w in rows),  # noqa: S704
         outcomes=dict(outcomes), not_judged=sum(n for o, n in outcomes.items() if o != "judged"), words=OUTCOMES,
         reference=queries.reference(engine, model.model_id, model.reference_hash), incidents=[_told(i) for i in incidents],
-        volume=volume if points else None, measure=MEASURES["evidence"], strips=_strips(drift, span),
+        volume=volume if points else None, measure=MEASURES["evidence"], strips=_strips(drift, span, restarts),
         axis=charts.axis(span), features=distances, events_counted=counts.current.n if counts else 0,
         histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure,
     )  # fmt: skip
@@ -85,7 +90,9 @@ def report(
         "model": model.name,
         "events": sum(w.n for w in rows),
         "windows": dict(outcomes),
-        "incidents": [{"alert_id": i.alert_id, "event": i.event, "severity": i.severity, "open": i.open} for i in incidents],
+        "incidents": [
+            {"alert_id": i.alert_id, "event": i.event, "severity": i.severity, "open": i.open} for i in incidents
+        ],
         "features": {name: dict(d) for name, d in distances},
     }
     return Report(html, policy, summary)
@@ -130,11 +137,22 @@ def _told(i: IncidentRow) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _strips(drift: Sequence[queries.DetectionRow], span: Span) -> list[tuple[features.FeatureSeries, Markup]]:
+def _strips(
+    drift: Sequence[queries.DetectionRow], span: Span, restarts: Sequence[int]
+) -> list[tuple[features.FeatureSeries, Markup]]:
     measure = MEASURES["evidence"]
     return [
-        (s, charts.strip(s.points, span, lambda v: features.level(measure, v), label=f"highest {charts.number(s.peak)}", height=16))
-        for s in features.series(drift, measure.key)[:STRIPS]
+        (
+            s,
+            charts.strip(
+                s.points,
+                span,
+                lambda v: features.level(measure, v),
+                label=f"highest {number(s.peak)}",
+                height=16,
+            ),
+        )
+        for s in features.series(drift, measure.key, restarts)[:STRIPS]
     ]
 
 
@@ -151,11 +169,11 @@ def _histograms(counts: Counts | None, names: Sequence[str]) -> list[tuple[str, 
 def _figure(chart: Chart) -> Markup:
     """A chart with its sentence and its table folded away."""
     head = "".join(f'<th scope="col">{escape(c or "Value")}</th>' for c in chart.columns)
-    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in chart.rows)
-    return Markup(
-        f"<figure>{chart.svg}<figcaption>{escape(chart.summary)}</figcaption><details><summary>The numbers as a table</summary>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></details></figure>"
-    )
+    body = "".join("<tr>" + "".join(f"<td>{escape(seen(c))}</td>" for c in row) + "</tr>" for row in chart.rows)
+    told = f"<figcaption>{escape(seen(chart.summary))}</figcaption>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    folded = f"<details><summary>The numbers as a table</summary>{table}</details>"
+    return Markup(f"<figure>{chart.svg}{told}{folded}</figure>")  # noqa: S704 - every piece of text went through escape()
 
 
 def _environment() -> jinja2.Environment:
@@ -163,14 +181,5 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("monitor.reports"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    env.filters.update(seen=charts.seen, moment=charts.moment, number=charts.number, percent=percent)
+    env.filters.update(seen=seen, moment=moment, number=number, percent=percent)
     return env
-
-
-def percent(share: float | None) -> str:
-    """A share as a percentage.
-
-    >>> percent(0.1234), percent(None)
-    ('12.34%', '–')
-    """
-    return "–" if share is None else f"{share:.2%}"

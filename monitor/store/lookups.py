@@ -13,7 +13,17 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from monitor.model import Severity
-from monitor.store.schema import alerts, dead_letters, halves, heartbeats, outbox, partitions, segments, transitions, unregistered
+from monitor.store.schema import (
+    alerts,
+    dead_letters,
+    halves,
+    heartbeats,
+    outbox,
+    partitions,
+    segments,
+    transitions,
+    unregistered,
+)
 
 PAGE_ROWS: Final = 50
 MAX_TRANSITIONS: Final = 200
@@ -186,10 +196,12 @@ def incidents(
         wanted.append(a.model == model)
     if event:
         wanted.append(a.event == event)
-    if min_severity in [*Severity]:
+    if min_severity is not None and min_severity in [*Severity]:
         wanted.append(a.severity.in_([s.value for s in Severity if s.rank >= Severity(min_severity).rank]))
     if text:
-        wanted.append(sa.or_(*(c.icontains(text, autoescape=True) for c in (a.model, a.event, a.subject_id, a.alert_id))))
+        wanted.append(
+            sa.or_(*(c.icontains(text, autoescape=True) for c in (a.model, a.event, a.subject_id, a.alert_id)))
+        )
     at = _uncursor(cursor)
     if at is not None:
         wanted.append(sa.or_(a.updated_us < at[0], sa.and_(a.updated_us == at[0], a.alert_id > at[1])))
@@ -230,13 +242,7 @@ def history(engine: sa.Engine, alert_id: str) -> list[TransitionRow]:
     query = sa.select(transitions).where(t.alert_id == alert_id).order_by(t.seq.desc()).limit(MAX_TRANSITIONS)
     with engine.connect() as conn:
         rows = conn.execute(query).all()
-    return [
-        TransitionRow(
-            r.seq, r.action, r.time_us, r.recorded_us, str(r.body.get("severity", "")), str(r.body.get("text", "")),
-            r.body.get("evidence") or {},
-        )
-        for r in reversed(rows)
-    ]
+    return [_transition(r) for r in reversed(rows)]
 
 
 def deliveries(engine: sa.Engine, alert_id: str) -> list[DeliveryRow]:
@@ -257,7 +263,15 @@ def all_partitions(engine: sa.Engine) -> list[PartitionRow]:
         rows = conn.execute(sa.select(partitions).order_by(p.source, p.topic, p.partition).limit(2_000)).all()
     return [
         PartitionRow(
-            r.source, r.topic, r.partition, r.owner, r.epoch, r.next_offset, r.max_event_us, r.caught_up_since_us, r.updated_us
+            r.source,
+            r.topic,
+            r.partition,
+            r.owner,
+            r.epoch,
+            r.next_offset,
+            r.max_event_us,
+            r.caught_up_since_us,
+            r.updated_us,
         )
         for r in rows
     ]
@@ -276,7 +290,9 @@ def dead_letter_counts(engine: sa.Engine) -> list[DeadLetterCount]:
         return [DeadLetterCount(*row) for row in conn.execute(query).all()]
 
 
-def dead_letters_of(engine: sa.Engine, *, source: str | None = None, reason: str | None = None, limit: int = 20) -> list[DeadLetterRow]:
+def dead_letters_of(
+    engine: sa.Engine, *, source: str | None = None, reason: str | None = None, limit: int = 20
+) -> list[DeadLetterRow]:
     """The newest dead letters of a source and a reason."""
     d = dead_letters.c
     wanted = [c == v for c, v in ((d.source, source), (d.reason, reason)) if v]
@@ -284,8 +300,17 @@ def dead_letters_of(engine: sa.Engine, *, source: str | None = None, reason: str
         rows = conn.execute(sa.select(dead_letters).where(*wanted).order_by(d.id.desc()).limit(limit)).all()
     return [
         DeadLetterRow(
-            r.id, r.source, r.topic, r.partition, r.offset, r.reason, r.detail, r.state, r.received_us,
-            None if r.value is None else bytes(r.value), bool(r.truncated),
+            r.id,
+            r.source,
+            r.topic,
+            r.partition,
+            r.offset,
+            r.reason,
+            r.detail,
+            r.state,
+            r.received_us,
+            None if r.value is None else bytes(r.value),
+            bool(r.truncated),
         )
         for r in rows
     ]
@@ -311,19 +336,26 @@ def sinks(engine: sa.Engine) -> list[SinkRow]:
         sa.func.sum(sa.case((o.state == "sent", 1), else_=0)),
     ).group_by(o.sink).order_by(o.sink)  # fmt: skip
     with engine.connect() as conn:
-        return [SinkRow(s, int(w), None if t is None else int(t), int(d), int(n)) for s, w, t, d, n in conn.execute(query).all()]
+        return [
+            SinkRow(s, int(w), None if t is None else int(t), int(d), int(n))
+            for s, w, t, d, n in conn.execute(query).all()
+        ]
 
 
 def beats(engine: sa.Engine) -> list[BeatRow]:
     """Last completed run of every component, by name."""
     with engine.connect() as conn:
-        return [BeatRow(r.name, r.beat_us) for r in conn.execute(sa.select(heartbeats).order_by(heartbeats.c.name)).all()]
+        return [
+            BeatRow(r.name, r.beat_us) for r in conn.execute(sa.select(heartbeats).order_by(heartbeats.c.name)).all()
+        ]
 
 
 def backlog(engine: sa.Engine) -> Backlog:
     """Rows that are stored and not yet published, and halves that wait for their other side."""
     s = segments.c
-    stored = sa.select(sa.func.coalesce(sa.func.sum(s.rows), 0), sa.func.min(s.created_us)).where(s.published.is_(sa.false()))
+    stored = sa.select(sa.func.coalesce(sa.func.sum(s.rows), 0), sa.func.min(s.created_us)).where(
+        s.published.is_(sa.false())
+    )
     waiting = sa.select(sa.func.count(), sa.func.min(halves.c.received_us))
     with engine.connect() as conn:
         rows, since = conn.execute(stored).one()
@@ -342,6 +374,13 @@ def _incident(r: sa.Row[Any]) -> IncidentRow:
         n=b.get("n"), window_us=(int(window[0]), int(window[1])) if window else None,
         techniques=tuple(b.get("techniques") or ()), text=str(b.get("text") or ""), evidence=b.get("evidence") or {},
     )  # fmt: skip
+
+
+def _transition(r: sa.Row[Any]) -> TransitionRow:
+    told = {k: str(r.body.get(k, "")) for k in ("severity", "text")}
+    return TransitionRow(
+        r.seq, r.action, r.time_us, r.recorded_us, told["severity"], told["text"], r.body.get("evidence") or {}
+    )
 
 
 def _cursor(time_us: int, alert_id: str) -> str:

@@ -37,7 +37,18 @@ class Status(StrEnum):
 
 
 ATTACK_FAMILIES: Final = frozenset(
-    {"anomaly", "extraction", "evasion", "membership", "inversion", "poisoning", "injection", "leakage", "abuse", "access"}
+    {
+        "anomaly",
+        "extraction",
+        "evasion",
+        "membership",
+        "inversion",
+        "poisoning",
+        "injection",
+        "leakage",
+        "abuse",
+        "access",
+    }
 )
 
 
@@ -92,6 +103,7 @@ class ModelRow:
     open: Mapping[str, int]  # severity -> open incidents
     volume: Sequence[tuple[int, int]]  # (window end, events), oldest first
     evidence: Sequence[tuple[int, float]]  # (window end, strongest log_e of the window's drift detections)
+    ended: Sequence[int] = ()  # when its latest drift incidents ended: the deciders started afresh
 
     @property
     def incidents(self) -> int:
@@ -104,6 +116,7 @@ class ReferenceRow:
 
     reference_hash: str
     version: int
+    path: str  # of the frozen Parquet copy, relative to the store's references
     rows: int
     origin: str
     approved_by: str | None
@@ -145,13 +158,17 @@ def one_model(engine: Engine, ref: str, now_us: int, *, clock: str, grace_us: in
     """The model of this name, else of this id."""
     with engine.connect() as conn:
         found = sa.or_(models.c.name == ref, models.c.model_id == ref)
-        row = conn.execute(sa.select(models).where(found).order_by((models.c.name == ref).desc()).limit(1)).one_or_none()
+        row = conn.execute(
+            sa.select(models).where(found).order_by((models.c.name == ref).desc()).limit(1)
+        ).one_or_none()
         return None if row is None else _model_row(conn, row, now_us, clock, grace_us)
 
 
 def _model_row(conn: sa.Connection, row: sa.Row[Any], now_us: int, clock: str, grace_us: int) -> ModelRow:
     of_model = ledger.c.model_id == row.model_id
-    newest = conn.execute(sa.select(ledger).where(of_model).order_by(ledger.c.end_us.desc()).limit(8 * SPARK_WINDOWS)).all()
+    newest = conn.execute(
+        sa.select(ledger).where(of_model).order_by(ledger.c.end_us.desc()).limit(8 * SPARK_WINDOWS)
+    ).all()
     volume: dict[int, int] = {}
     for w in newest:  # several monitors count the same window
         if w.outcome != "gap":
@@ -170,11 +187,19 @@ def _model_row(conn: sa.Connection, row: sa.Row[Any], now_us: int, clock: str, g
     clock_us = now_us if clock == "wall" else row.last_event_us
     lag = None if judged is None or clock_us is None else max(0, int(clock_us) - judged)
     span = newest[0].end_us - newest[0].start_us if newest else 0
-    learning = bool(drift) and drift[0][2] == "insufficient"
+    ended = conn.scalars(
+        sa.select(alerts.c.cleared_us)
+        .where(alerts.c.model == row.name, alerts.c.family == "drift", alerts.c.cleared_us.is_not(None))
+        .order_by(alerts.c.cleared_us.desc())
+        .limit(20)
+    ).all()
+    learning = bool(drift) and drift[0][2] == "insufficient" and _learns(conn, row.model_id)
     return ModelRow(
         model_id=row.model_id,
         name=row.name,
-        status=_status([f for _, f in opened], [w.outcome for w in newest[:3]], lag, span + grace_us, learning=learning),
+        status=_status(
+            [f for _, f in opened], [w.outcome for w in newest[:3]], lag, span + grace_us, learning=learning
+        ),
         reference_hash=row.reference_hash,
         watermark_us=row.watermark_us,
         last_event_us=row.last_event_us,
@@ -185,10 +210,20 @@ def _model_row(conn: sa.Connection, row: sa.Row[Any], now_us: int, clock: str, g
         open=dict(Counter(s for s, _ in opened)),
         volume=sorted(volume.items())[-SPARK_WINDOWS:],
         evidence=[(int(e), float(v)) for e, v, _ in reversed(drift) if v is not None],
+        ended=[int(t) for t in ended],
     )
 
 
-def _status(families: Sequence[str], outcomes: Sequence[str], lag_us: int | None, allowed_us: int, *, learning: bool) -> Status:
+def _learns(conn: sa.Connection, model_id: str) -> bool:
+    """Whether the newest drift detection asked no question for want of history (and not for want of events)."""
+    d = detections.c
+    query = sa.select(d.evidence).where(d.model_id == model_id, d.family == "drift").order_by(d.end_us.desc()).limit(1)
+    return str((conn.execute(query).scalar() or {}).get("reason", "")).startswith("learning")
+
+
+def _status(
+    families: Sequence[str], outcomes: Sequence[str], lag_us: int | None, allowed_us: int, *, learning: bool
+) -> Status:
     """The worst thing that is true of a model.
 
     >>> _status([], ["judged"], 0, 0, learning=False).value, _status(["drift"], [], None, 0, learning=False).value
@@ -216,7 +251,9 @@ def rank(severity: str) -> int:
     return Severity(severity).rank if severity in [*Severity] else -1
 
 
-def windows(engine: Engine, model_id: str, start_us: int, end_us: int, *, monitor: str | None = None) -> list[WindowRow]:
+def windows(
+    engine: Engine, model_id: str, start_us: int, end_us: int, *, monitor: str | None = None
+) -> list[WindowRow]:
     """Ledger rows of windows that end in (start_us, end_us], oldest first; the newest MAX_WINDOWS of them."""
     wanted = [ledger.c.model_id == model_id, ledger.c.end_us > start_us, ledger.c.end_us <= end_us]
     if monitor is not None:
@@ -251,8 +288,21 @@ def _detections(
         rows = conn.execute(query).all()
     return [
         DetectionRow(
-            r.monitor, r.detector, r.family, r.event, r.subject_kind, r.subject_id, r.start_us, r.end_us,
-            r.statistic, r.threshold, r.p_value, r.log_e, r.n, r.verdict, r.evidence,
+            r.monitor,
+            r.detector,
+            r.family,
+            r.event,
+            r.subject_kind,
+            r.subject_id,
+            r.start_us,
+            r.end_us,
+            r.statistic,
+            r.threshold,
+            r.p_value,
+            r.log_e,
+            r.n,
+            r.verdict,
+            r.evidence,
         )
         for r in reversed(rows)
     ]
@@ -260,10 +310,16 @@ def _detections(
 
 def reference(engine: Engine, model_id: str, reference_hash: str | None) -> ReferenceRow | None:
     """The named reference of a model."""
-    query = sa.select(references).where(references.c.model_id == model_id, references.c.reference_hash == (reference_hash or ""))
+    query = sa.select(references).where(
+        references.c.model_id == model_id, references.c.reference_hash == (reference_hash or "")
+    )
     with engine.connect() as conn:
         r = conn.execute(query).one_or_none()
-    return None if r is None else ReferenceRow(r.reference_hash, r.version, r.rows, r.origin, r.approved_by, r.created_us)
+    return (
+        None
+        if r is None
+        else ReferenceRow(r.reference_hash, r.version, r.path, r.rows, r.origin, r.approved_by, r.created_us)
+    )
 
 
 def model_marks(engine: Engine, model: str, start_us: int, end_us: int) -> list[MarkRow]:
@@ -298,7 +354,12 @@ def counts(engine: Engine, model_id: str, reference_hash: str | None, start_us: 
     p = profiles.c
     query = (
         sa.select(p.start_us, p.end_us, p.n, p.body)
-        .where(p.model_id == model_id, p.reference_hash == (reference_hash or ""), p.start_us >= start_us, p.end_us <= end_us)
+        .where(
+            p.model_id == model_id,
+            p.reference_hash == (reference_hash or ""),
+            p.start_us >= start_us,
+            p.end_us <= end_us,
+        )
         .order_by(p.start_us.desc())
         .limit(MAX_WINDOWS)
     )

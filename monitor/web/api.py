@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, HTTPException, Query, Response
@@ -231,7 +230,9 @@ def router(site: Site) -> APIRouter:
         chart = histogram_of(site, found, name, *span_of(found, scope, site.clock_us([found])))
         if chart is None:
             raise HTTPException(404)
-        return Histogram(feature=name, summary=chart.summary, columns=list(chart.columns), rows=[list(r) for r in chart.rows])
+        return Histogram(
+            feature=name, summary=chart.summary, columns=list(chart.columns), rows=[list(r) for r in chart.rows]
+        )
 
     @routes.get("/incidents")
     def incidents(
@@ -253,11 +254,25 @@ def router(site: Site) -> APIRouter:
         return IncidentDetail(
             incident=_incident(found),
             history=[
-                Step(seq=t.seq, action=t.action, time=rfc3339(t.time_us), severity=t.severity, text=t.text, evidence=dict(t.evidence))
+                Step(
+                    seq=t.seq,
+                    action=t.action,
+                    time=rfc3339(t.time_us),
+                    severity=t.severity,
+                    text=t.text,
+                    evidence=dict(t.evidence),
+                )
                 for t in lookups.history(site.engine, alert_id)
             ],
             deliveries=[
-                Delivery(sink=d.sink, seq=d.seq, state=d.state, attempts=d.attempts, last_error=d.last_error, settled=_when(d.settled_us))
+                Delivery(
+                    sink=d.sink,
+                    seq=d.seq,
+                    state=d.state,
+                    attempts=d.attempts,
+                    last_error=d.last_error,
+                    settled=_when(d.settled_us),
+                )
                 for d in lookups.deliveries(site.engine, alert_id)
             ],
         )
@@ -305,7 +320,9 @@ def _detection(d: queries.DetectionRow) -> Detection:
 
 
 def _incident(i: lookups.IncidentRow) -> Incident:
-    shared = {k: getattr(i, k) for k in ("alert_id", "model", "event", "family", "severity", "open", "quiet", "detector")}
+    shared = {
+        k: getattr(i, k) for k in ("alert_id", "model", "event", "family", "severity", "open", "quiet", "detector")
+    }
     numbers = {k: getattr(i, k) for k in ("statistic", "threshold", "p_value", "log_e", "n", "text")}
     return Incident(
         **shared, **numbers, subject={"kind": i.subject_kind, "id": i.subject_id}, opened=rfc3339(i.opened_us),

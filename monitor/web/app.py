@@ -73,7 +73,9 @@ def create_app(config: Config, engine: Engine, *, now_us: Callable[[], int] = wa
         if asset is None:
             raise HTTPException(404)
         # The name holds the content's hash, so it may be kept for ever.
-        return Response(asset.body, media_type=asset.media_type, headers={"Cache-Control": "public, max-age=31536000, immutable"})
+        return Response(
+            asset.body, media_type=asset.media_type, headers={"Cache-Control": "public, max-age=31536000, immutable"}
+        )
 
     @app.middleware("http")
     async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -112,7 +114,9 @@ def _problem(site: Site, request: Request, status: int, detail: str) -> Response
         body = {"type": "about:blank", "title": heading, "status": status, "detail": detail or words}
         return JSONResponse(body, status, media_type="application/problem+json")
     shown = detail if status == 422 else words
-    return pages.render(site, request, "error.html", status=status, section="", heading=heading, detail=shown, live=False)
+    return pages.render(
+        site, request, "error.html", status=status, section="", heading=heading, detail=shown, live=False
+    )
 
 
 def _operations(app: FastAPI, site: Site) -> None:

@@ -63,7 +63,9 @@ def chart_style() -> str:
 
 def vendored() -> list[dict[str, str]]:
     """What `static/vendor` must hold: file, package, version, licence, sha256."""
-    listed: list[dict[str, str]] = json.loads((resources.files("monitor.web") / "static" / "vendor" / "vendor.json").read_text())
+    listed: list[dict[str, str]] = json.loads(
+        (resources.files("monitor.web") / "static" / "vendor" / "vendor.json").read_text()
+    )
     return listed
 
 

@@ -15,6 +15,7 @@ from collectors.base import REASONS
 from monitor.model import rfc3339
 from monitor.reports import charts, features, owner
 from monitor.reports.charts import Annotation, Chart, Span
+from monitor.reports.words import moment, number
 from monitor.store import lookups, queries
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import ModelRow
@@ -50,7 +51,9 @@ class Wanted(BaseModel):
         }  # fmt: skip
 
 
-def render(site: Site, request: Request, name: str, *, status: int = 200, live: bool = True, **values: Any) -> HTMLResponse:
+def render(
+    site: Site, request: Request, name: str, *, status: int = 200, live: bool = True, **values: Any
+) -> HTMLResponse:
     """A page with what every page needs. Reading goes on by itself (`live`) until the reader pauses it."""
     here = Here(request.url.path, dict(request.query_params))
     twin = f"/api/v1{'/models' if here.path == '/' else here.path}"
@@ -99,10 +102,18 @@ def router(site: Site) -> APIRouter:
         )  # fmt: skip
 
     @routes.get("/models/{ref}/feature")
-    def feature_page(request: Request, ref: str, scope: Annotated[Scope, Query()], name: str, at: str = "") -> HTMLResponse:
+    def feature_page(
+        request: Request, ref: str, scope: Annotated[Scope, Query()], name: str, at: str = ""
+    ) -> HTMLResponse:
         model, _ = _model(site, ref)
         return render(
-            site, request, "feature.html", section="/", model=model, feature=name, **feature_view(site, model, scope, name, at)
+            site,
+            request,
+            "feature.html",
+            section="/",
+            model=model,
+            feature=name,
+            **feature_view(site, model, scope, name, at),
         )
 
     @routes.get("/models/{ref}/report")
@@ -189,7 +200,6 @@ def router(site: Site) -> APIRouter:
     return routes
 
 
-
 def _model(site: Site, ref: str) -> tuple[ModelRow, list[IncidentRow]]:
     """A model and its open incidents, worst first; 404 without such a model."""
     model = site.model(ref)
@@ -204,7 +214,7 @@ def _sentence(models: Sequence[ModelRow], opened: int) -> str:
     some = f"{len(models)} model{'' if len(models) == 1 else 's'} watched. "
     state = "No incident is open." if not opened else f"{opened} incident{'' if opened == 1 else 's'} open."
     judged = max((m.judged_us for m in models if m.judged_us is not None), default=None)
-    return some + state + (f" Judged up to {charts.moment(judged)} UTC." if judged is not None else "")
+    return some + state + (f" Judged up to {moment(judged)} UTC." if judged is not None else "")
 
 
 def _owner(site: Site, model: ModelRow) -> str | None:
@@ -214,7 +224,7 @@ def _owner(site: Site, model: ModelRow) -> str | None:
 
 def _volume_spark(model: ModelRow) -> Markup:
     values = [float(n) for _, n in model.volume]
-    words = f"Events per window: newest {charts.number(values[-1])}, highest {charts.number(max(values))}" if values else "none"
+    words = f"Events per window: newest {number(values[-1])}, highest {number(max(values))}" if values else "none"
     return charts.spark(values, words)
 
 
@@ -222,10 +232,10 @@ def _evidence_strip(model: ModelRow) -> Markup | str:
     """The windows' running evidence of drift as shades; empty without any."""
     if not model.evidence:
         return ""
-    points = features.accumulated(model.evidence)
+    points = features.accumulated(model.evidence, model.ended)
     span = charts.Span(points[0].start_us, points[-1].end_us)
     measure = features.MEASURES["evidence"]
-    words = f"Running evidence of drift: newest {charts.number(points[-1].value)} nats"
+    words = f"Running evidence of drift: newest {number(points[-1].value)} nats"
     return charts.strip(points, span, lambda v: features.level(measure, v), label=words, height=22)
 
 
@@ -237,7 +247,7 @@ def _incident_chart(site: Site, found: IncidentRow, model: ModelRow | None) -> t
     until_us = found.cleared_us if found.cleared_us is not None else model.judged_us or found.updated_us
     scope = Scope(range="30d", until=rfc3339(until_us + 1000))
     seen = look(site, model, scope)
-    series = next((s for s in features.series(seen.drift, "evidence") if s.name == named[0].name), None)
+    series = next((s for s in features.series(seen.drift, "evidence", seen.restarts) if s.name == named[0].name), None)
     if series is None or series.last is None:
         return None
     since_us = found.opened_us - max(2 * view.DAY_US, until_us - found.opened_us)

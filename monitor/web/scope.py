@@ -13,6 +13,7 @@ from monitor.model import parse_time_us, rfc3339
 from monitor.reports import charts, features
 from monitor.reports.charts import Annotation, Chart, Point, Span
 from monitor.reports.features import MEASURES, FeatureSeries
+from monitor.reports.words import moment, number
 from monitor.store import lookups, queries
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import DetectionRow, MarkRow, ModelRow, WindowRow
@@ -29,7 +30,9 @@ RANGES: Final[Mapping[str, tuple[str, int | None]]] = {  # key in the address ->
 DEFAULT_RANGE: Final = "7d"
 FEATURES_SHOWN: Final = 30
 HISTOGRAM_CHOICES: Final = 8
-NO_WINDOWS: Final = "No window was judged in this range. Windows are judged once their events and the allowed lateness have passed."
+NO_WINDOWS: Final = (
+    "No window was judged in this range. Windows are judged once their events and the allowed lateness have passed."
+)
 
 
 class Scope(BaseModel):
@@ -57,15 +60,16 @@ def span_of(model: ModelRow, scope: Scope, clock_us: int) -> tuple[int, int]:
 
 
 def try_time_us(text: str) -> int | None:
-    """A time from the address bar; None for anything that is none.
+    """A time from the address bar; None for anything that is none, or before 1970.
 
-    >>> try_time_us("2023-11-14T22:13:20Z"), try_time_us("soon")
-    (1700000000000000, None)
+    >>> try_time_us("2023-11-14T22:13:20Z"), try_time_us("soon"), try_time_us("0001-01-01T00:00:00Z")
+    (1700000000000000, None, None)
     """
     try:
-        return parse_time_us(text)
+        time_us = parse_time_us(text)
     except (ValueError, OverflowError):
         return None
+    return time_us if time_us > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,15 @@ class Seen:
     def notes(self) -> list[Annotation]:
         """Marks and incidents as a chart draws them."""
         drawn = [Annotation("mark", m.start_us, m.end_us, f"{m.kind}: {m.text}") for m in self.marks]
-        drifted = [i for i in self.incidents if i.family in {"drift", "quality", "performance"}]
-        return drawn + [Annotation("incident", i.opened_us, i.cleared_us, title(i)) for i in drifted]
+        for i in self.incidents:
+            kind = "attack" if i.family in queries.ATTACK_FAMILIES else "incident"
+            drawn.append(Annotation(kind, i.opened_us, i.cleared_us, title(i)))
+        return drawn
+
+    @property
+    def restarts(self) -> list[int]:
+        """When drift incidents ended: the evidence started afresh."""
+        return [i.cleared_us for i in self.incidents if i.family == "drift" and i.cleared_us is not None]
 
 
 def look(site: Site, model: ModelRow, scope: Scope) -> Seen:
@@ -151,7 +162,8 @@ def judged_windows(seen: Seen, rows: Sequence[FeatureSeries]) -> list[JudgedWind
     for end_us, same in sorted(by_end.items()):
         outcomes = {w.outcome for w in same}
         words = "; ".join(
-            f"{OUTCOME_WORDS.get(o, o)}" + (f" ({', '.join(w.monitor for w in same if w.outcome == o)})" if len(outcomes) > 1 else "")
+            f"{OUTCOME_WORDS.get(o, o)}"
+            + (f" ({', '.join(w.monitor for w in same if w.outcome == o)})" if len(outcomes) > 1 else "")
             for o in sorted(outcomes)
         )
         value, name = best.get(end_us, (None, None))
@@ -183,7 +195,9 @@ def incident_features(incident: IncidentRow) -> list[NamedFeature]:
     """The features in an incident's evidence, largest share first."""
     rows = incident.evidence.get("features")
     found = [
-        NamedFeature(str(r["name"]), _share(r.get("share")), {str(k): v for k, v in r.items() if k not in features.UNSHOWN})
+        NamedFeature(
+            str(r["name"]), _share(r.get("share")), {str(k): v for k, v in r.items() if k not in features.UNSHOWN}
+        )
         for r in (rows if isinstance(rows, list) else ())
         if isinstance(r, Mapping) and "name" in r
     ]
@@ -199,38 +213,40 @@ def strip_of(series: FeatureSeries, key: str, span: Span) -> Markup:
     measure = MEASURES[key]
     top = max(series.points, key=lambda p: p.value if p.value is not None else -1.0)
     words = (
-        f"{measure.label}: newest {charts.number(series.last)}, highest {charts.number(top.value)} at {charts.moment(top.end_us)}"
+        f"{measure.label}: newest {number(series.last)}, highest {number(top.value)} at {moment(top.end_us)}"
         if series.last is not None
         else f"{measure.label}: nothing measured"
     )
-    return charts.strip(series.points, span, lambda v: features.level(measure, v), label=words)
+    return charts.strip(series.points, span, lambda v: features.level(measure, v, series.usual), label=words)
 
 
 def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
     """Everything the model's page shows."""
     seen = look(site, model, scope)
     measure = MEASURES.get(scope.measure, MEASURES["evidence"])
-    rows = features.series(seen.drift, measure.key)
+    rows = features.series(seen.drift, measure.key, seen.restarts)
     shown = rows if scope.features == "all" else rows[:FEATURES_SHOWN]
     points = charts.thinned(volume_points(seen), "mean")
     newest = seen.drift[-1] if seen.drift else None
-    learning = newest is not None and newest.verdict == "insufficient"
+    unasked = newest is not None and newest.verdict == "insufficient"
     return {
         "now_us": site.clock_us([model]),
         "reference": queries.reference(site.engine, model.model_id, model.reference_hash),
         "windows": judged_windows(seen, rows),
-        "span_words": f"{charts.moment(seen.span.start_us)} to {charts.moment(seen.end_us)}" if seen.windows else "none",
+        "span_words": f"{moment(seen.span.start_us)} to {moment(seen.end_us)}" if seen.windows else "none",
         "range_words": [(k, w) for k, (w, _) in RANGES.items()],
         "range": scope.range if scope.range in RANGES else DEFAULT_RANGE,
-        "earlier": rfc3339(seen.start_us) if 0 < seen.start_us and seen.windows else None,
-        "volume": charts.bars(points, seen.span, title="Events per window", unit="events", notes=seen.notes) if points else None,
+        "earlier": rfc3339(seen.start_us) if seen.start_us > 0 and seen.windows else None,
+        "volume": charts.bars(points, seen.span, title="Events per window", unit="events", notes=seen.notes)
+        if points
+        else None,
         "measure": measure,
         "measures": list(MEASURES.values()),
         "rows": [(s, strip_of(s, measure.key, seen.span)) for s in shown],
         "hidden": len(rows) - len(shown),
         "named": named_features(seen.incidents),
         "time_axis": charts.axis(seen.span),
-        "learning": learning_words(newest) if newest is not None and learning else "",
+        "unasked": unasked_words(newest) if newest is not None and unasked else "",
         "marks": seen.marks,
         "past": [i for i in seen.incidents if not i.open],
         "keep": scope.kept(),
@@ -238,17 +254,21 @@ def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
     }
 
 
-def learning_words(detection: DetectionRow) -> str:
+def unasked_words(detection: DetectionRow) -> str:
     """Why a window raised no question yet."""
     why = detection.evidence.get("reason") or detection.evidence.get("why")
-    return str(why) if why else "Too little history for alarms: drift is shown, and judged once enough windows have been seen."
+    return (
+        str(why)
+        if why
+        else "Too little history for alarms: drift is shown, and judged once enough windows have been seen."
+    )
 
 
 def feature_view(site: Site, model: ModelRow, scope: Scope, name: str, at: str) -> dict[str, Any]:
     """Everything the page of one feature shows; `at` names one window's end, empty for the whole range."""
     seen = look(site, model, scope)
     measure = MEASURES.get(scope.measure, MEASURES["evidence"])
-    series = next((s for s in features.series(seen.drift, measure.key) if s.name == name), None)
+    series = next((s for s in features.series(seen.drift, measure.key, seen.restarts) if s.name == name), None)
     ends = [p.end_us for p in series.points if p.value is not None] if series else []
     at_us = try_time_us(at)
     picked = next((p for p in series.points if p.end_us == at_us), None) if series else None
@@ -267,7 +287,7 @@ def feature_view(site: Site, model: ModelRow, scope: Scope, name: str, at: str) 
         "measures": list(MEASURES.values()),
         "chart": chart,
         "shape": shape,
-        "shape_words": charts.moment(picked.end_us) if picked else "all windows in view",
+        "shape_words": moment(picked.end_us) if picked else "all windows in view",
         "choices": ends[-HISTOGRAM_CHOICES:][::-1] if shape else [],
         "at_us": picked.end_us if picked else None,
         "keep": scope.kept(),

@@ -17,7 +17,8 @@ import jinja2
 from alerts.techniques import table as technique_table
 from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES
 from monitor.model import HOUR_US, SECOND_US, Event, Family, rfc3339
-from monitor.reports.charts import moment, number, seen, share_bar, spark
+from monitor.reports.charts import share_bar, spark
+from monitor.reports.words import moment, number, seen
 from monitor.store.lookups import IncidentRow, TransitionRow
 from monitor.store.queries import Status
 from monitor.web.assets import Assets
@@ -88,8 +89,15 @@ def story(incident: IncidentRow) -> list[tuple[str, str]]:
 def gist(incident: IncidentRow) -> list[str]:
     """An incident in a few short facts, for a card: its features, or what the caller did."""
     e = incident.evidence
-    rows = [r for r in e.get("features") or () if isinstance(r, Mapping) and "name" in r] if isinstance(e.get("features"), list) else []
-    facts = [f"{r['name']} {_float(r.get('share')) or 0:.0%}" if r.get("share") is not None else str(r["name"]) for r in rows[:3]]
+    rows = (
+        [r for r in e.get("features") or () if isinstance(r, Mapping) and "name" in r]
+        if isinstance(e.get("features"), list)
+        else []
+    )
+    facts = [
+        f"{r['name']} {_float(r.get('share')) or 0:.0%}" if r.get("share") is not None else str(r["name"])
+        for r in rows[:3]
+    ]
     if len(rows) > 3:
         facts.append(f"{len(rows) - 3} more")
     queries = _float(e.get("queries"))
@@ -145,17 +153,48 @@ def _float(value: object) -> float | None:
 
 
 def cell(value: object) -> str:
-    """Any piece of evidence as text: numbers rounded, text as it stands, nested things as JSON."""
+    """Any piece of evidence as text: numbers rounded, plain lists and objects in a row, what is nested deeper as JSON.
+
+    >>> cell([1, "a"]), cell({"fields_differ": 30}), cell({"a": {"b": [1]}})
+    ('1, a', 'fields differ 30', '{"a": {"b": [1]}}')
+    """
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, int | float):
         return number(float(value))
-    return seen(value) if isinstance(value, str) else seen(json.dumps(value, ensure_ascii=False))
+    if isinstance(value, str):
+        return seen(value)
+    if isinstance(value, list) and not any(isinstance(v, list | Mapping) for v in value):
+        return ", ".join(cell(v) for v in value)
+    if isinstance(value, Mapping) and not any(isinstance(v, list | Mapping) for v in value.values()):
+        return ", ".join(f"{words_of(k)} {cell(v)}" for k, v in value.items())
+    return seen(json.dumps(value, ensure_ascii=False))
 
 
 def other_evidence(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Evidence without a table of its own, as (words, value)."""
-    return [(seen(k).replace("_", " "), cell(v)) for k, v in evidence.items() if k not in KNOWN_EVIDENCE]
+    """Evidence that is one value, as (words, value)."""
+    return [(words_of(k), cell(v)) for k, v in evidence.items() if k not in KNOWN_EVIDENCE and not _is_table(v)]
+
+
+def evidence_tables(evidence: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Evidence that is a list of objects, as (words, columns, rows); at most 20 rows of 8 columns each."""
+    made = []
+    for key, rows in evidence.items():
+        if key not in KNOWN_EVIDENCE and _is_table(rows):
+            columns = list(dict.fromkeys(str(k) for r in rows[:20] for k in r))[:8]
+            made.append(
+                (words_of(key), [words_of(c) for c in columns], [[cell(r.get(c)) for c in columns] for r in rows[:20]])
+            )
+    return made
+
+
+def words_of(key: object) -> str:
+    """A key of a JSON object as words."""
+    return seen(key).replace("_", " ")
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
 
 
 def model_url(name: str, model_id: str | None = None) -> str:
@@ -209,6 +248,6 @@ def environment(assets: Assets) -> jinja2.Environment:
     env.globals.update(
         asset=assets.url, spark=spark, share_bar=share_bar, model_url=model_url, with_query=with_query,
         status_words=STATUS_WORDS, outcome_words=OUTCOME_WORDS, delivery_words=DELIVERY_WORDS, total=total,
-        changes=changes, other_evidence=other_evidence, guidance=guidance,
+        changes=changes, other_evidence=other_evidence, evidence_tables=evidence_tables, guidance=guidance,
     )  # fmt: skip
     return env

@@ -1,0 +1,111 @@
+"""`lanner report`: a model owner's report as files."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from monitor.cli.run import DEFAULT, ConfigFile, owner
+from monitor.config import load
+from monitor.errors import UsageError
+from monitor.model import SECOND_US, parse_time_us
+
+WEEK_US = 7 * 86_400 * SECOND_US
+
+
+def report(
+    model: Annotated[str, typer.Argument(help="The model, as the configuration names it.")],
+    config: ConfigFile = DEFAULT,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(),
+    from_: Annotated[str | None, typer.Option("--from", help="RFC 3339; default: a week before --to.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="RFC 3339; default: the newest judged window.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")] = False,
+    evidently: Annotated[bool, typer.Option(help="Add Evidently's report on a sample.")] = True,
+) -> None:
+    """Write a self-contained HTML report of one model: incidents, volume, drift of every feature over all events."""
+    from monitor import telemetry
+    from monitor.reports import owner as owners
+    from monitor.service.compose import open_service
+    from monitor.store import queries
+
+    loaded = load(config)
+    telemetry.configure("console", level="error")
+    if model not in loaded.models:
+        raise UsageError(f"{model}: no such model; configured are {', '.join(sorted(loaded.models))}")
+    start_us, end_us = _time(from_), _time(to)
+    service = open_service(loaded, owner("report"))
+    now_us = time.time_ns() // 1000
+    row = queries.one_model(service.engine, model, now_us, clock=loaded.clock, grace_us=0)
+    if row is None or row.judged_us is None:
+        raise UsageError(
+            f"no window of {model} has been judged yet; `lanner check -c {config}` judges what is in the log"
+        )
+    end_us = row.judged_us if end_us is None else end_us
+    start_us = end_us - WEEK_US if start_us is None else start_us
+    made = owners.report(
+        service.engine, row, start_us, end_us, environment=loaded.environment, owner=loaded.models[model].owner,
+        made_us=now_us, version=version("lanner"),
+    )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"{_safe(model)}-report.html"
+    file.write_text(made.html, encoding="utf-8")
+    typer.echo(f"{file}  ({len(made.html.encode()) / 1000:.0f} kB)", err=as_json)
+    second = _evidently(service, row, start_us, end_us, out / f"{_safe(model)}-evidently.html") if evidently else None
+    if second is not None:
+        typer.echo(f"{second}  (Evidently, on a sample)", err=as_json)
+    if as_json:
+        shown = {"report": str(file), "evidently": None if second is None else str(second), **made.summary}
+        typer.echo(json.dumps(shown, ensure_ascii=False, allow_nan=False))
+
+
+def _evidently(service: Any, model: Any, start_us: int, end_us: int, file: Path) -> Path | None:
+    """Evidently's report, or None with the reason on stderr: it never stops ours."""
+    import pyarrow.parquet as pq
+
+    from monitor.reports import evidently
+    from monitor.store import queries
+
+    reference = queries.reference(service.engine, model.model_id, model.reference_hash)
+    if reference is None:
+        typer.echo("Evidently compares with a reference, and this model has none.", err=True)
+        return None
+    schema = service.tables[model.name].schema
+    columns = [
+        *(f"feature:{f}" for f in (*schema.numeric, *schema.categorical)),
+        "prediction_label",
+        "prediction_value",
+    ]
+    before = evidently.sampled([pq.read_table(service.root / "references" / reference.path)], reference.rows)
+    counts = queries.counts(service.engine, model.model_id, model.reference_hash, start_us, end_us)
+    rows = service.log.read_window(model.model_id, start_us, end_us, columns)
+    current = evidently.sampled(rows, sum(c.n for c in counts))
+    if before is None or current is None:
+        typer.echo("There are no events in this time for Evidently to look at.", err=True)
+        return None
+    try:
+        return evidently.report(before, current, file)
+    except evidently.EvidentlyFailed as error:
+        typer.echo(str(error), err=True)
+        return None
+
+
+def _safe(name: str) -> str:
+    """A model's name as part of a file name.
+
+    >>> _safe("card-fraud"), _safe("../x y")
+    ('card-fraud', '.._x_y')
+    """
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
+def _time(text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_time_us(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from error

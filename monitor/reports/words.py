@@ -1,0 +1,55 @@
+"""How values and names become words on the page and in reports."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+from monitor.model import SECOND_US
+
+_HIDDEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+
+def seen(text: object) -> str:
+    r"""Text of a log with its invisible and direction-changing characters spelled out; markup is escaped later.
+
+    >>> seen("pay\u202ecod.exe"), seen("a\x07b")
+    ('pay\\u{202e}cod.exe', 'a\\u{7}b')
+    """
+    return _HIDDEN.sub(lambda m: f"\\u{{{ord(m[0]):x}}}", str(text))
+
+
+def number(value: float | None) -> str:
+    """A number for people: about three digits, thousands grouped, an en dash where there is none.
+
+    >>> number(12345.6), number(0.01234), number(None), number(7.0), number(2e-9)
+    ('12,346', '0.0123', '–', '7', '2.0e-09')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == round(value) and abs(value) < 1e15:
+        return f"{round(value):,}"
+    size = abs(value)
+    if size >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if size >= 1e-4 else f"{value:.1e}"
+
+
+def moment(time_us: int) -> str:
+    """A time for people, in UTC.
+
+    >>> moment(1_700_000_000_000_000)
+    '2023-11-14 22:13'
+    """
+    return f"{datetime.fromtimestamp(time_us // SECOND_US, UTC):%Y-%m-%d %H:%M}"
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage.
+
+    >>> percent(0.1234), percent(None)
+    ('12.34%', '–')
+    """
+    return "–" if share is None else f"{share:.2%}"

@@ -1,0 +1,220 @@
+"""Pages and their JSON twin over a seeded store, without a browser."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import sqlalchemy as sa
+from starlette.testclient import TestClient
+
+from monitor.store import lookups
+from monitor.store.engine import migrate, open_state
+from monitor.web.assets import vendored
+
+Browse = Callable[..., TestClient]
+
+
+def addresses(engine: sa.Engine) -> list[str]:
+    """Every page there is."""
+    incidents = [f"/incidents/{i.alert_id}" for i in lookups.incidents(engine)[0]]
+    model = "/models/card-fraud"
+    fixed = [
+        "/",
+        model,
+        f"{model}/feature?name=amount",
+        f"{model}/report",
+        "/incidents?state=all",
+        "/sources?reason=bad_json",
+    ]
+    ranges = [
+        f"{model}?range={r}&measure={m}" for r, m in (("24h", "psi"), ("30d", "ks"), ("all", "missing"), ("x", "y"))
+    ]
+    return fixed + ranges + incidents
+
+
+def test_every_page_answers_with_strict_headers(scene: sa.Engine, browse: Browse) -> None:
+    """No page allows inline script, other hosts, frames or caching."""
+    client = browse(scene)
+    for address in [
+        *addresses(scene),
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/nowhere",
+        "/api/v1/models",
+        "/api/v1/nowhere",
+    ]:
+        answer = client.get(address)
+        policy = answer.headers["content-security-policy"]
+        assert answer.status_code == (404 if "nowhere" in address else 200), address
+        assert "unsafe" not in policy
+        assert "default-src 'none'" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+def test_pages_hold_no_inline_script_or_style(scene: sa.Engine, browse: Browse) -> None:
+    """What the policy forbids is not there in the first place."""
+    client = browse(scene)
+    for address in addresses(scene):
+        body = client.get(address).text
+        assert " style=" not in body, address
+        assert " onclick=" not in body
+        assert body.count("<script") == (0 if address.endswith("/report") else 1)
+
+
+def test_the_overview_says_how_every_model_stands(scene: sa.Engine, browse: Browse) -> None:
+    """Worst first, with words beside the shapes."""
+    body = browse(scene).get("/").text
+    assert body.index("Attack suspected") < body.index("Incident open") < body.index("As usual")
+    assert "3 models watched. 2 incidents open. Judged up to 2026-11-22 13:00 UTC." in body
+    assert "Model extraction suspected" in body
+
+
+def test_the_model_page_names_the_drifting_features(scene: sa.Engine, browse: Browse) -> None:
+    """Features of an open incident are marked in words too."""
+    body = browse(scene).get("/models/card-fraud").text
+    assert body.count("named by an open incident") == 3
+    assert "merchant_age_days" in body
+    assert "version 3.2 of the feature pipeline" in body
+
+
+def test_markup_from_logs_is_text_everywhere(hostile_scene: sa.Engine, browse: Browse) -> None:
+    """No page lets a name from a log become markup."""
+    client = browse(hostile_scene)
+    for address in addresses(hostile_scene):
+        body = client.get(address).text
+        assert "<img src=x" not in body, address
+        assert "<script>alert" not in body, address
+        assert "\u202e" not in body, address
+
+
+def test_state_that_makes_no_sense_is_default(scene: sa.Engine, browse: Browse) -> None:
+    """A mangled address still shows a page."""
+    client = browse(scene)
+    for query in (
+        "until=soon",
+        "until=9999-12-31T23:59:59Z",
+        "until=0001-01-01T00:00:00Z",
+        "features=all&range=%00",
+        "live=off",
+    ):
+        assert client.get(f"/models/card-fraud?{query}").status_code == 200, query
+    for query in ("state=x", "severity=x", "cursor=%ff", "cursor=!!", "q=" + "%25" * 300, "model=%27;--"):
+        assert client.get(f"/incidents?{query}").status_code == 200, query
+    assert client.get("/models/card-fraud/feature?name=").status_code == 200
+    assert client.get("/models/card-fraud/feature").status_code == 422
+
+
+def test_an_empty_store_has_pages_too(tmp_path: Path, browse: Browse) -> None:
+    """Before the first event every page says what is missing and what to do."""
+    engine = open_state(f"sqlite:///{tmp_path / 's.db'}")
+    migrate(engine)
+    client = browse(engine)
+    assert "No model is configured yet" in client.get("/").text
+    assert "Nothing is wrong" in client.get("/incidents").text
+    assert "No source has delivered anything yet" in client.get("/sources").text
+    assert client.get("/models/none").status_code == 404
+
+
+def test_only_loopback_names_are_answered_on_loopback(scene: sa.Engine, browse: Browse) -> None:
+    """A name that someone points at 127.0.0.1 reads nothing; a service bound elsewhere answers to any name."""
+    assert browse(scene).get("/", headers={"host": "evil.example"}).status_code == 421
+    assert browse(scene).get("/", headers={"host": "localhost:8080"}).status_code == 200
+    assert browse(scene, server={"bind": "0.0.0.0:8080"}).get("/", headers={"host": "lanner.bank"}).status_code == 200
+
+
+def test_ready_means_the_store_answers(scene: sa.Engine, tmp_path: Path, browse: Browse) -> None:
+    """The process may live while the store is not there."""
+    assert browse(scene).get("/readyz").json() == {"ready": True, "checks": {"store": "ok"}}
+    client = browse(open_state(f"sqlite:///{tmp_path / 'empty.db'}"))
+    assert client.get("/livez").status_code == 200
+    assert client.get("/readyz").status_code == 503
+
+
+def test_metrics_are_counted_by_route_not_by_address(scene: sa.Engine, browse: Browse) -> None:
+    """A scanner cannot fill the metrics with names of its own."""
+    client = browse(scene)
+    client.get("/incidents/some-id-of-a-scanner")
+    text = client.get("/metrics").text
+    assert 'route="/incidents/{alert_id}"' in text
+    assert "scanner" not in text
+
+
+def test_vendored_files_are_what_the_list_says() -> None:
+    """Nothing in the vendor folder is unlisted, changed or without licence."""
+    folder = resources.files("monitor.web") / "static" / "vendor"
+    listed = {v["file"]: v for v in vendored()}
+    assert {f.name for f in folder.iterdir()} == {*listed, "vendor.json"}
+    for name, entry in listed.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == entry["sha256"]
+        assert entry["version"]
+        assert entry["license"]
+
+
+def test_static_files_are_kept_for_ever_under_their_hash(scene: sa.Engine, browse: Browse) -> None:
+    """The style sheet's name changes with its content, so it may be cached."""
+    client = browse(scene)
+    address = client.get("/").text.split('rel="stylesheet" href="')[1].split('"')[0]
+    assert "immutable" in client.get(address).headers["cache-control"]
+    assert client.get("/static/../app.py").status_code == 404
+
+
+def test_the_json_twin_shows_what_the_page_shows(scene: sa.Engine, browse: Browse) -> None:
+    """Models, windows, detections, histogram, incidents and sources are there as JSON."""
+    client = browse(scene)
+    names = {m["name"]: m for m in client.get("/api/v1/models").json()["items"]}
+    assert names["credit-limit"]["status"] == "attack"
+    assert names["card-fraud"]["open_incidents"] == {"major": 1}
+    assert len(client.get("/api/v1/models/card-fraud/windows?range=24h").json()["items"]) == 48
+    newest = client.get("/api/v1/models/card-fraud/detections").json()["items"][-1]
+    assert {"name", "psi", "js"} <= set(newest["evidence"]["features"][0])
+    assert client.get("/api/v1/models/card-fraud/feature?name=amount").json()["columns"][0] == "Bin"
+    assert client.get("/api/v1/sources").json()["dead_letters"][0]["reason"] == "bad_json"
+
+
+def test_incidents_page_by_cursor(scene: sa.Engine, browse: Browse) -> None:
+    """Following `next` shows every incident once."""
+    client = browse(scene)
+    seen, address = [], "/api/v1/incidents?state=all&limit=1"
+    while address:
+        answer = client.get(address)
+        seen += [i["alert_id"] for i in answer.json()["items"]]
+        address = answer.links["next"]["url"] if "next" in answer.links else ""
+    assert len(seen) == len(set(seen)) == 3
+
+
+def test_every_incident_has_history_and_delivery(scene: sa.Engine, browse: Browse) -> None:
+    """An incident tells its transitions and what each sink made of them."""
+    client = browse(scene)
+    (drift,) = client.get("/api/v1/incidents?event=FeatureDrift").json()["items"]
+    detail = client.get(f"/api/v1/incidents/{drift['alert_id']}").json()
+    assert [s["action"] for s in detail["history"]] == ["open", "update"]
+    assert {d["sink"]: d["state"] for d in detail["deliveries"]}["chat"] == "dead"
+    page = client.get(f"/incidents/{drift['alert_id']}").text
+    assert "features joined: country, merchant_age_days" in page
+    assert "refused for good" in page
+
+
+def test_errors_of_the_api_are_problem_documents(scene: sa.Engine, browse: Browse) -> None:
+    """RFC 9457, for a missing thing and for a parameter that does not fit."""
+    client = browse(scene)
+    for address, status in (("/api/v1/models/none", 404), ("/api/v1/incidents?limit=0", 422), ("/api/v1/none", 404)):
+        answer = client.get(address)
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert {"type", "title", "status", "detail"} == set(answer.json())
+
+
+def test_openapi_describes_every_address(scene: sa.Engine, browse: Browse) -> None:
+    """The description is OpenAPI 3.1, and every operation in it says what it answers."""
+    spec = browse(scene).get("/api/v1/openapi.json").json()
+    assert spec["openapi"].startswith("3.1")
+    assert all("200" in op["responses"] for path in spec["paths"].values() for op in path.values())
+    assert "/api/v1/incidents/{alert_id}" in spec["paths"]
+    json.dumps(spec)
