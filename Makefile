@@ -20,8 +20,9 @@ $(DONE): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Lanner needs Python 3.11 or newer: on Debian 12 or newer, apt-get install python3 python3-venv."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: on Debian, apt-get install python3-venv."; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PY) -m pip check --disable-pip-version-check
 	@touch $(DONE)
 	@echo "Installed: $(VENV)/bin/lanner"
 
