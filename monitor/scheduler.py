@@ -132,3 +132,4 @@ def run(service: Service, stop: threading.Event) -> None:
     log.info("scheduler_started", owner=service.owner, models=len(service.config.models))
     stop.wait()
     scheduler.shutdown(wait=True)
+    service.close()

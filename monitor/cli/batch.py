@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,7 +83,8 @@ def check(
     loaded = _load(config)
     now_us = time.time_ns() // 1000
     service = open_service(loaded, owner("check"))
-    reports = batch.check(service, _models(loaded, model), _time(from_, 0), _time(to, FOREVER_US), now_us)
+    with closing(service):
+        reports = batch.check(service, _models(loaded, model), _time(from_, 0), _time(to, FOREVER_US), now_us)
     _show(reports, as_json)
     found = batch.worst(reports)
     if fail_on is not None and found is not None and found.rank >= fail_on.rank:

@@ -42,7 +42,9 @@ class Service:
     live: dict[str, LiveModel] = field(default_factory=dict)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Give leases and connections back."""
+        for live in self.live.values():
+            live.release(self.owner)
         self.engine.dispose()
 
     def publisher(self) -> Publisher:

@@ -67,6 +67,10 @@ class LiveModel:
             raise
         return True
 
+    def release(self, owner: str) -> None:
+        """Let others go on with this model at once."""
+        leases.release(self.engine, f"model:{self.watched.model_id}", owner)
+
     def judge(self, work: Work) -> Judge:
         """The pure middle, with its ways to the store bound."""
         watched = self.watched

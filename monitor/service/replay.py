@@ -25,6 +25,7 @@ from monitor.model import SECOND_US, FeedbackEvent, Half, InferenceEvent, Transi
 from monitor.service.compose import Service, open_service
 from monitor.service.system import system_tick
 from monitor.store import pairing
+from monitor.store.deltasource import delta_rows
 
 BATCH_ROWS = 20_000
 DAY_US = 86_400 * SECOND_US
@@ -64,7 +65,7 @@ def replay(
             )
         decode = decoder_for(name, config)
         spool = Spool(Path(folder) / "spool")
-        for record in records(paths, name):
+        for record in records(paths, name, service):
             decode_into(record, decode, spool, result)
             if record.offset % 5_000 == 0:
                 progress(result.events)
@@ -87,10 +88,14 @@ def simulated(config: Config, folder: Path) -> Config:
     )
 
 
-def records(paths: Sequence[Path], source: str) -> Iterator[Record]:
+def records(paths: Sequence[Path], source: str, service: Service) -> Iterator[Record]:
     """Records of JSONL and Parquet files and of Delta tables (folders with a _delta_log)."""
     for path in paths:
-        if path.is_file() or (path / "_delta_log").is_dir():
+        if (path / "_delta_log").is_dir():
+            schemas = {name: table.schema for name, table in service.tables.items()}
+            for number, row in enumerate(delta_rows(path, schemas)):
+                yield Record(source, str(path), 0, number, None, row)
+        elif path.is_file():
             yield from files.read_records(path, source)
         else:
             raise UsageError(f"{path}: no such file; give JSONL or Parquet files, or the folder of a Delta table")
