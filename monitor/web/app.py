@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 
 from monitor import telemetry
 from monitor.config import Config
@@ -65,6 +66,7 @@ def create_app(config: Config, engine: Engine, *, now_us: Callable[[], int] = wa
     app.include_router(api.router(site), prefix="/api/v1")
     app.include_router(pages.router(site), include_in_schema=False)
     _operations(app, site)
+    app.add_middleware(GZipMiddleware, minimum_size=2_000, compresslevel=5)  # a live page comes again every few seconds
     allowed = _allowed_hosts(config.server.bind)
 
     @app.get("/static/{path:path}", include_in_schema=False)
