@@ -15,7 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from monitor import telemetry
-from monitor.cli.run import DEFAULT, ConfigFile, owner
+from monitor.cli.options import DEFAULT, ConfigFile, owner
 from monitor.config import Config, load
 from monitor.errors import UsageError
 from monitor.model import Severity, parse_time_us

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +15,7 @@ import typer
 import uvicorn
 
 from monitor import scheduler, telemetry
+from monitor.cli.options import DEFAULT, ConfigFile, owner
 from monitor.config import Config, load
 from monitor.errors import DependencyUnreachable
 from monitor.service import collect as collecting
@@ -25,17 +24,10 @@ from monitor.store.engine import migrate as upgrade
 from monitor.store.engine import open_state
 from monitor.web import create_app
 
-ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
-DEFAULT = Path("lanner.yaml")
 PARTS = ("collect", "schedule", "web")
 STOP_S = 20.0  # how long a part may take to end before it is killed
 
 log = structlog.get_logger("lanner.run")
-
-
-def owner(part: str) -> str:
-    """Who holds leases: unique per process, readable in the store."""
-    return f"{part}@{socket.gethostname()}:{os.getpid()}"
 
 
 def stopper() -> threading.Event:
