@@ -91,8 +91,15 @@ class Files:
             for folder in {Path(whole).parent, *made}:
                 _sync(folder)
         except OSError as e:
+            self._drop(whole)  # half a file only takes the room that is missing
             raise StoreError(f"the event log cannot be written: {e.strerror or e}") from e
         return size
+
+    def _drop(self, whole: str) -> None:
+        try:
+            self._fs.delete_file(whole)
+        except OSError:
+            pass  # the sweep will
 
     def open(self, model_id: str, path: str) -> Any:
         """A random-access file; FileNotFoundError when it is gone."""
