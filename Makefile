@@ -10,6 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 PY := $(VENV)/bin/python
 DONE := $(VENV)/.installed
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --use-pep517
 
 .PHONY: install demo test check format bench bench-attacks acceptance lock clean
 .DEFAULT_GOAL := install
@@ -20,8 +21,11 @@ $(DONE): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Lanner needs Python 3.11 or newer: on Debian 12 or newer, apt-get install python3 python3-venv."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: on Debian, apt-get install python3-venv."; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# setuptools comes first, so that the few source distributions are built with it and not with an unlocked one
+	@awk '/^setuptools==/ {p = 1} p {print} p && !/\\$$/ {exit}' requirements.lock > $(VENV)/setuptools.lock
+	$(PIP) --require-hashes -r $(VENV)/setuptools.lock
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --editable .
 	$(PY) -m pip check --disable-pip-version-check
 	@touch $(DONE)
 	@echo "Installed: $(VENV)/bin/lanner"
