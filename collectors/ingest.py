@@ -257,24 +257,24 @@ class Ingester:
                 for part in parts:
                     keep(Placed(topic, partition, offset, part))
             except DecodeError as error:
-                self._bury(record, error.reason, error.detail)
+                self._bury(record, error.reason, error.detail, offset - records[0].offset)
             except SchemaUnavailable as error:
                 self._park(key, held, str(error), now_us)
                 break
             except Exception as error:
                 log.exception("decoder_failed", source=self.collector.name, topic=topic, offset=offset)
-                self._bury(record, "decoder_failed", type(error).__name__)
+                self._bury(record, "decoder_failed", type(error).__name__, offset - records[0].offset)
             next_offset = offset + 1
         self._poison.passed(len(records))
         held.next_offset = next_offset
         held.newest_us = None if newest < 0 else newest
         self._bytes += size
 
-    def _bury(self, record: Record, reason: str, detail: str) -> None:
+    def _bury(self, record: Record, reason: str, detail: str, place: int) -> None:
         """Keeps a poison message as a dead letter; raises PoisonLimit when too many of the last ones were poison."""
         self._dead.append(dead_letter(record, reason, detail, self.settings.dead_letter_bytes))
         telemetry.count("decode_failures_total", source=self.collector.name, reason=reason)
-        if self._poison.failed():  # what is buffered is not stored, so the next start reads these messages again
+        if self._poison.failed(place):  # what is buffered is not stored, so the next start reads these messages again
             raise PoisonLimit(
                 f"Source {self.collector.name}: more than {self.settings.max_poison:.0%} of the last "
                 f"{self.settings.poison_window} messages cannot be decoded (latest: {reason}, {record.topic} partition "

@@ -21,6 +21,7 @@ from kafka.record.util import decode_varint
 from kafka.structs import OffsetAndMetadata
 
 from collectors.base import PartitionKey, Record
+from collectors.wire import read_record
 from monitor.config import Source
 from monitor.errors import ConfigError, DependencyUnreachable, LannerError, Mistake, OffsetsLost
 
@@ -70,7 +71,9 @@ class KafkaCollector:
         self._consumer = _connect(self.name, self._source, self._group, self._folder)
         self._need_topic(self._source.assign or ())
         if self._source.assign is not None:
-            self._consumer.assign([TopicPartition(self._topic, p) for p in self._source.assign])
+            # An empty list means all that there are: for a look at a topic, without a group.
+            wanted = self._source.assign or sorted(self._consumer.partitions_for_topic(self._topic) or ())
+            self._consumer.assign([TopicPartition(self._topic, p) for p in wanted])
             self.gain(self._consumer.assignment())
         else:
             self._consumer.subscribe([self._topic], listener=_Listener(self))
@@ -300,35 +303,6 @@ class KafkaCollector:
             log.debug("close_failed", source=self.name, reason=str(error))
 
 
-def recent(name: str, source: Source, folder: Path, limit: int) -> Sequence[Record]:
-    """The latest messages of a topic, up to `limit` over all partitions, read outside any group; for a look at them."""
-    everything = source.assign
-    if everything is None:
-        consumer = _connect(name, source, None, folder)
-        try:
-            everything = tuple(sorted(consumer.partitions_for_topic(source.topic) or ()))
-        finally:
-            consumer.close()
-    if not everything:
-        raise DependencyUnreachable(f"source {name}: there is no topic {source.topic}, or it may not be read")
-    collector = KafkaCollector(name, source.model_copy(update={"assign": everything}), folder)
-    try:
-        gained, _ = collector.changes()
-        for key in gained:
-            end = collector.edge(key)
-            collector.seek(key, max(end - limit, collector.edge(key, first=True)))
-            collector.resume(key)
-        out: list[Record] = []
-        deadline_s = time.monotonic() + 2 * RPC_MS / 1000
-        while len(out) < limit * len(gained) and time.monotonic() < deadline_s:
-            out += collector.poll(0.5)
-            if all(n == 0 for n in collector.lag().values()):
-                break
-    finally:
-        collector.close()
-    return sorted(out, key=lambda r: r.timestamp_ms or 0)[-limit:]
-
-
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # the client ships no types
     """Runs on the thread that sends heartbeats: it only takes notes."""
 
@@ -396,7 +370,7 @@ def need_crc32c() -> None:
 
 
 # A header's name need not be UTF-8 on the wire, and librdkafka lets a producer send any bytes; the client raises on
-# them, at the same record for ever. Only then is the record read again here.
+# them, at the same record for ever. Only then is the record read again, leniently.
 _read_strictly = default_records.DefaultRecordBatch._read_msg  # noqa: SLF001
 
 
@@ -404,36 +378,7 @@ def _read_leniently(batch: Any) -> Any:
     try:
         return _read_strictly(batch)
     except UnicodeDecodeError:
-        return _read_record(batch)
-
-
-def _read_record(batch: Any) -> Any:
-    """One record of a v2 batch, the bytes of header names that are not UTF-8 written as escapes (KIP-98 layout)."""
-    buffer, start = batch._buffer, batch._pos  # noqa: SLF001
-
-    def chunk(pos: int) -> tuple[bytes | None, int]:
-        size, pos = decode_varint(buffer, pos)
-        return (None, pos) if size < 0 else (bytes(buffer[pos : pos + size]), pos + size)
-
-    length, pos = decode_varint(buffer, start)
-    end = pos + length
-    _, pos = decode_varint(buffer, pos)  # attributes
-    time_delta, pos = decode_varint(buffer, pos)
-    offset_delta, pos = decode_varint(buffer, pos)
-    key, pos = chunk(pos)
-    value, pos = chunk(pos)
-    count, pos = decode_varint(buffer, pos)
-    headers = []
-    for _ in range(count):
-        name, pos = chunk(pos)
-        body, pos = chunk(pos)
-        headers.append(((name or b"").decode("utf-8", "backslashreplace"), body))
-    batch._pos = end  # noqa: SLF001
-    logged = batch.timestamp_type == batch.LOG_APPEND_TIME
-    timestamp = batch.max_timestamp if logged else batch.first_timestamp + time_delta
-    return default_records.DefaultRecord(
-        length, batch.base_offset + offset_delta, timestamp, batch.timestamp_type, key, value, headers
-    )
+        return read_record(batch, default_records.DefaultRecord, decode_varint)
 
 
 default_records.DefaultRecordBatch._read_msg = _read_leniently  # noqa: SLF001

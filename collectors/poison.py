@@ -9,7 +9,7 @@ from monitor import telemetry
 
 
 class Poison:
-    """The share of a source's last `window` records that failed; `failed()` raises once it passes the limit."""
+    """The share of a source's last `window` records that failed; `failed` tells when it passes the limit."""
 
     def __init__(self, limit: float, window: int) -> None:
         self._allowed = limit * window
@@ -20,10 +20,11 @@ class Poison:
     def passed(self, records: int) -> None:
         self._seen += records
 
-    def failed(self) -> bool:
-        """Counts one failure among the records counted so far; True when there are now too many."""
-        self._failures.append(self._seen)
-        while self._failures[0] <= self._seen - self._window:
+    def failed(self, place: int) -> bool:
+        """Counts the failure of the record `place` records after those that passed; True when there are too many."""
+        now = self._seen + place
+        self._failures.append(now)
+        while self._failures[0] <= now - self._window:
             self._failures.popleft()
         return len(self._failures) > self._allowed
 

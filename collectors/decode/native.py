@@ -19,7 +19,7 @@ from msgspec import Meta
 from collectors.base import Decoder, Part, Record
 from collectors.decode.cleaning import EXACT_INT, MAX_TIME_US, MIN_TIME_US, clean, clean_tree, load_json, time_us
 from monitor.errors import DecodeError
-from monitor.model import FeedbackEvent, InferenceEvent
+from monitor.model import FeedbackEvent, InferenceEvent, Scalar
 
 _Exact = Annotated[float, Meta(ge=-EXACT_INT, le=EXACT_INT)]  # a JSON integer beyond this is an id, not a quantity
 _Value = _Exact | str | bool | None
@@ -42,6 +42,13 @@ class _Wire(InferenceEvent, kw_only=True, tag_field="kind", tag="inference", for
     row_index: _Count = 0
     batch_size: _Count | None = None
     sampling_fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
+
+
+class _Mended(_Wire, kw_only=True, tag_field="kind", tag="inference"):
+    """A _Wire after cleaning: what is still a number beyond 2**53 was written as a float and is one."""
+
+    features: dict[str, Scalar] | None = None
+    prediction: Scalar = None
 
 
 _FIELDS: Final = frozenset(f.encode_name for f in msgspec.structs.fields(_Wire))
@@ -123,10 +130,11 @@ def _inference(body: dict[str, Any], flags: set[str], zone: ZoneInfo | None, mod
         if isinstance(vector, list) and None in vector:
             fields[name] = None
     when = time_us(fields.pop("event_time", None), zone)
-    if fields.get("model") is None and model is not None:
-        fields["model"] = model
+    if fields.get("model") is None:
+        fields.pop("model", None)
+        fields |= {"model": model} if model is not None else {}
     try:
-        event = msgspec.convert({**fields, "event_time": MIN_TIME_US // 1000}, _Wire)
+        event = msgspec.convert({**fields, "event_time": MIN_TIME_US // 1000}, _Mended)
     except msgspec.ValidationError as error:
         raise DecodeError("missing_field" if "missing required" in str(error) else "bad_shape", str(error)) from None
     event.event_time_us = when
