@@ -6,17 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import sqlalchemy as sa
-
 from alerts.registry import routing
 from monitor.config import Config
 from monitor.model import Transition
 from monitor.service.live import LiveModel
 from monitor.service.watch import Watched, reference_schema, watch
 from monitor.store import registry
-from monitor.store.engine import check_migrated, migrate, open_state
+from monitor.store.engine import check_migrated, is_new, migrate, open_state
 from monitor.store.eventlog import EventLog, ModelTable
 from monitor.store.publish import Publisher
+from monitor.store.queries import Engine
 
 
 def state_url(config: Config) -> str:
@@ -33,7 +32,7 @@ class Service:
     """The wired parts of one process."""
 
     config: Config
-    engine: sa.Engine
+    engine: Engine
     root: Path
     tables: dict[str, ModelTable]
     log: EventLog
@@ -65,7 +64,7 @@ def open_service(config: Config, owner: str) -> Service:
     root = config.path(config.store.path)
     root.mkdir(parents=True, exist_ok=True)
     engine = open_state(state_url(config))
-    if engine.dialect.name == "sqlite" and not sa.inspect(engine).has_table("models"):
+    if engine.dialect.name == "sqlite" and is_new(engine):
         migrate(engine)  # a new embedded store needs no separate step; PostgreSQL is migrated on purpose
     check_migrated(engine)
     tables = registry.register(

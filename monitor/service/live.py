@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-import sqlalchemy as sa
 
 from detectors.base import Feedback, State, pack, unpack
 from monitor.config import Config
@@ -21,6 +20,7 @@ from monitor.service.windows import Stretch
 from monitor.service.work import NEVER, Work
 from monitor.store import leases, ledger
 from monitor.store.eventlog import EventLog
+from monitor.store.queries import Engine
 
 SNAPSHOT_BYTES = 1 << 20  # per-principal state up to this size is stored with every tick
 SNAPSHOT_ROWS = 200_000  # larger state after so many rows; a crash re-reads at most these
@@ -32,7 +32,7 @@ class LiveModel:
     """One model in one scheduler process."""
 
     watched: Watched
-    engine: sa.Engine
+    engine: Engine
     log: EventLog
     config: Config
     sinks_for: Callable[[Transition], Sequence[str]]

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from collectors import files
-from collectors.base import Advance, Decoder, IngestBatch, Placed, Record
+from collectors.base import Advance, Decoder, IngestBatch, Part, Placed, Record
 from collectors.decode import decoder_for
 from collectors.pairing import pair as pair_in_memory
 from monitor.config import Config, Privacy, StoreConfig
@@ -111,7 +111,7 @@ class Spool:
         self.held = 0
         self.count = 0
 
-    def add(self, time_us: int, part: InferenceEvent | Half | FeedbackEvent) -> None:
+    def add(self, time_us: int, part: Part) -> None:
         kind = type(part).__name__
         self.pending.setdefault(time_us // DAY_US, []).append((time_us, kind, msgspec.msgpack.encode(part)))
         self.count += 1
@@ -128,14 +128,18 @@ class Spool:
         self.pending.clear()
         self.held = 0
 
-    def days(self) -> Iterator[list[tuple[int, InferenceEvent | Half | FeedbackEvent]]]:
+    def days(self) -> Iterator[list[tuple[int, Part]]]:
         """One day at a time, sorted by (event time, file order)."""
         self.flush()
-        kinds = {c.__name__: msgspec.msgpack.Decoder(c) for c in (InferenceEvent, Half, FeedbackEvent)}
+        kinds: dict[str, msgspec.msgpack.Decoder[Part]] = {
+            "InferenceEvent": msgspec.msgpack.Decoder(InferenceEvent),
+            "Half": msgspec.msgpack.Decoder(Half),
+            "FeedbackEvent": msgspec.msgpack.Decoder(FeedbackEvent),
+        }
         row = msgspec.msgpack.Decoder(tuple[int, str, bytes])
         for day in sorted(int(f.stem) for f in self.folder.glob("*.spool")):
             file = self.folder / f"{day}.spool"
-            parts: list[tuple[int, InferenceEvent | Half | FeedbackEvent]] = []
+            parts: list[tuple[int, Part]] = []
             raw, at = file.read_bytes(), 0
             while at < len(raw):
                 size = int.from_bytes(raw[at : at + 4], "big")

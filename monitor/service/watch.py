@@ -14,7 +14,6 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import sqlalchemy as sa
 import structlog
 
 from alerts import lifecycle
@@ -33,6 +32,7 @@ from monitor.store import registry
 from monitor.store.columns import to_table, view
 from monitor.store.eventlog import ModelTable
 from monitor.store.features import FeatureSchema
+from monitor.store.queries import Engine
 
 NO_REFERENCE: Final = "none"  # reference hash of a model that has none yet
 CHUNK_ROWS: Final = 20_000
@@ -159,7 +159,7 @@ def reference_schema(config: Config, name: str, model: ModelConfig) -> FeatureSc
     return FeatureSchema.infer(reference_events(config, name, config.path(model.reference.file)), declared)
 
 
-def freeze(config: Config, engine: sa.Engine, table: ModelTable, folder: Path, now_us: int) -> tuple[str, pa.Table]:
+def freeze(config: Config, engine: Engine, table: ModelTable, folder: Path, now_us: int) -> tuple[str, pa.Table]:
     """The model's reference as a table, copied once into the store as Parquet under its hash; empty without one."""
     model = config.models[table.name]
     empty = view(to_table([], table.schema, "", 0), table.schema, read_columns(table.schema))
@@ -198,7 +198,7 @@ def _flush(writer: pq.ParquetWriter, chunk: Sequence[Placed], table: ModelTable)
     return int(rows.num_rows)
 
 
-def watch(config: Config, engine: sa.Engine, table: ModelTable, folder: Path, now_us: int) -> Watched:
+def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_us: int) -> Watched:
     """Freeze the reference, calibrate every monitor (or read its calibration back), derive budgets and policy."""
     digest, rows = freeze(config, engine, table, folder, now_us)
     bins = _bins(engine, table, digest, rows, now_us)
@@ -230,7 +230,7 @@ def watch(config: Config, engine: sa.Engine, table: ModelTable, folder: Path, no
     )
 
 
-def _bins(engine: sa.Engine, table: ModelTable, digest: str, rows: pa.Table, now_us: int) -> Bins:
+def _bins(engine: Engine, table: ModelTable, digest: str, rows: pa.Table, now_us: int) -> Bins:
     stored = registry.get_calibration(engine, table.model_id, "profile", {}, digest)
     if stored is not None:
         return Bins.from_bytes(Calibration.from_bytes(stored).meta["bins"])
@@ -243,7 +243,7 @@ def _bins(engine: sa.Engine, table: ModelTable, digest: str, rows: pa.Table, now
 
 
 def _calibration(
-    engine: sa.Engine, model_id: str, detector: Detector, windows: Sequence[Stretch], digest: str, now_us: int
+    engine: Engine, model_id: str, detector: Detector, windows: Sequence[Stretch], digest: str, now_us: int
 ) -> Calibration:
     params = asdict(detector)  # type: ignore[call-overload]  # a Protocol cannot say "frozen dataclass"
     stored = registry.get_calibration(engine, model_id, detector.name, params, digest)

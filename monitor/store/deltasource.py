@@ -32,7 +32,7 @@ def delta_rows(path: Path, schemas: Mapping[str, FeatureSchema]) -> Iterator[byt
     except Exception as error:  # delta-rs raises several unrelated kinds
         raise UsageError(f"{path} is not a readable Delta table: {error}") from error
     ours = set(dataset.schema.names) >= OURS
-    names = {}
+    names: dict[str, str] = {}
     for schema in schemas.values():
         names |= {numeric_column(f): f for f in schema.numeric} | {categorical_column(f): f for f in schema.categorical}
     for batch in dataset.to_batches(batch_size=5_000):

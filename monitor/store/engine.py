@@ -83,7 +83,8 @@ def _open_postgres(url: sa.URL) -> sa.Engine:
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "lanner",
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={int(BUSY_TIMEOUT_S * 1000)}"
-            f" -c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS} -c timezone=UTC",
+            f" -c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS} -c timezone=UTC"
+            " -c synchronous_commit=on",  # whatever the server's default: a commit that we were told of must stand
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
@@ -158,6 +159,12 @@ def migrate(engine: sa.Engine) -> None:
         if conn.dialect.name == "postgresql":
             conn.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         migrations.upgrade(conn)
+
+
+def is_new(engine: sa.Engine) -> bool:
+    """Whether the store has never been migrated: it holds nothing of ours."""
+    with read(engine) as conn:
+        return migrations.current(conn) is None
 
 
 def check_migrated(engine: sa.Engine) -> None:
