@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -80,7 +81,9 @@ def synthetic(n: int, rng: np.random.Generator) -> Rows:
     columns["feature:rare"] = pa.array(rng.normal(size=n), mask=rng.random(n) < 0.95)
     for name, k in (("binary", 2), ("five", 5), ("forty", 40), ("thousand", 1000)):
         share = 1 / np.arange(1, k + 1)
-        columns[f"feature:{name}"] = pa.array(rng.choice([f"{name}{i}" for i in range(k)], n, p=share / share.sum())).dictionary_encode()
+        columns[f"feature:{name}"] = pa.array(
+            rng.choice([f"{name}{i}" for i in range(k)], n, p=share / share.sum())
+        ).dictionary_encode()
     numeric = tuple(c.removeprefix("feature:") for c in list(columns)[:16])
     return Rows(pa.table(columns), numeric, ("binary", "five", "forty", "thousand"), np.arange(n) // 24_000)
 
@@ -89,10 +92,14 @@ def flights() -> Rows:
     """A year of flights with weather and plane, in time order; calendar columns are no features."""
     table, names, _, _ = VICTIMS["flights"]()
     day = np.asarray(table["month"]) * 31 + np.asarray(table["day"])
-    table = table.sort_by([("month", "ascending"), ("day", "ascending"), ("hour", "ascending"), ("minute", "ascending")])
+    table = table.sort_by(
+        [("month", "ascending"), ("day", "ascending"), ("hour", "ascending"), ("minute", "ascending")]
+    )
     used = [n for n in names if n not in ("month", "day")]
     words = tuple(n for n in used if pa.types.is_string(table[n].type))
-    columns = {f"feature:{n}": table[n].dictionary_encode() if n in words else pc.cast(table[n], pa.float64()) for n in used}
+    columns = {
+        f"feature:{n}": table[n].dictionary_encode() if n in words else pc.cast(table[n], pa.float64()) for n in used
+    }
     return Rows(pa.table(columns).combine_chunks(), tuple(n for n in used if n not in words), words, np.sort(day))
 
 
@@ -120,7 +127,9 @@ def shifted(table: pa.Table, feature: str, size: float) -> pa.Table:
     return table.set_column(i, f"feature:{feature}", pc.if_else(pa.array(chosen), second, words).cast(pa.string()))
 
 
-def run(table: pa.Table, rows: Rows, history: int, onset: tuple[str, float] | None = None) -> Iterator[tuple[int, Decision]]:
+def run(
+    table: pa.Table, rows: Rows, history: int, onset: tuple[str, float] | None = None
+) -> Iterator[tuple[int, Decision]]:
     """The first `history` windows are the reference, the others are judged; `onset` shifts all of those.
 
     Yields (check, decision), check 1 being the first judged window.
@@ -136,7 +145,9 @@ def run(table: pa.Table, rows: Rows, history: int, onset: tuple[str, float] | No
     for i in range(later.num_rows // ROWS):
         window = _window(bins, later, i, history + i)
         measured = detector.measure(calibration, state, window, feedback)
-        decided = decide.budget(running, measured.detections, tuple(open_alerts.values()), SETTINGS, "bench", window.end_us)
+        decided = decide.budget(
+            running, measured.detections, tuple(open_alerts.values()), SETTINGS, "bench", window.end_us
+        )
         state, running, feedback = measured.state, decided.state, decided.feedback
         for d in decided.decisions:
             if d.firing:
@@ -183,10 +194,17 @@ def null(rows: Rows, kind: str, history: int, windows: int, seed: int) -> dict[s
         alarms += len(openings(run(table, rows, history)))
         checks += table.num_rows // ROWS - history
     upper = float(chi2.ppf(0.95, 2 * (alarms + 1)) / 2)
-    return {"windows": checks, "alarms": alarms, "per_720": alarms / checks * CHECKS, "upper_95": upper / checks * CHECKS}
+    return {
+        "windows": checks,
+        "alarms": alarms,
+        "per_720": alarms / checks * CHECKS,
+        "upper_95": upper / checks * CHECKS,
+    }
 
 
-def delay(rows: Rows, kind: str, history: int, feature: str, size: float, runs: int, seed: int, limit: int = 40) -> float:
+def delay(
+    rows: Rows, kind: str, history: int, feature: str, size: float, runs: int, seed: int, limit: int = 40
+) -> float:
     """Median checks from onset until an incident names the feature; inf when more than half find nothing in `limit`."""
     found = []
     for i in range(runs):
@@ -195,7 +213,12 @@ def delay(rows: Rows, kind: str, history: int, feature: str, size: float, runs: 
         while table.num_rows < (history + limit) * ROWS:
             table = pa.concat_tables([table, shuffled(rows, kind, rng)], promote_options="default").unify_dictionaries()
         first = run(table.slice(0, (history + limit) * ROWS), rows, history, (feature, size))
-        found.append(next((float(c) for c, d in first if d.firing and feature in [f["name"] for f in d.evidence["features"]]), np.inf))
+        found.append(
+            next(
+                (float(c) for c, d in first if d.firing and feature in [f["name"] for f in d.evidence["features"]]),
+                np.inf,
+            )
+        )
     return float(np.median(found))
 
 
@@ -210,11 +233,19 @@ def measure(*, short: bool) -> dict[str, Any]:
             "iid": null(rows, "iid", 100, windows, 12),
             "block": null(rows, "block", 100, windows, 13),
         },
-        "delay_iid_336": {}, "delay_block_100": {},
-    }  # fmt: skip
+        "delay_iid_100": {},
+        "delay_iid_336": {},
+        "delay_block_100": {},
+    }
     shifts: list[tuple[str, float]] = [("distance", 0.25), ("carrier", 0.1)]
+    for feature, size in shifts:
+        out["delay_iid_100"][f"{feature} {size}"] = delay(rows, "iid", 100, feature, size, runs, 16)
     if not short:
-        shifts = [("distance", s) for s in (0.1, 0.25, 0.5)] + [("temp", s) for s in (0.1, 0.25, 0.5)] + [("carrier", s) for s in (0.05, 0.1)]
+        shifts = (
+            [("distance", s) for s in (0.1, 0.25, 0.5)]
+            + [("temp", s) for s in (0.1, 0.25, 0.5)]
+            + [("carrier", s) for s in (0.05, 0.1)]
+        )
     for feature, size in shifts:
         out["delay_iid_336"][f"{feature} {size}"] = delay(rows, "iid", 336, feature, size, runs, 14)
         out["delay_block_100"][f"{feature} {size}"] = delay(rows, "block", 100, feature, size, runs, 15)
@@ -222,7 +253,9 @@ def measure(*, short: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.drift_null", description="False alarms and delay of the drift engine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.drift_null", description="False alarms and delay of the drift engine."
+    )
     parser.add_argument("--short", action="store_true", help="the form that tests run")
     parser.add_argument("--out", help="write the numbers as JSON")
     args = parser.parse_args()
@@ -231,8 +264,7 @@ def main() -> None:
     numbers["cpu_s"] = round(time.process_time() - start, 1)
     text = json.dumps(numbers, indent=2)
     if args.out:
-        with open(args.out, "w", encoding="utf-8") as f:
-            f.write(text + "\n")
+        Path(args.out).write_text(text + "\n", encoding="utf-8")
     sys.stdout.write(text + "\n")
 
 

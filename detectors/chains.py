@@ -59,14 +59,28 @@ class Chains:
         if state is None:
             none = np.zeros(0, np.int64)
             shape = (0, features)
-            return cls(memory, [], none, none.copy(), np.zeros(shape, np.uint8), np.zeros(shape, np.uint16), np.zeros(0, np.uint64))
+            return cls(
+                memory,
+                [],
+                none,
+                none.copy(),
+                np.zeros(shape, np.uint8),
+                np.zeros(shape, np.uint16),
+                np.zeros(0, np.uint64),
+            )
         a = state.arrays
         length, seen, codes, marks, hashes = (np.asarray(a[k]) for k in _PARTS)
         return cls(memory, list(state.meta["ids"]), length, seen, codes, marks, hashes, int(state.meta["rows"]))
 
     def save(self, detector: str, version: int, calibration_hash: str) -> State:
         """As plain arrays."""
-        return State(detector, version, calibration_hash, {"ids": self.ids, "rows": self.rows}, {k: getattr(self, k) for k in _PARTS})
+        return State(
+            detector,
+            version,
+            calibration_hash,
+            {"ids": self.ids, "rows": self.rows},
+            {k: getattr(self, k) for k in _PARTS},
+        )
 
     def meet(
         self,
@@ -96,10 +110,18 @@ class Chains:
                 continue
             new = rows[_first_time(self.hashes[old].tolist(), hashes[rows].tolist(), self.memory)]
             met.fresh[np.setdiff1d(rows, new, assume_unique=True)] = False
-            pool_c, pool_m = np.concatenate([self.codes[old], codes[new]]), np.concatenate([self.marks[old], marks[new]])
+            pool_c, pool_m = (
+                np.concatenate([self.codes[old], codes[new]]),
+                np.concatenate([self.marks[old], marks[new]]),
+            )
             for part in _blocks(pool_c, pool_m, len(new), self.memory, table, bits, suspect[new]):
                 at = new[part.start : part.start + len(part.near)]
-                met.near[at], met.what_if[at], met.bits[at], met.differs[at] = part.near, part.what_if, part.bits, part.differs
+                met.near[at], met.what_if[at], met.bits[at], met.differs[at] = (
+                    part.near,
+                    part.what_if,
+                    part.bits,
+                    part.differs,
+                )
         self._remember(place, home, codes, marks, hashes, met.fresh)
         return met
 
@@ -170,7 +192,13 @@ class _Part:
 
 
 def _blocks(
-    codes: Codes, marks: Marks, new: int, memory: int, table: NDArray[np.float32], bits: float, suspect: NDArray[np.bool_]
+    codes: Codes,
+    marks: Marks,
+    new: int,
+    memory: int,
+    table: NDArray[np.float32],
+    bits: float,
+    suspect: NDArray[np.bool_],
 ) -> Iterator[_Part]:
     """The last `new` rows against up to `memory` rows before each, block by block; blocks without a find are left out."""
     known = len(codes) - new
@@ -227,11 +255,15 @@ def near_threshold(
     Refused when that is more than REACH of the bits that a row shares with its own repeat: then an attacker's small
     steps cannot be told from rows that are alike anyway (few features, or coarse ones).
     """
+    if codes.shape[1] <= FEW + 1:
+        return Found(None, 0.0, 0.0, f"{codes.shape[1]} features are too few: a step in {FEW} of them is a what-if")
     features = np.arange(codes.shape[1])[None, :]
     reach = float(np.quantile(table[features, codes, codes].sum(axis=1), 0.1))
     marks, hashes = frame.marks(), frame.whole()
     best = [
-        _nearest(codes[rows], marks[rows], hashes[rows], memory, table) for rows in honest(frame, codes, callers, rng) if len(rows) >= 30
+        _nearest(codes[rows], marks[rows], hashes[rows], memory, table)
+        for rows in honest(frame, codes, callers, rng)
+        if len(rows) >= 30
     ]
     benign = 0.0
     for bits in np.linspace(0, reach, 81)[1:].tolist():
@@ -242,11 +274,18 @@ def near_threshold(
         benign = reach
     threshold = benign + MARGIN * (reach - benign)
     if threshold > REACH * reach or reach <= 0:
-        return Found(None, benign, reach, f"honest rows resemble each other by {benign:.0f} of {reach:.0f} bits: no threshold tells steps apart")
+        return Found(
+            None,
+            benign,
+            reach,
+            f"honest rows resemble each other by {benign:.0f} of {reach:.0f} bits: no threshold tells steps apart",
+        )
     return Found(threshold, benign, reach)
 
 
-def honest(frame: Frame, codes: Codes, callers: NDArray[np.int64], rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+def honest(
+    frame: Frame, codes: Codes, callers: NDArray[np.int64], rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
     """Row numbers that honest clients might send one after the other, made from the reference."""
     n = len(codes)
     every = np.arange(n)

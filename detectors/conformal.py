@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from detectors.base import Arrays
 from detectors.stats import Floats
 from monitor.model import HOUR_US
 
 LAMBDAS: Final = (0.5, 1.0, 1.5, 2.0)
 MIN_HISTORY: Final = 50  # windows before anything may alarm
 DAY_US: Final = 24 * HOUR_US
+QUARANTINE: Final = 12  # newest windows that nothing is ranked against yet: a shift must not become its own history
 SEASON_DAYS: Final = 7  # days of history from which hours of the day are compared with themselves
 MAX_PHI: Final = 0.95
 
@@ -37,13 +39,61 @@ class History:
     def __len__(self) -> int:
         return len(self.end_us)
 
-    def plus(self, other: History, keep: int) -> History:
-        """Both one after the other, the last `keep` windows of `other` only."""
+    @classmethod
+    def of(cls, values: Floats, inverse_n: float, end_us: int) -> History:
+        """One window."""
+        row = values.astype(np.float32)[None, :]
+        return cls(row, np.array([inverse_n]), np.array([end_us], dtype=np.int64))
+
+    @classmethod
+    def none(cls, columns: int) -> History:
+        """No windows."""
+        return cls(np.empty((0, columns), np.float32), np.empty(0), np.empty(0, np.int64))
+
+    @classmethod
+    def load(cls, arrays: Arrays, prefix: str = "") -> History:
+        """From the arrays of a calibration or state."""
+        values, inverse_n, end_us = (np.asarray(arrays[prefix + k]) for k in ("values", "inverse_n", "end_us"))
+        return cls(values, inverse_n, end_us)
+
+    def save(self, prefix: str = "") -> Arrays:
+        """As arrays of a calibration or state."""
+        return {f"{prefix}values": self.values, f"{prefix}inverse_n": self.inverse_n, f"{prefix}end_us": self.end_us}
+
+    def rows(self, which: slice) -> History:
+        """Some of the windows."""
+        return History(self.values[which], self.inverse_n[which], self.end_us[which])
+
+    def plus(self, other: History) -> History:
+        """Both one after the other."""
         return History(
-            np.concatenate([self.values, other.values[-keep:]]),
-            np.concatenate([self.inverse_n, other.inverse_n[-keep:]]),
-            np.concatenate([self.end_us, other.end_us[-keep:]]),
+            np.concatenate([self.values, other.values]),
+            np.concatenate([self.inverse_n, other.inverse_n]),
+            np.concatenate([self.end_us, other.end_us]),
         )
+
+
+@dataclass(frozen=True)
+class Live:
+    """Live windows that may be learnt from; the last `pending` of them are still in quarantine."""
+
+    windows: History
+    pending: int = 0
+
+    @property
+    def settled(self) -> History:
+        return self.windows.rows(slice(0, len(self.windows) - self.pending))
+
+    def learn(self, newest: History, *, suspicious: bool, others: int, keep: int) -> Live:
+        """With the newest window in quarantine. While anything is suspicious it is not learnt, and neither are those
+        still in quarantine, which may hold the onset. `others`: windows of the reference; quarantine starts once
+        MIN_HISTORY windows are known.
+        """
+        if suspicious and others + len(self.windows) >= MIN_HISTORY:
+            return Live(self.settled)
+        windows = self.windows.plus(newest).rows(slice(-keep, None))
+        room = max(0, others + len(windows) - MIN_HISTORY)
+        return Live(windows, min(self.pending + 1, QUARANTINE, room))
 
 
 @dataclass(frozen=True)

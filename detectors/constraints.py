@@ -47,7 +47,10 @@ class Constraints:
             low[j], high[j] = x.min() - widening * (middle - x.min()), x.max() + widening * (x.max() - middle)
             decimals[j] = next((k for k in range(DECIMALS + 1) if not _off_grid(x, k).any()), FREE)
             coded[j] = decimals[j] == 0 and len(np.unique(x)) <= CODED
-        words = tuple(frozenset(v[i] for i in np.unique(w[w >= 0]).tolist()) for v, w in zip(frame.vocabulary, frame.words.T, strict=True))
+        words = tuple(
+            frozenset(v[i] for i in np.unique(w[w >= 0]).tolist())
+            for v, w in zip(frame.vocabulary, frame.words.T, strict=True)
+        )
         return cls(frame.numeric, frame.categorical, low, high, decimals, coded, words)
 
     def breaches(self, frame: Frame) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
@@ -93,7 +96,9 @@ class Constraints:
     def unpack(cls, meta: dict[str, Any], a: dict[str, NDArray[Any]]) -> Constraints:
         """The inverse of `pack`."""
         words = tuple(None if w is None else frozenset(w) for w in meta["words"])
-        return cls(tuple(meta["numeric"]), tuple(meta["categorical"]), a["low"], a["high"], a["decimals"], a["coded"], words)
+        return cls(
+            tuple(meta["numeric"]), tuple(meta["categorical"]), a["low"], a["high"], a["decimals"], a["coded"], words
+        )
 
 
 def learn(frame: Frame, rho: float, rng: np.random.Generator) -> Constraints | None:

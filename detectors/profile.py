@@ -83,7 +83,12 @@ class Bins:
 
     @classmethod
     def fit(
-        cls, rows: pa.Table, numeric: Sequence[str], categorical: Sequence[str], max_bins: int = 20, max_categories: int = 24
+        cls,
+        rows: pa.Table,
+        numeric: Sequence[str],
+        categorical: Sequence[str],
+        max_bins: int = 20,
+        max_categories: int = 24,
     ) -> Bins:
         """Bins from reference rows (columns `feature:NAME`, `prediction_label`, `prediction_value`, `scores`, `class_names`).
 
@@ -166,7 +171,7 @@ class Coded:
 
     @property
     def n(self) -> int:
-        return self.codes.shape[1]
+        return int(self.codes.shape[1])
 
     def part(self, start: int, stop: int) -> Coded:
         """The rows in [start, stop), without copying."""
@@ -265,7 +270,9 @@ def category_codes(rows: pa.Table, column: str, categories: Sequence[str]) -> ND
     known = pa.array(categories, pa.string())
     for chunk in rows[column].chunks:
         words = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
-        code = pc.index_in(words.cast(pa.string()), known).fill_null(other).to_numpy(zero_copy_only=False).astype(np.int64)
+        code = (
+            pc.index_in(words.cast(pa.string()), known).fill_null(other).to_numpy(zero_copy_only=False).astype(np.int64)
+        )
         if pa.types.is_dictionary(chunk.type):
             place = chunk.indices.fill_null(0).to_numpy(zero_copy_only=False)
             code = code[place] if len(code) else np.full(len(chunk), other, dtype=np.int64)
@@ -315,7 +322,11 @@ def _classes(rows: pa.Table) -> tuple[str, ...]:
     if "scores" not in rows.column_names or rows["scores"].null_count == rows.num_rows:
         return ()
     if "class_names" in rows.column_names and rows["class_names"].null_count < rows.num_rows:
-        return tuple(str(c) for c in pc.unique(pc.list_flatten(rows["class_names"].combine_chunks())).to_pylist() if c is not None)
+        return tuple(
+            str(c)
+            for c in pc.unique(pc.list_flatten(rows["class_names"].combine_chunks())).to_pylist()
+            if c is not None
+        )
     longest = pc.max(pc.list_value_length(rows["scores"])).as_py() or 0
     return tuple(str(i) for i in range(min(longest, MAX_SCORES)))
 

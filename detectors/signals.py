@@ -70,7 +70,9 @@ class Frame:
                 column = pc.dictionary_encode(column)
             values = tuple(str(v) for v in column.dictionary.to_pylist())
             words[:, j] = pc.fill_null(column.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-            digests = [int.from_bytes(hashlib.blake2b(v.encode(), digest_size=8).digest(), "little") | 1 for v in values]
+            digests = [
+                int.from_bytes(hashlib.blake2b(v.encode(), digest_size=8).digest(), "little") | 1 for v in values
+            ]
             known = np.array([*digests, 0], dtype=np.uint64)  # place -1: missing
             hashes[:, len(numeric) + j] = known[words[:, j]]
             vocabulary.append(values)
@@ -78,7 +80,9 @@ class Frame:
 
     def take(self, rows: NDArray[np.int64]) -> Frame:
         """Some of the rows, in the order given."""
-        return Frame(self.numeric, self.categorical, self.numbers[rows], self.words[rows], self.vocabulary, self.hashes[rows])
+        return Frame(
+            self.numeric, self.categorical, self.numbers[rows], self.words[rows], self.vocabulary, self.hashes[rows]
+        )
 
     def marks(self) -> Marks:
         """16 bits per value: two rows differ in a field where their marks differ (but for one chance in 65,536)."""
@@ -119,7 +123,11 @@ class Encoder:
             x = x[np.isfinite(x)]
             if len(x):
                 values = np.unique(x)
-                cuts = values[1:] if len(values) <= LEVELS else np.unique(np.quantile(x, np.linspace(0, 1, LEVELS + 1)[1:-1]))
+                cuts = (
+                    values[1:]
+                    if len(values) <= LEVELS
+                    else np.unique(np.quantile(x, np.linspace(0, 1, LEVELS + 1)[1:-1]))
+                )
                 edges[j, : len(cuts)] = cuts
         words = []
         for j, vocabulary in enumerate(frame.vocabulary):

@@ -61,7 +61,9 @@ def events(n: int, rng: Rng, *, start_us: int = 0, principal: str | None = "clie
         "class_names": pa.array([["ok", "fraud"]] * n, pa.list_(pa.string())),
     }
     columns |= {f"feature:{name}": x[:, j] for j, name in enumerate(NUMERIC)}
-    columns["feature:colour"] = pa.array(rng.choice(["red", "green", "blue"], n, p=[0.6, 0.3, 0.1]).tolist(), pa.string())
+    columns["feature:colour"] = pa.array(
+        rng.choice(["red", "green", "blue"], n, p=[0.6, 0.3, 0.1]).tolist(), pa.string()
+    )
     columns["feature:shop"] = pa.array([f"s{i}" for i in rng.zipf(1.6, n).clip(1, 60)], pa.string())
     return pa.table(columns)
 
@@ -71,7 +73,9 @@ def bins_of(table: pa.Table) -> Bins:
     return Bins.fit(table, NUMERIC, CATEGORICAL)
 
 
-def hours(count: int, rows: int, rng: Rng, *, first: int = 0, bins: Bins | None = None, shift: float = 0.0) -> list[Rows]:
+def hours(
+    count: int, rows: int, rng: Rng, *, first: int = 0, bins: Bins | None = None, shift: float = 0.0
+) -> list[Rows]:
     """Hourly windows of `events`."""
     tables = [events(rows, rng, start_us=(first + i) * HOUR_US, shift=shift) for i in range(count)]
     bins = bins if bins is not None else bins_of(pa.concat_tables(tables))
@@ -84,7 +88,9 @@ def as_log(table: pa.Table) -> Rows:
     return Rows("m", int(times[0]) if len(times) else 0, int(times[-1]) if len(times) else 0, table)
 
 
-def sent(rows: np.ndarray[Any, Any], template: pa.Table, principal: str | None, *, start_us: int = 0, every_s: float = 5.0) -> pa.Table:
+def sent(
+    rows: np.ndarray[Any, Any], template: pa.Table, principal: str | None, *, start_us: int = 0, every_s: float = 5.0
+) -> pa.Table:
     """Rows of numbers (n, 8) as events of one principal; everything else as in the template's rows, cycled."""
     n = len(rows)
     table = template.take(pa.array(np.arange(n) % template.num_rows))
@@ -133,7 +139,9 @@ class Court:
         measured = self._measure(window)
         self.detections += measured.detections
         return self._keep(
-            decide.budget(_state(self.decider), measured.detections, tuple(self.open.values()), DRIFT, "m", window.end_us)
+            decide.budget(
+                _state(self.decider), measured.detections, tuple(self.open.values()), DRIFT, "m", window.end_us
+            )
         )
 
     def stretch(self, window: Rows, settings: decide.FuseSettings = ATTACKS) -> list[Decision]:

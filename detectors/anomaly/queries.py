@@ -105,9 +105,13 @@ class Queries:
             "rows": rows.num_rows, "refused": refused, "bits": found.bits, "benign_bits": found.benign, "self_bits": found.reach,
             "codes": [list(w) for w in encoder.words],
         }  # fmt: skip
-        return Calibration(self.name, VERSION, reference_hash, meta, {**arrays, "edges": encoder.edges, "surprise": table})
+        return Calibration(
+            self.name, VERSION, reference_hash, meta, {**arrays, "edges": encoder.edges, "surprise": table}
+        )
 
-    def measure(self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()) -> Measured:
+    def measure(
+        self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
+    ) -> Measured:
         """Evidence per event of the stretch that has a principal; no detections of its own."""
         learnt = _learnt(cal)
         known = state if state is not None and state.calibration_hash == cal.hash and state.version == VERSION else None
@@ -116,7 +120,9 @@ class Queries:
         who, names = _principals(rows)
         at = np.flatnonzero(who >= 0)
         if not len(at):
-            return Measured(state if known is not None and state is not None else chains.save(self.name, VERSION, cal.hash))
+            return Measured(
+                state if known is not None and state is not None else chains.save(self.name, VERSION, cal.hash)
+            )
         frame = Frame.of(rows, learnt.rules.numeric, learnt.rules.categorical).take(at)
         broken = learnt.rules.broken(frame) + _strange(rows, at)
         codes, who = learnt.encoder.codes(frame), who[at]

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from detectors import conformal, stats
-from detectors.base import Arrays, Calibration, Detection, Feedback, Measured, State, Streams, Window
-from detectors.conformal import LAMBDAS, MIN_HISTORY, History
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window
+from detectors.conformal import LAMBDAS, MIN_HISTORY, History, Live
 from monitor.model import Event, Family, Subject, Verdict
 
 VERSION: Final = 1
@@ -53,28 +53,24 @@ class Volume:
         """Nothing is taken from the reference; never refused."""
         return Calibration(self.name, VERSION, reference_hash, {"kappa": self.kappa, "keep": self.keep})
 
-    def measure(self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()) -> Measured:
+    def measure(
+        self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
+    ) -> Measured:
         """One detection: |z| against the same hours before. Windows under suspicion are not learnt."""
-        own = state is not None and state.calibration_hash == cal.hash and state.version == VERSION
-        a = state.arrays if own and state is not None else None
-        past = (
-            History(np.asarray(a["values"]), np.asarray(a["inverse_n"]), np.asarray(a["end_us"]))
-            if a is not None
-            else History(np.empty((0, 1), np.float32), np.empty(0), np.empty(0, np.int64))
-        )
-        newest = History(
-            np.array([[np.log1p(window.n)]], dtype=np.float32), np.array([0.0]), np.array([window.end_us], dtype=np.int64)
-        )
+        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
+        live = Live(History.load(own.arrays), int(own.meta["pending"])) if own is not None else Live(History.none(1))
+        last = History.load(own.arrays, "last_") if own is not None else History.none(1)
+        past = live.settled
+        newest = History.of(np.array([np.log1p(window.n)]), 0.0, window.end_us)
         evidence: dict[str, Any] = {"events": window.n, "history": len(past)}
-        if state is not None and not own:
+        if state is not None and own is None:
             evidence["rebuilt"] = True
         known: dict[str, Any] = {"statistic": None, "verdict": Verdict.INSUFFICIENT}
         if len(past) >= MIN_HISTORY:
             length_us = window.end_us - window.start_us
-            last = History(past.values[-1:], past.inverse_n[-1:], past.end_us[-1:]).plus(newest, 1)
-            if a is not None and len(a["last"]):
-                last = History(np.asarray(a["last"]), np.array([0.0]), np.asarray(a["last_end_us"])).plus(newest, 1)
-            scored = conformal.score(past, last, length_us, stats.seeded(window.model, self.name, cal.hash, window.end_us))
+            scored = conformal.score(
+                past, last.plus(newest), length_us, stats.seeded(window.model, self.name, cal.hash, window.end_us)
+            )
             z = np.array([scored.z[0], -scored.z[0]])
             streams = Streams(
                 NAMES, ("volume",) * len(NAMES), np.full(len(NAMES), 1 / len(NAMES)),
@@ -93,9 +89,6 @@ class Volume:
             detector=self.name, family=self.family, event=Event.TRAFFIC_ANOMALY, subject=Subject("model", window.model),
             window_us=(window.start_us, window.end_us), n=window.n, evidence=evidence, **known,
         )  # fmt: skip
-        kept = past if feedback.frozen and len(past) >= MIN_HISTORY else past.plus(newest, 1)
-        arrays: Arrays = {
-            "values": kept.values[-self.keep :], "inverse_n": kept.inverse_n[-self.keep :], "end_us": kept.end_us[-self.keep :],
-            "last": newest.values, "last_end_us": newest.end_us,
-        }  # fmt: skip
-        return Measured(State(self.name, VERSION, cal.hash, {}, arrays), [detection])
+        live = live.learn(newest, suspicious=feedback.frozen, others=0, keep=self.keep)
+        arrays = {**live.windows.save(), **newest.save("last_")}
+        return Measured(State(self.name, VERSION, cal.hash, {"pending": live.pending}, arrays), [detection])

@@ -28,13 +28,16 @@ VERSION: Final = 1
 MIN_BLAME: Final = 0.05  # features with this share of the evidence are named
 RETURN_LEVEL: Final = 100.0
 RETURN_WINDOWS: Final = 3
-MIN_SHIFT: Final = 0.6  # half of it is the smallest shift, in sd between windows, that the return test can tell from none
+MIN_SHIFT: Final = (
+    0.6  # half of it is the smallest shift, in sd between windows, that the return test can tell from none
+)
 SUSPECT_SHARE: Final = 0.1  # from this part of the level on nothing is learnt from the windows
 LANES: Final[Mapping[Event, tuple[str, float]]] = {  # event of a detection -> its lane, the lane's part of the budget
     Event.FEATURE_DRIFT: ("drift", 0.9),
     Event.PREDICTION_DRIFT: ("drift", 0.9),
     Event.TRAFFIC_ANOMALY: ("traffic", 0.1),
 }
+MOSTLY: Final = 0.75  # evidence about answers from which on it is a PredictionDrift: answers follow drifting features
 OUTPUTS: Final = ("prediction", "score:")  # blame that speaks of the model's answers
 
 
@@ -81,7 +84,16 @@ class _Lane:
     def fresh(cls, key: str, streams: Streams) -> _Lane:
         k = len(streams.names)
         zero = np.zeros(k)
-        return cls(key, streams.names, streams.blame, np.full(k, -np.inf), zero, zero.copy(), np.zeros(k, np.int64), np.zeros(k, np.int64))
+        return cls(
+            key,
+            streams.names,
+            streams.blame,
+            np.full(k, -np.inf),
+            zero,
+            zero.copy(),
+            np.zeros(k, np.int64),
+            np.zeros(k, np.int64),
+        )
 
     @classmethod
     def load(cls, key: str, meta: Mapping[str, Any], state: State) -> _Lane:
@@ -127,7 +139,11 @@ def budget(
     changes: an incident opens, its features change, it ends. Feedback: frozen while anything is open or nearly so,
     restart when an incident ended in this call.
     """
-    lanes = {} if state is None or state.version != VERSION else {k: _Lane.load(k, m, state) for k, m in state.meta["lanes"].items()}
+    lanes = (
+        {}
+        if state is None or state.version != VERSION
+        else {k: _Lane.load(k, m, state) for k, m in state.meta["lanes"].items()}
+    )
     alive = {a.event.value for a in open if a.subject.kind == "model"}
     decisions: list[Decision] = []
     restart = False
@@ -171,7 +187,7 @@ def _crossed(lane: _Lane, d: Detection, log_level: float) -> tuple[Event | None,
         return None, total
     shares = stats.blame(lane.blame, parts)
     event = d.event
-    if event is Event.FEATURE_DRIFT and sum(s for n, s in shares.items() if n.startswith(OUTPUTS)) >= 0.5:
+    if event is Event.FEATURE_DRIFT and sum(s for n, s in shares.items() if n.startswith(OUTPUTS)) >= MOSTLY:
         event = Event.PREDICTION_DRIFT
     features = lane.named.setdefault(event.value, [])
     for feature, share in shares.items():
@@ -225,7 +241,9 @@ def _decision(
     features = sorted(held or left, key=lambda f: (-f["share"], f["name"]))
     total = sum(f["share"] for f in features) or 1.0
     evidence: dict[str, Any] = {
-        "detectors": [{"name": d.detector, "log_e": finite(stats.log_sum_exp(np.array([f["log_e"] for f in features])))}],
+        "detectors": [
+            {"name": d.detector, "log_e": finite(stats.log_sum_exp(np.array([f["log_e"] for f in features])))}
+        ],
         "onset": rfc3339(min(f["onset_us"] for f in features)),
         "bets": {f["name"]: f["bet"].rsplit("/", 1)[0] for f in features},
     }
@@ -254,7 +272,11 @@ def _orphans(
     lanes_events = {e.value for e in LANES}
     ends = []
     for a in open:
-        if a.event.value in lanes_events and a.event.value not in held | decided and a.subject == Subject("model", model):
+        if (
+            a.event.value in lanes_events
+            and a.event.value not in held | decided
+            and a.subject == Subject("model", model)
+        ):
             window = detections[0].window_us if detections else a.window_us
             ends.append(
                 Decision(

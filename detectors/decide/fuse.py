@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 from detectors import stats
 from detectors.base import Evidence, Feedback, State
 from detectors.decide.made import Decided
+from detectors.decide.principals import MICRO, Case, Ledger
 from monitor.model import HOUR_US, Alert, Decision, Event, Family, Subject, finite, rfc3339
 
-VERSION: Final = 1
-MICRO: Final = 1_000_000  # sums are kept in millionths of a nat
 QUIET_US: Final = 24 * HOUR_US
 CLEAR_US: Final = 7 * 24 * HOUR_US
-NEVER: Final = -(1 << 62)
 EXAMPLES: Final = 5  # newest flagged events kept per principal with evidence
 BUSY_PER_S: Final = 1_000_000 / (30 * 86400)  # a million events in 30 days
 
@@ -46,96 +44,6 @@ class FuseSettings:
         1000000
         """
         return cls(max(1000.0, events_per_s / rate_per_s))
-
-
-@dataclass
-class _Case:
-    """A principal with an open incident. Times are event times; `queries` counts since opening."""
-
-    opened_us: int
-    onset_us: int
-    before: int  # queries from onset to opening
-    queries: int = 0
-    flagged: int = 0
-    last_us: int = 0
-    quiet: bool = False
-
-
-@dataclass
-class _Ledger:
-    """Running sums of all remembered principals: row = principal, column = bet."""
-
-    ids: list[str]
-    columns: list[str]  # "detector/signal/bet"
-    sums: NDArray[np.int64]
-    onset_us: NDArray[np.int64]  # per bet: first event after the sum was last at zero
-    count: NDArray[np.int64]  # per bet: events since then
-    last_us: NDArray[np.int64]
-    cases: dict[str, _Case] = field(default_factory=dict)
-    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    clock_us: int = NEVER
-    dropped: int = 0  # principals with evidence that memory had no room for
-
-    @classmethod
-    def load(cls, state: State | None) -> _Ledger:
-        if state is None or state.version != VERSION:
-            none = np.zeros((0, 0), np.int64)
-            return cls([], [], none, none.copy(), none.copy(), np.zeros(0, np.int64))
-        m, a = state.meta, state.arrays
-        return cls(
-            list(m["ids"]), list(m["columns"]), np.array(a["sums"]), np.array(a["onset_us"]), np.array(a["count"]),
-            np.array(a["last_us"]), {p: _Case(**c) for p, c in m["cases"].items()},
-            {p: list(e) for p, e in m["examples"].items()}, m["clock_us"], m["dropped"],
-        )  # fmt: skip
-
-    def save(self) -> State:
-        cases = {p: vars(c) for p, c in sorted(self.cases.items())}
-        meta = {
-            "ids": self.ids, "columns": self.columns, "cases": cases, "examples": dict(sorted(self.examples.items())),
-            "clock_us": self.clock_us, "dropped": self.dropped,
-        }  # fmt: skip
-        arrays = {"sums": self.sums, "onset_us": self.onset_us, "count": self.count, "last_us": self.last_us}
-        return State("fuse", VERSION, "", meta, arrays)
-
-    def place(self, names: Sequence[str], columns: Sequence[str]) -> NDArray[np.int64]:
-        """Rows of these principals, new ones with nothing against them; new columns start at zero for everybody."""
-        fresh = [c for c in columns if c not in set(self.columns)]
-        known = {p: i for i, p in enumerate(self.ids)}
-        added = [p for p in names if p not in known]
-        self.ids += added
-        self.columns += fresh
-        shape = ((0, len(added)), (0, len(fresh)))
-        self.sums, self.onset_us, self.count = (np.pad(x, shape) for x in (self.sums, self.onset_us, self.count))
-        self.last_us = np.pad(self.last_us, (0, len(added)))
-        known.update({p: len(known) + i for i, p in enumerate(added)})
-        return np.array([known[p] for p in names], dtype=np.int64)
-
-    def acquit(self, principal: str) -> None:
-        """The incident is over: the evidence starts afresh."""
-        del self.cases[principal]
-        self.examples.pop(principal, None)
-        self.sums[self.ids.index(principal)] = 0
-
-    def forget(self, limit: int) -> None:
-        """Principals with nothing against them weigh nothing and are dropped when room is short, oldest first.
-
-        Only beyond that are the weakest of those with evidence dropped, and counted.
-        """
-        extra = len(self.ids) - limit
-        if extra <= 0:
-            return
-        weight = self.sums.max(axis=1, initial=0)
-        open_case = np.array([p in self.cases for p in self.ids])
-        order = np.lexsort([self.last_us, np.maximum(weight, 0), open_case])
-        gone = order[: extra + limit // 10]
-        self.dropped += int(np.sum((weight[gone] > 0)[:extra]))
-        gone = np.concatenate([gone[:extra], gone[extra:][weight[gone[extra:]] <= 0]])
-        keep = np.ones(len(self.ids), dtype=bool)
-        keep[gone] = False
-        for i in gone.tolist():
-            self.examples.pop(self.ids[i], None)
-        self.ids = [p for p, k in zip(self.ids, keep.tolist(), strict=True) if k]
-        self.sums, self.onset_us, self.count, self.last_us = (x[keep] for x in (self.sums, self.onset_us, self.count, self.last_us))
 
 
 @dataclass(frozen=True)
@@ -166,7 +74,7 @@ def fuse(
     the level; further ones come when the queries since opening reach a power of two, after 24 h without new evidence
     (evidence.quiet, until the next flag) and after 7 days (the end). Feedback names the suspects.
     """
-    ledger = _Ledger.load(state)
+    ledger = Ledger.load(state)
     alive = {a.subject.id for a in open if a.event is Event.ATTACK_SUSPECTED and a.subject.kind == "principal"}
     for p in [p for p in ledger.cases if p not in alive]:
         ledger.acquit(p)
@@ -179,7 +87,7 @@ def fuse(
     return Decided(ledger.save(), decisions, Feedback(suspects=frozenset(ledger.cases)))
 
 
-def _side_by_side(ledger: _Ledger, evidence: Sequence[Evidence]) -> _Events | None:
+def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> _Events | None:
     given = [e for e in evidence if len(e.row)]
     if not given:
         return None
@@ -205,7 +113,7 @@ def _side_by_side(ledger: _Ledger, evidence: Sequence[Evidence]) -> _Events | No
     return _Events(who, row, time_us, log_e, flag, family, details, clock)
 
 
-def _run(ledger: _Ledger, ev: _Events, settings: FuseSettings, model: str) -> list[Decision]:
+def _run(ledger: Ledger, ev: _Events, settings: FuseSettings, model: str) -> list[Decision]:
     """Running sums of every principal at once, then a walk over those few that are or come under suspicion."""
     order = np.argsort(ev.who, kind="stable")
     who, x = ev.who[order], ev.log_e[order]
@@ -223,7 +131,17 @@ def _run(ledger: _Ledger, ev: _Events, settings: FuseSettings, model: str) -> li
     slow |= np.array([ledger.ids[i] in ledger.cases or ledger.ids[i] in ledger.examples for i in who[first].tolist()])
     for g in np.flatnonzero(slow).tolist():
         span = slice(int(first[g]), int(ends[g]) + 1)
-        walk = _Walk(ledger, ev, settings, model, ledger.ids[int(who[first[g]])], order[span], sums[span], onset[span], count[span])
+        walk = _Walk(
+            ledger,
+            ev,
+            settings,
+            model,
+            ledger.ids[int(who[first[g]])],
+            order[span],
+            sums[span],
+            onset[span],
+            count[span],
+        )
         decisions += walk.decisions()
     last = who[ends]
     ledger.sums[last], ledger.onset_us[last], ledger.count[last] = sums[ends], onset[ends], count[ends]
@@ -264,7 +182,7 @@ def _cusum(
 class _Walk:
     """One principal's events of a stretch, in order."""
 
-    ledger: _Ledger
+    ledger: Ledger
     ev: _Events
     settings: FuseSettings
     model: str
@@ -305,7 +223,9 @@ class _Walk:
             if flag:
                 case.quiet, case.last_us = False, max(case.last_us, now)
             if woken or case.queries & (case.queries - 1) == 0:
-                made.append(_decision(self.ledger, self.principal, case, self.model, now, self.parts(i), self.family(i)))
+                made.append(
+                    _decision(self.ledger, self.principal, case, self.model, now, self.parts(i), self.family(i))
+                )
         return made
 
     def restart(self, i: int) -> None:
@@ -331,9 +251,11 @@ class _Walk:
     def open(self, i: int, now: int) -> Decision:
         lead = int(np.argmax(self.sums[i]))
         self.note(int(self.at[i]))
-        case = _Case(now, int(self.onset[i, lead]), int(self.count[i, lead]), last_us=now, flagged=1)
+        case = Case(now, int(self.onset[i, lead]), int(self.count[i, lead]), last_us=now, flagged=1)
         self.ledger.cases[self.principal] = case
-        made = _decision(self.ledger, self.principal, case, self.model, now, self.parts(i), self.family(i), self.log_e(i))
+        made = _decision(
+            self.ledger, self.principal, case, self.model, now, self.parts(i), self.family(i), self.log_e(i)
+        )
         return replace(made, threshold=finite(math.log(self.settings.level)))
 
     def note(self, place: int) -> None:
@@ -353,7 +275,7 @@ def _parts(columns: Sequence[str], sums: NDArray[np.int64]) -> dict[str, float]:
     return dict(sorted(parts.items(), key=lambda kv: (-kv[1], kv[0])))
 
 
-def _expire(ledger: _Ledger, principal: str, clock_us: int, model: str, parts: Mapping[str, float]) -> list[Decision]:
+def _expire(ledger: Ledger, principal: str, clock_us: int, model: str, parts: Mapping[str, float]) -> list[Decision]:
     """Quiet after 24 h without new evidence, over after 7 days; dated to the moment itself, not to when it was noticed."""
     made = []
     case = ledger.cases[principal]
@@ -368,9 +290,9 @@ def _expire(ledger: _Ledger, principal: str, clock_us: int, model: str, parts: M
 
 
 def _decision(
-    ledger: _Ledger,
+    ledger: Ledger,
     principal: str,
-    case: _Case,
+    case: Case,
     model: str,
     time_us: int,
     parts: Mapping[str, float],

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import conformal, stats
-from detectors.base import Arrays, Calibration, Detection, Feedback, Measured, State, Streams, Window
-from detectors.conformal import LAMBDAS, MIN_HISTORY, History, Scored
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window
+from detectors.conformal import LAMBDAS, MIN_HISTORY, History, Live, Scored
 from detectors.profile import NUMBER, Bins, Profile, compare, merged
 from detectors.stats import Floats
 from monitor.errors import CalibrationRefused
@@ -75,13 +75,15 @@ class Marginals:
         if not total.bins.features:
             raise CalibrationRefused("the reference has neither features nor predictions to watch")
         layout = _layout(total.bins.to_bytes(), total.counts.tobytes())
-        used = [(w, p) for w, p in windows if p is not None and p.n >= self.min_rows and w.end_us > w.start_us][-self.keep :]
+        used = [(w, p) for w, p in windows if p is not None and p.n >= self.min_rows and w.end_us > w.start_us][
+            -self.keep :
+        ]
         values = [layout.values(p, total.n, inside=True, min_rows=self.min_rows) for _, p in used]
         meta = {
             "kappa": self.kappa, "kappa_shape": self.kappa_shape, "min_rows": self.min_rows, "keep": self.keep,
             "bins": total.bins.to_bytes(), "rows": total.n, "windows": len(used), "learning": len(used) < MIN_HISTORY,
         }  # fmt: skip
-        arrays: Arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "counts": total.counts,
             "values": np.array(values, dtype=np.float32).reshape(len(used), len(layout.names)),
             "inverse_n": np.array([1 / p.n for _, p in used], dtype=np.float64),
@@ -89,32 +91,32 @@ class Marginals:
         }
         return Calibration(self.name, VERSION, reference_hash, meta, arrays)
 
-    def measure(self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()) -> Measured:
+    def measure(
+        self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
+    ) -> Measured:
         """One detection: the largest change of shape as statistic, distances and evidence per feature, streams to bet on."""
         layout = _layout(cal.meta["bins"], np.asarray(cal.arrays["counts"]).tobytes())
-        rebuilt = state is not None and (state.calibration_hash != cal.hash or state.version != VERSION)
-        live = _history(state, layout) if state is not None and not rebuilt else _history(None, layout)
-        profile = window.profile()
-        past = _history(cal, layout).plus(live, self.keep)
+        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
+        nothing = History.none(len(layout.names))
+        live = Live(History.load(own.arrays), int(own.meta["pending"])) if own is not None else Live(nothing)
+        last = History.load(own.arrays, "last_") if own is not None else nothing
+        reference = History.load(cal.arrays)
+        past = reference.plus(live.settled)
         evidence: dict[str, Any] = {"history": len(past)}
-        if rebuilt:
+        if state is not None and own is None:
             evidence["rebuilt"] = True
+        profile = window.profile()
         if profile is None or profile.n < self.min_rows:
             evidence["reason"] = f"fewer than {self.min_rows} rows in the window"
-            unchanged = state if state is not None and not rebuilt else _state(cal, live, None)
-            return Measured(unchanged, [self._detection(window, evidence=evidence, n=window.n)])
+            return Measured(own or _state(cal, live, last), [self._detection(window, evidence=evidence, n=window.n)])
         values = layout.values(profile, int(cal.meta["rows"]), inside=False, min_rows=self.min_rows)
-        newest = History(values.astype(np.float32)[None, :], np.array([1 / profile.n]), np.array([window.end_us], dtype=np.int64))
-        last = _last(state) if state is not None and not rebuilt else None
-        length_us = window.end_us - window.start_us
+        newest = History.of(values, 1 / profile.n, window.end_us)
         rng = stats.seeded(window.model, self.name, cal.hash, window.end_us)
-        scored, ratio = layout.score(past, newest, last, length_us, rng)
+        scored, ratio = layout.score(past, last.plus(newest), window.end_us - window.start_us, rng)
         learning = len(past) < MIN_HISTORY
         detection = self._judged(layout, cal, window, profile, scored, ratio, evidence, learning=learning)
-        if not feedback.frozen:
-            live = live.plus(newest, 1)
-        kept = History(live.values[-self.keep :], live.inverse_n[-self.keep :], live.end_us[-self.keep :])
-        return Measured(_state(cal, kept, newest), [detection])
+        live = live.learn(newest, suspicious=feedback.frozen, others=len(reference), keep=self.keep)
+        return Measured(_state(cal, live, newest), [detection])
 
     def _judged(
         self,
@@ -129,7 +131,9 @@ class Marginals:
         learning: bool,
     ) -> Detection:
         streams = layout.streams(scored, self.kappa, self.kappa_shape)
-        reference = Profile(cal.meta["rows"], np.asarray(cal.arrays["counts"]), profile.low, profile.high, profile.key, layout.bins)
+        reference = Profile(
+            cal.meta["rows"], np.asarray(cal.arrays["counts"]), profile.low, profile.high, profile.key, layout.bins
+        )
         distances = compare(layout.bins, reference, profile)
         per_feature = layout.per_feature(scored, streams)
         evidence["features"] = [
@@ -190,25 +194,28 @@ class _Layout:
         chi = chi * ((rows / rest) ** 2 if inside else 1.0) / (1 + profile.n / rest)  # on the scale of 1 / n
         return np.concatenate([x, chi])
 
-    def score(
-        self, past: History, newest: History, last: History | None, length_us: int, rng: np.random.Generator
-    ) -> tuple[Scored, Floats]:
-        """Scores of the newest window, and each feature's chi-square over its expectation (1 = as usual)."""
+    def score(self, past: History, window: History, length_us: int, rng: np.random.Generator) -> tuple[Scored, Floats]:
+        """Scores of the last row of `window`, and each feature's chi-square over its expectation (1 = as usual)."""
         d = self.directions
         old = past.values.astype(np.float64)
         between = conformal.spread(old[:, :d], past.inverse_n, self.row_variance)
-        extra = np.maximum((old[:, d:] - self.freedom * past.inverse_n[:, None]).mean(axis=0), 0.0) if len(past) else self.freedom * 0
+        extra = (
+            np.maximum((old[:, d:] - self.freedom * past.inverse_n[:, None]).mean(axis=0), 0.0)
+            if len(past)
+            else self.freedom * 0
+        )
 
         def scaled(h: History) -> History:
             v = h.values.astype(np.float64)
             sd = np.sqrt(self.row_variance * h.inverse_n[:, None] + between)
             with np.errstate(divide="ignore", invalid="ignore"):
                 x = np.where(sd > 0, v[:, :d] / sd, v[:, :d])
-                chi = np.log(np.maximum(v[:, d:], 1e-12) / np.maximum(self.freedom * h.inverse_n[:, None] + extra, 1e-12))
+                chi = np.log(
+                    np.maximum(v[:, d:], 1e-12) / np.maximum(self.freedom * h.inverse_n[:, None] + extra, 1e-12)
+                )
             return History(np.concatenate([x, chi], axis=1).astype(np.float32), h.inverse_n, h.end_us)
 
-        window = newest if last is None else last.plus(newest, 1)
-        ratio = newest.values[0, d:] / np.maximum(self.freedom * newest.inverse_n[0] + extra, 1e-12)
+        ratio = window.values[-1, d:] / np.maximum(self.freedom * window.inverse_n[-1] + extra, 1e-12)
         return conformal.score(scaled(past), scaled(window), length_us, rng), np.asarray(ratio, dtype=np.float64)
 
     @functools.cached_property
@@ -222,7 +229,9 @@ class _Layout:
     def places(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Per feature: where its numbers and where its streams stand."""
         blame, streams = np.array(self.blame), np.array(self.stream_names[1])
-        return {f.name: (np.flatnonzero(blame == f.name), np.flatnonzero(streams == f.name)) for f in self.bins.features}
+        return {
+            f.name: (np.flatnonzero(blame == f.name), np.flatnonzero(streams == f.name)) for f in self.bins.features
+        }
 
     @functools.cached_property
     def weight(self) -> Floats:
@@ -298,26 +307,10 @@ def _layout(raw_bins: bytes, raw_counts: bytes) -> _Layout:
     return _Layout(bins, tuple(names), tuple(blame), linear, below, row_variance, share, freedom)
 
 
-def _history(source: Calibration | State | None, layout: _Layout) -> History:
-    if source is None:
-        return History(np.empty((0, len(layout.names)), np.float32), np.empty(0), np.empty(0, np.int64))
-    a = source.arrays
-    return History(np.asarray(a["values"]), np.asarray(a["inverse_n"]), np.asarray(a["end_us"]))
-
-
-def _last(state: State) -> History | None:
-    """The window measured just before, learnt from or not: the newest residual is taken against it."""
-    a = state.arrays
-    return History(np.asarray(a["last"]), np.asarray(a["last_inverse_n"]), np.asarray(a["last_end_us"])) if len(a["last"]) else None
-
-
-def _state(cal: Calibration, live: History, newest: History | None) -> State:
-    last = newest if newest is not None else History(live.values[:0], live.inverse_n[:0], live.end_us[:0])
-    arrays: Arrays = {
-        "values": live.values, "inverse_n": live.inverse_n, "end_us": live.end_us,
-        "last": last.values, "last_inverse_n": last.inverse_n, "last_end_us": last.end_us,
-    }  # fmt: skip
-    return State(Marginals.name, VERSION, cal.hash, {}, arrays)
+def _state(cal: Calibration, live: Live, last: History) -> State:
+    """`last`: the window measured just before, learnt from or not; the next residual is taken against it."""
+    arrays = {**live.windows.save(), **last.save("last_")}
+    return State(Marginals.name, VERSION, cal.hash, {"pending": live.pending}, arrays)
 
 
 def _round(value: float | None) -> float | None:

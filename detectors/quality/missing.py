@@ -51,7 +51,9 @@ class Missing:
     def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
         """The longest gap of the reference. Raises CalibrationRefused without times or with too few events."""
         if self.limit_s > 0:
-            return Calibration(self.name, VERSION, reference_hash, {"limit_s": self.limit_s, "gaps": 0, "longest_s": None})
+            return Calibration(
+                self.name, VERSION, reference_hash, {"limit_s": self.limit_s, "gaps": 0, "longest_s": None}
+            )
         parts = [np.asarray(w.rows(["event_time"]).column("event_time"), dtype=np.int64) for w in reference if w.n]
         times = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)
         gaps = np.diff(times) / SECOND_US
@@ -62,9 +64,13 @@ class Missing:
             )
         longest_s = float(gaps.max())
         limit_s = max(self.floor_s, self.factor * longest_s)
-        return Calibration(self.name, VERSION, reference_hash, {"limit_s": limit_s, "gaps": len(gaps), "longest_s": longest_s})
+        return Calibration(
+            self.name, VERSION, reference_hash, {"limit_s": limit_s, "gaps": len(gaps), "longest_s": longest_s}
+        )
 
-    def measure(self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()) -> Measured:
+    def measure(
+        self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
+    ) -> Measured:
         """`window` runs from the last event to now and holds no rows; the statistic is its length in seconds."""
         silence_s = (window.end_us - window.start_us) / SECOND_US
         limit_s = float(cal.meta["limit_s"])

@@ -71,7 +71,7 @@ def test_shape(name: str) -> None:
     assert dataclasses.is_dataclass(cls)
     detector = cls()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        detector.anything = 1
+        detector.anything = 1  # type: ignore[attr-defined]
     assert all(isinstance(v, int | float | str | bool) for v in dataclasses.asdict(detector).values())
 
 
@@ -92,7 +92,7 @@ def test_pure(name: str) -> None:
     state = settled(detector, calibration, case)
     window = case.wrong(1.0)
     before = (calibration.to_bytes(), state.to_bytes() if state else None, window.table.to_pydict())
-    random_before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]  # noqa: NPY002
+    random_before = np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
     first = what(detector.measure(calibration, state, window))
     assert (calibration.to_bytes(), state.to_bytes() if state else None, window.table.to_pydict()) == before
     assert np.array_equal(np.random.get_state()[1], random_before)  # type: ignore[index]  # noqa: NPY002
@@ -213,5 +213,7 @@ def test_results_do_not_depend_on_cuts(name: str) -> None:
         for piece in cut(log, rng, pieces):
             parts.stretch(as_log(piece))
         assert sorted(parts.decisions, key=lambda d: (d.time_us, d.subject.id)) == whole.decisions
-        assert State.from_bytes(parts.decider or b"").meta["cases"] == State.from_bytes(whole.decider or b"").meta["cases"]
+        assert (
+            State.from_bytes(parts.decider or b"").meta["cases"] == State.from_bytes(whole.decider or b"").meta["cases"]
+        )
     assert isinstance(ATTACKS, decide.FuseSettings)

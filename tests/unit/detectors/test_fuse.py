@@ -1,0 +1,226 @@
+"""fuse(): the same as adding up event by event, dated to the event, bounded, and indifferent to cuts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from detectors import decide
+from detectors.base import Evidence, State
+from detectors.decide.fuse import CLEAR_US, QUIET_US
+from detectors.signals import bernoulli_bets
+from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Family
+from tests.judging import incident
+
+LEVEL = decide.FuseSettings(1e6)
+
+
+def evidence(
+    who: Sequence[str],
+    flag: Sequence[bool],
+    times_us: Sequence[int] | None = None,
+    first_row: int = 0,
+    detector: str = "queries",
+) -> Evidence:
+    """Evidence of one detector that tolerates a flag in a hundred events."""
+    names = tuple(sorted(set(who)))
+    n = len(who)
+    flags = np.array(flag, dtype=bool)
+    times = np.array(
+        times_us if times_us is not None else [(first_row + i) * SECOND_US for i in range(n)], dtype=np.int64
+    )
+    return Evidence(
+        detector=detector, family=Family.ANOMALY, principals=names, code=np.array([names.index(w) for w in who], dtype=np.int32),
+        row=np.arange(n), time_us=times, log_e=bernoulli_bets(flags, 0.01), flag=flags,
+        details={int(i): {"signals": ["near"], "row": int(i) + first_row} for i in np.flatnonzero(flags)},
+    )  # fmt: skip
+
+
+class Log:
+    """Stretches judged one after the other, with the incidents they open."""
+
+    def __init__(self, settings: decide.FuseSettings = LEVEL) -> None:
+        self.settings = settings
+        self.state: State | None = None
+        self.open: dict[str, Alert] = {}
+        self.decisions: list[Decision] = []
+        self.rows = 0
+
+    def __call__(self, *found: Evidence) -> list[Decision]:
+        decided = decide.fuse(self.state, found, tuple(self.open.values()), self.settings, "m")
+        self.state = State.from_bytes(decided.state.to_bytes())
+        for d in decided.decisions:
+            if d.firing:
+                self.open[d.subject.id] = incident(d)
+            else:
+                del self.open[d.subject.id]
+        self.decisions += decided.decisions
+        assert decided.feedback.suspects == set(self.open)
+        return list(decided.decisions)
+
+
+def slowly(flag: Sequence[bool]) -> tuple[int | None, int]:
+    """The first event at which plain addition reaches the level, and the event its evidence began with."""
+    bets = bernoulli_bets(np.array(flag, dtype=bool), 0.01)
+    sums, since = np.zeros(bets.shape[1]), np.zeros(bets.shape[1], dtype=int)
+    for i, row in enumerate(bets):
+        since = np.where(sums <= 0, i, since)
+        sums = np.maximum(sums, 0) + row
+        if math.log(np.exp(np.maximum(sums, 0)).mean()) >= math.log(LEVEL.level):
+            return i, int(since[int(np.argmax(sums))])
+    return None, 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_same_as_adding_up_event_by_event(seed: int) -> None:
+    """Opening event and onset agree with a loop that anybody can read, for several clients at once and any cut."""
+    rng = np.random.default_rng(seed)
+    clients = [f"c{i}" for i in range(5)]
+    who = [clients[i] for i in rng.integers(5, size=600)]
+    share = {c: rng.choice([0.0, 0.02, 0.1, 0.3, 0.8]) for c in clients}
+    flag = [bool(rng.random() < share[w]) for w in who]
+    log = Log()
+    places = [0, *sorted(rng.integers(0, 601, 5).tolist()), 600]
+    for a, b in itertools.pairwise(places):
+        if b > a:
+            log(evidence(who[a:b], flag[a:b], first_row=a))
+    opened = {d.subject.id: d for d in reversed(log.decisions)}
+    for c in clients:
+        own = [i for i, w in enumerate(who) if w == c]
+        at, since = slowly([flag[i] for i in own])
+        assert (c in opened) == (at is not None)
+        if at is not None:
+            d = opened[c]
+            assert d.window_us == (own[since] * SECOND_US, own[at] * SECOND_US)
+            assert d.evidence["queries"] == at - since + 1
+
+
+def test_five_flags_in_a_row_alarm_and_four_do_not() -> None:
+    """The level of a million events is 13.8 nats; a flag that comes once in a hundred events brings up to 4.6."""
+    log = Log()
+    log(evidence(["a"] * 3, [True] * 3))
+    assert log.decisions == []
+    (opened,) = log(evidence(["a"] * 7, [True] * 7, first_row=3))[:1]
+    assert opened.time_us == 3 * SECOND_US
+    assert opened.subject.id == "a"
+    assert opened.threshold == pytest.approx(13.8155)
+    assert opened.evidence["principals"] == ["a"]
+    assert [e["row"] for e in opened.evidence["examples"]] == [0, 1, 2, 3]
+
+
+def test_honest_history_does_not_hide_an_attack() -> None:
+    """A thousand clean events before it delay the alarm by not a single query."""
+    log = Log()
+    log(evidence(["a"] * 1000, [False] * 1000))
+    found = log(evidence(["a"] * 10, [True] * 10, first_row=1000))
+    assert found[0].time_us == 1003 * SECOND_US
+    assert found[0].window_us[0] == 1000 * SECOND_US
+
+
+def test_updates_come_at_powers_of_two() -> None:
+    """1, 2, 4, 8 ... queries after the opening, each dated to its own event."""
+    log = Log()
+    log(evidence(["a"] * 104, [True] * 104))
+    assert [d.time_us // SECOND_US for d in log.decisions] == [3, 4, 5, 7, 11, 19, 35, 67]
+    assert [d.evidence["queries"] for d in log.decisions] == [4, 5, 6, 8, 12, 20, 36, 68]
+
+
+def test_quiet_after_a_day_and_over_after_a_week() -> None:
+    """Both are dated to their own moment, however late other traffic shows that it has passed."""
+    for stretches in (1, 3):
+        log = Log()
+        log(evidence(["a"] * 5, [True] * 5))
+        last = 4 * SECOND_US
+        others = [10 * HOUR_US, 30 * HOUR_US, 40 * HOUR_US, 8 * 24 * HOUR_US]
+        if stretches == 1:
+            log(evidence(["b"] * 4, [False] * 4, others))
+        else:
+            for t in others:
+                log(evidence(["b"], [False], [t]))
+        quiet, over = log.decisions[-2:]
+        assert (quiet.time_us, quiet.firing, quiet.evidence["quiet"]) == (last + QUIET_US, True, True)
+        assert (over.time_us, over.firing) == (last + CLEAR_US, False)
+        assert log.open == {}
+
+
+def test_a_flag_wakes_a_quiet_incident() -> None:
+    """New evidence after the day of silence makes it active again at once."""
+    log = Log()
+    log(evidence(["a"] * 5, [True] * 5))
+    found = log(evidence(["a", "a"], [False, True], [30 * HOUR_US, 31 * HOUR_US]))
+    assert [(d.time_us, d.evidence["quiet"]) for d in found] == [
+        (4 * SECOND_US + QUIET_US, True),
+        (30 * HOUR_US, True),  # the second query since opening
+        (31 * HOUR_US, False),
+    ]
+
+
+def test_after_the_end_evidence_starts_afresh() -> None:
+    """A principal that comes back after a week, or whose incident a person closed, is judged from nothing."""
+    for closed in (False, True):
+        log = Log()
+        log(evidence(["a"] * 5, [True] * 5))
+        if closed:
+            log.open.clear()
+        back = 9 * 24 * HOUR_US
+        found = log(evidence(["a"] * 5, [True] * 5, [back + i for i in range(5)]))
+        reopened = [d for d in found if d.firing and d.time_us >= back]
+        assert reopened[0].time_us == back + 3
+
+
+def test_two_detectors_do_not_count_one_flag_twice() -> None:
+    """The same evidence from two dependent detectors weighs no more than from one."""
+    flag = [True] * 6
+    one, two = Log(), Log()
+    one(evidence(["a"] * 6, flag))
+    two(evidence(["a"] * 6, flag), evidence(["a"] * 6, flag, detector="copy"))
+    assert one.decisions[0].time_us == two.decisions[0].time_us
+    assert one.decisions[0].log_e == pytest.approx(two.decisions[0].log_e)
+    assert [d["name"].split("/")[0] for d in two.decisions[0].evidence["detectors"]] == ["copy", "queries"]
+
+
+def test_a_flood_of_principals_clears_no_guilt() -> None:
+    """With room for 100 principals, 5,000 newcomers do not wash away what three flags said about one."""
+    log = Log(decide.FuseSettings(1e6, max_principals=100))
+    log(evidence(["a"] * 3, [True] * 3))
+    for k in range(5):
+        log(evidence([f"n{k}-{i}" for i in range(1000)], [False] * 1000, first_row=3 + k * 1000))
+    assert log.state is not None
+    assert len(log.state.meta["ids"]) <= 100
+    assert log.state.meta["dropped"] == 0
+    found = log(evidence(["a"], [True], first_row=5003))
+    assert [d.subject.id for d in found] == ["a"]
+    assert found[0].window_us[0] == 0
+
+
+def test_guilt_that_finds_no_room_is_counted() -> None:
+    """When even principals with evidence do not fit, the weakest go and the state says how many."""
+    log = Log(decide.FuseSettings(1e6, max_principals=50))
+    log(evidence([f"n{i}" for i in range(200)], [True] * 200))
+    assert log.state is not None
+    assert len(log.state.meta["ids"]) == 50
+    assert log.state.meta["dropped"] == 150
+
+
+def test_false_alarms_stay_under_the_level() -> None:
+    """Clients that flag exactly at the tolerated rate: at most one alarm in `level` events on average."""
+    rng = np.random.default_rng(1)
+    settings = decide.FuseSettings(2000.0)
+    alarms = 0
+    for k in range(20):
+        log = Log(settings)
+        n = 20_000
+        log(evidence([f"c{i}" for i in rng.integers(20, size=n)], (rng.random(n) < 0.01).tolist(), first_row=k * n))
+        alarms += len({d.subject.id for d in log.decisions})
+    assert alarms <= 20 * 20_000 / settings.level
+
+
+def test_nothing_to_decide() -> None:
+    """No evidence, no decision, and a state all the same."""
+    log = Log()
+    assert log() == []
+    assert log(evidence([], [])) == []
