@@ -1,0 +1,154 @@
+"""The middle of a tick on a real store: late rows, failing detectors, silence, restarts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from collectors.base import Advance, IngestBatch, Placed, Record
+from collectors.decode import decoder_for
+from detectors.base import Calibration, Feedback, Measured, State, Window
+from monitor.config import load
+from monitor.model import HOUR_US, Action, Event, Family, InferenceEvent
+from monitor.service.compose import Service, open_service
+from monitor.service.live import LiveModel
+from monitor.service.watch import Monitor
+from tests.stories import MODEL, START_US, story, write_config
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    file = write_config(tmp_path, clock="log", privacy={"principals": "plain"}, store={"path": "data"})
+    opened = open_service(load(file), "test")
+    yield opened
+    opened.close()
+
+
+def events(service: Service, hours: float) -> list[InferenceEvent]:
+    """The story's first hours, decoded."""
+    decode = decoder_for("native", service.config)
+    found = [decode(Record("s", "t", 0, i, None, json.dumps(e).encode()))[0] for i, e in enumerate(story().log)]
+    return [e for e in found if isinstance(e, InferenceEvent) and e.event_time_us < START_US + hours * HOUR_US]
+
+
+def ingest(service: Service, parts: list[InferenceEvent], at: int = 0) -> None:
+    """Append and publish as one batch."""
+    epoch = service.log.claim("s", "test", [("t", 0)])["t", 0].epoch
+    high = max(p.event_time_us for p in parts)
+    step = Advance("t", 0, epoch, at or None, at + len(parts), high)
+    placed = [Placed("t", 0, at + i, p) for i, p in enumerate(parts)]
+    service.log.append(IngestBatch(source="s", received_us=high, parts=placed, advances=[step]))
+    service.publisher().publish(service.tables[MODEL].model_id, high)
+
+
+def tick(service: Service, *, close: bool = False) -> LiveModel:
+    """One tick of the story's model."""
+    live = service.model(MODEL, 0)
+    assert live.tick("test", START_US, clock="log", close=close)
+    return live
+
+
+def window_states(live: LiveModel) -> dict[str, bytes]:
+    """What windows have left behind."""
+    assert live.work is not None
+    return {
+        n: s.to_bytes() for n, s in live.work.states.items() if n in ("budget", "detector:marginals", "detector:volume")
+    }
+
+
+def test_late_rows_amend_state_but_not_judgements(service: Service, tmp_path: Path) -> None:
+    """Rows that come hours late leave the state as if they had been on time; the ledger keeps what was judged without them."""
+    parts = events(service, 30)
+    late = [p for p in parts if START_US + 10 * HOUR_US <= p.event_time_us < START_US + 10.5 * HOUR_US]
+    assert len(late) > 3
+    early = [p for p in parts if p not in late]
+    cut = next(i for i, p in enumerate(early) if p.event_time_us > START_US + 14 * HOUR_US)
+    ingest(service, early[:cut])
+    tick(service)
+    ingest(service, late + early[cut:], at=cut)
+    amended = tick(service, close=True)
+    (tmp_path / "punctual").mkdir()
+    file = write_config(tmp_path / "punctual", clock="log", privacy={"principals": "plain"}, store={"path": "data"})
+    other = open_service(load(file), "test")
+    ingest(other, parts)
+    punctual = tick(other, close=True)
+    assert window_states(amended) == window_states(punctual)
+    rows = {r.end_us: r.n for r in _ledger(service) if r.monitor == "marginals"}
+    whole = {r.end_us: r.n for r in _ledger(other) if r.monitor == "marginals"}
+    other.close()
+    end = START_US + 11 * HOUR_US
+    assert rows[end] == whole[end] - len(late)
+    assert {e: n for e, n in rows.items() if e != end} == {e: n for e, n in whole.items() if e != end}
+
+
+def test_state_survives_a_restart(service: Service) -> None:
+    """A process that starts from the store goes on as if it had never ended."""
+    parts = events(service, 20)
+    ingest(service, parts[:300])
+    before = tick(service)
+    kept = window_states(before)
+    service.live.clear()
+    ingest(service, parts[300:310], at=300)
+    after = tick(service)
+    assert after is not before
+    assert {n: s for n, s in window_states(after).items() if n != "budget"}.keys() >= {"detector:marginals"}
+    assert kept.keys() == window_states(after).keys()
+
+
+@dataclass(frozen=True)
+class Brittle:
+    """A detector that fails in its third window."""
+
+    name: ClassVar[str] = "brittle"
+    family: ClassVar[Family] = Family.ANOMALY
+    reads: ClassVar[str] = "windows"
+
+    def calibrate(self, reference: Any, reference_hash: str) -> Calibration:
+        return Calibration(self.name, 1, reference_hash, {})
+
+    def measure(
+        self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
+    ) -> Measured:
+        seen = int(state.meta["seen"]) if state is not None else 0
+        if START_US + 2 * HOUR_US <= window.start_us < START_US + 3 * HOUR_US:
+            raise ZeroDivisionError("secret text from a log")
+        return Measured(State(self.name, 1, cal.hash, {"seen": seen + 1}))
+
+
+def test_a_failing_detector_is_an_incident_of_its_own(service: Service) -> None:
+    """The others go on; the incident opens, says nothing that a log said, and clears after good runs."""
+    live = service.model(MODEL, 0)
+    brittle = Monitor("brittle", Brittle(), Brittle().calibrate((), "r"), HOUR_US)
+    live.watched = replace(live.watched, monitors=(*live.watched.monitors, brittle))
+    ingest(service, events(service, 12))
+    live = tick(service)
+    failed = [t for t in live.committed if t.alert.event is Event.DETECTOR_FAILED]
+    assert [t.action for t in failed] == [Action.OPEN, Action.CLEAR]
+    assert "secret" not in json.dumps([t.to_json() for t in failed])
+    outcomes = [r.outcome for r in _ledger(service) if r.monitor == "brittle"]
+    assert outcomes.count("failed") == 1
+    assert len([r for r in _ledger(service) if r.monitor == "marginals"]) == len(outcomes)
+
+
+def test_silence_between_events(service: Service) -> None:
+    """A gap longer than the reference ever had opens DataMissing when its limit passed and clears it with the next event."""
+    parts = [p for p in events(service, 60) if not START_US + 20 * HOUR_US <= p.event_time_us < START_US + 50 * HOUR_US]
+    ingest(service, parts)
+    live = tick(service)
+    missing = [t for t in live.committed if t.alert.event is Event.DATA_MISSING]
+    assert [t.action for t in missing] == [Action.OPEN, Action.CLEAR]
+    last = max(p.event_time_us for p in parts if p.event_time_us < START_US + 20 * HOUR_US)
+    first = min(p.event_time_us for p in parts if p.event_time_us > START_US + 50 * HOUR_US)
+    assert last < missing[0].time_us < START_US + 30 * HOUR_US
+    assert missing[1].time_us == first
+
+
+def _ledger(service: Service) -> list[Any]:
+    from monitor.store import ledger
+
+    return ledger.ledger_rows(service.engine, service.tables[MODEL].model_id, 0, 1 << 62)
