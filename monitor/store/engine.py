@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from monitor import telemetry
 from monitor.errors import MigrationNeeded, StoreError
 from monitor.store import migrations
 
@@ -119,11 +121,13 @@ def write(engine: sa.Engine) -> Iterator[sa.Connection]:
     if id(engine) in held:
         raise RuntimeError("this thread already has a write transaction open: hand its connection on instead")
     held.add(id(engine))
+    began_s = time.perf_counter()
     try:
         with _refusals(), engine.connect().execution_options(lanner_write=True) as conn, conn.begin():
             yield conn
     finally:
         held.discard(id(engine))
+        telemetry.observe("store_write_duration_seconds", time.perf_counter() - began_s)
 
 
 @contextmanager

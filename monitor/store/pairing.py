@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from monitor import telemetry
 from monitor.errors import FencedOut
 from monitor.intake import Placed
 from monitor.model import SECOND_US, Half, InferenceEvent, joined
@@ -31,6 +32,7 @@ GROUPS: Final = 2000  # ids per pass
 DEPTH: Final = 1000  # halves of one id per pass, oldest first: a pinned id must not fill the memory
 PASSES: Final = 50
 CHUNK: Final = 500
+LONELY: Final = frozenset({"missing_request", "missing_response"})
 
 _event = msgspec.msgpack.Decoder(InferenceEvent)
 
@@ -54,12 +56,16 @@ def pair(log: EventLog, now_us: int, timeout_us: int, owner: str) -> int:
         written += events
         if not taken:
             break
+    with read(log.engine) as conn:
+        pending = conn.scalar(sa.select(sa.func.count()).select_from(halves))
+    telemetry.gauge("pairs_pending", int(pending or 0))
     return written
 
 
 def _pass(log: EventLog, now_us: int, expired_us: int, owner: str, epoch: int) -> tuple[int, int]:
     """One transaction's worth: (halves taken, events written)."""
     taken: list[int] = []
+    lonely = 0
     made: dict[str, dict[str, list[Placed]]] = defaultdict(lambda: defaultdict(list))
     for (source, _, _), group in groupby(
         _candidates(log.engine, expired_us), lambda h: (h.source, h.pair_key, h.row_index)
@@ -69,6 +75,7 @@ def _pass(log: EventLog, now_us: int, expired_us: int, owner: str, epoch: int) -
         for one in placed:
             assert isinstance(one.part, InferenceEvent)
             made[source][one.part.model].append(one)
+            lonely += not LONELY.isdisjoint(one.part.quality)
     if not taken:
         return 0, 0
     written: list[Segment] = []
@@ -91,6 +98,7 @@ def _pass(log: EventLog, now_us: int, expired_us: int, owner: str, epoch: int) -
         discard(log.files, written)
         raise
     log.at("after_transaction")
+    telemetry.count("pairs_expired_total", lonely)
     return len(taken), sum(segment.rows for segment in written)
 
 

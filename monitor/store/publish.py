@@ -7,6 +7,7 @@ one. After a crash the batch is repeated or skipped as a whole, as the Delta log
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from typing import Any, Final
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
+from monitor import telemetry
 from monitor.errors import FencedOut, StoreError
 from monitor.model import HOUR_US, SECOND_US
 from monitor.store import compaction, leases
 from monitor.store.delta import DataFile, DeltaLog, merged_schema
 from monitor.store.engine import insert, read, write
 from monitor.store.ingest import forget_keys
-from monitor.store.schema import identity, segments
+from monitor.store.schema import identity, models, segments
 from monitor.store.segments import Files
 
 LEASE_US: Final = 30 * SECOND_US
@@ -55,6 +57,7 @@ class Publisher:
         self._owner = owner
         self._at = at
         self._held: dict[str, _Held] = {}
+        self._names: dict[str, str] = {}
         self._acquainted = False
 
     def publish(self, model_id: str, now_us: int) -> int:
@@ -88,6 +91,12 @@ class Publisher:
             forget_keys(conn, now_us)
         return compaction.sweep(self._engine, self._files, now_us - DAY_US)
 
+    def close(self) -> None:
+        """Give the leases back, so that a successor need not wait for them to run out."""
+        for name in [f"publish:{model_id}" for model_id in self._held]:
+            leases.release(self._engine, name, self._owner)
+        self._held.clear()
+
     def _leased(self, model_id: str, now_us: int, work: Callable[[_Held], int]) -> int | None:
         self._acquaint()
         epoch = leases.acquire(self._engine, f"publish:{model_id}", self._owner, now_us, LEASE_US)
@@ -109,6 +118,7 @@ class Publisher:
         leases.confirm(conn, f"publish:{model_id}", self._owner, held.epoch)
 
     def _publish(self, model_id: str, held: _Held, last: int, now_us: int) -> int:
+        began_s = time.perf_counter()
         self._number(model_id, held, last)
         rows = 0
         c = segments.c
@@ -129,6 +139,12 @@ class Publisher:
                 self._confirm(conn, model_id, held)
                 conn.execute(segments.update().where(c.model_id == model_id, c.batch == batch).values(published=True))
             rows += sum(row.rows for row in part)
+        if pending:
+            name = self._name(model_id)
+            oldest_us = min(row.created_us for row in pending)
+            telemetry.count("publish_rows_total", rows, model=name)
+            telemetry.observe("publish_duration_seconds", time.perf_counter() - began_s, model=name)
+            telemetry.gauge("publish_delay_seconds", max(0, now_us - oldest_us) / SECOND_US, model=name)
         if now_us - held.reconciled_us >= RECONCILE_US:
             self._reconcile(model_id, held, last, now_us)
         return rows
@@ -190,6 +206,13 @@ class Publisher:
     def _schema(self, model_id: str, path: str) -> Any:
         with self._files.open(model_id, path) as file:
             return pq.read_schema(file)
+
+    def _name(self, model_id: str) -> str:
+        if model_id not in self._names:
+            with read(self._engine) as conn:
+                name = conn.scalar(sa.select(models.c.name).where(models.c.model_id == model_id))
+            self._names[model_id] = name or model_id
+        return self._names[model_id]
 
     def _acquaint(self) -> None:
         """Refuse to touch an event log that belongs to another state store: it would look like rubbish to remove."""

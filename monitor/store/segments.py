@@ -184,10 +184,7 @@ def write_segment(files: Files, model: ModelTable, placed: Sequence[Placed], sou
     path = f"day={day_of(received_us)}/{name}.parquet"
     size = files.write(model.model_id, path, table.schema, [table])
     times = pc.min_max(table["event_time"].cast(pa.int64())).as_py()
-    spans: dict[tuple[str, int], tuple[int, int]] = {}
-    for p in placed:
-        first, last = spans.get((p.topic, p.partition), (p.offset, p.offset))
-        spans[p.topic, p.partition] = (min(first, p.offset), max(last, p.offset))
+    spans = table.group_by(["topic", "partition"]).aggregate([("offset", "min"), ("offset", "max")]).to_pylist()
     return Segment(
         segment=name,
         model_id=model.model_id,
@@ -196,7 +193,7 @@ def write_segment(files: Files, model: ModelTable, placed: Sequence[Placed], sou
         bytes=size,
         min_event_us=times["min"],
         max_event_us=times["max"],
-        offsets=tuple((topic, partition, *span) for (topic, partition), span in spans.items()),
+        offsets=tuple(sorted((s["topic"], s["partition"], s["offset_min"], s["offset_max"]) for s in spans)),
         source=source,
         created_us=received_us,
     )

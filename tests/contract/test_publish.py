@@ -117,6 +117,28 @@ def test_only_the_holder_of_the_lease_publishes(it: Store) -> None:
     assert it.read("request_id").num_rows == 2
 
 
+def test_a_closed_publisher_leaves_the_work_to_the_next(it: Store) -> None:
+    """After a clean end another process publishes at once."""
+    fill(it, 1)
+    it.append([event(9)])
+    it.publisher.close()
+    assert Publisher(it.engine, it.root, "other").publish(MODEL.model_id, it.now_us) == 1
+
+
+def test_a_torn_delta_commit_is_named_with_what_to_do(it: Store) -> None:
+    """A Delta log that cannot be read is an error that points to the repair; the repair works."""
+    wanted = fill(it, 2)
+    log = it.root / MODEL.model_id / "_delta_log"
+    max(log.glob("*.json")).write_text('{"add": {"path"')
+    it.append([event(8)])
+    fresh = Publisher(it.engine, it.root, "me")
+    with pytest.raises(StoreError, match="Repair"):
+        fresh.publish(MODEL.model_id, it.now_us)
+    shutil.rmtree(log)
+    assert fresh.publish(MODEL.model_id, it.now_us) == 1
+    assert ids(it) == sorted([*wanted, "r-8"])
+
+
 def test_columns_are_added_before_a_commit_needs_them(it: Store) -> None:
     """A reference that comes later adds typed columns; old rows stay readable through either way."""
     fill(it, 1)
