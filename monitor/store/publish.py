@@ -7,13 +7,16 @@ one. After a crash the batch is repeated or skipped as a whole, as the Delta log
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
@@ -43,7 +46,8 @@ class _Held:
 
 
 class Publisher:
-    """Publishes, compacts and sweeps. One per process; several processes may run one, the lease picks who works.
+    """Publishes, compacts and sweeps. One per process, safe to share between its threads; several processes may have
+    one, the lease picks who works.
 
     `at` is told every point at which a crash test may want to end the process: before_publish, after_publish,
     compacting.
@@ -57,6 +61,7 @@ class Publisher:
         self._owner = owner
         self._at = at
         self._held: dict[str, _Held] = {}
+        self._locks: dict[str, threading.Lock] = {}
         self._names: dict[str, str] = {}
         self._acquainted = False
 
@@ -78,9 +83,12 @@ class Publisher:
         Does one merge a call, so that publishing never waits long.
         """
         merge = compaction.due(self._engine, model_id, now_us)
-        if merge is None:
+        if merge is None or self._lease(model_id, now_us) is None:
             return 0
-        return self._leased(model_id, now_us, lambda held: self._compact(model_id, held, merge, now_us)) or 0
+        # Writing takes seconds and its inputs never change, so publishing need not wait for it.
+        file, schema = compaction.write_merged(self._engine, self._files, model_id, merge)
+        work = partial(self._compact, model_id, merge=merge, file=file, schema=schema, now_us=now_us)
+        return self._leased(model_id, now_us, work) or 0
 
     def sweep(self, now_us: int) -> int:
         """Remove files that nothing names for more than a day, and keys that protect nothing any more."""
@@ -97,22 +105,21 @@ class Publisher:
             leases.release(self._engine, name, self._owner)
         self._held.clear()
 
+    def _lease(self, model_id: str, now_us: int) -> int | None:
+        return leases.acquire(self._engine, f"publish:{model_id}", self._owner, now_us, LEASE_US)
+
     def _leased(self, model_id: str, now_us: int, work: Callable[[_Held], int]) -> int | None:
-        self._acquaint()
-        epoch = leases.acquire(self._engine, f"publish:{model_id}", self._owner, now_us, LEASE_US)
-        if epoch is None:
-            self._held.pop(model_id, None)
-            return None
-        held = self._held.get(model_id)
-        if held is None or held.epoch != epoch:
-            held = _Held(epoch, DeltaLog(self._files, model_id), reconciled_us=-RECONCILE_US)
-        try:
+        with self._locks.setdefault(model_id, threading.Lock()):
+            self._acquaint()
+            epoch = self._lease(model_id, now_us)
+            held = self._held.pop(model_id, None)  # stays out after an error: look again at the table next time
+            if epoch is None:
+                return None
+            if held is None or held.epoch != epoch:
+                held = _Held(epoch, DeltaLog(self._files, model_id), reconciled_us=-RECONCILE_US)
             done = work(held)
-        except BaseException:
-            self._held.pop(model_id, None)  # what we believe of the table may be wrong now: look again next time
-            raise
-        self._held[model_id] = held
-        return done
+            self._held[model_id] = held
+            return done
 
     def _confirm(self, conn: sa.Connection, model_id: str, held: _Held) -> None:
         leases.confirm(conn, f"publish:{model_id}", self._owner, held.epoch)
@@ -184,8 +191,9 @@ class Publisher:
             held.log.commit(schema, missing, strange, max(held.log.version(), last), now_us)
         held.reconciled_us = now_us
 
-    def _compact(self, model_id: str, held: _Held, merge: compaction.Merge, now_us: int) -> int:
-        file, schema = compaction.write_merged(self._engine, self._files, model_id, merge)
+    def _compact(
+        self, model_id: str, held: _Held, merge: compaction.Merge, file: DataFile, schema: pa.Schema, now_us: int
+    ) -> int:
         self._at("compacting")
         actual = held.log.paths()
         inputs = {path: actual[path] for path in merge.paths if path in actual}

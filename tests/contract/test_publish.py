@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -115,6 +116,29 @@ def test_only_the_holder_of_the_lease_publishes(it: Store) -> None:
     assert paused.publish(MODEL.model_id, later + 1) == 0
     assert ids(it) == ["r-0", "r-1"]
     assert it.read("request_id").num_rows == 2
+
+
+def test_threads_of_one_process_may_publish_and_compact_at_once(it: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One publisher that publishes in one thread and compacts in another loses and doubles nothing."""
+    monkeypatch.setattr(compaction, "RUN_FILES", 3)
+    done = threading.Event()
+    errors: list[BaseException] = []
+
+    def compact() -> None:
+        try:
+            while not done.is_set():
+                it.publisher.compact(MODEL.model_id, it.now_us)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=compact)
+    thread.start()
+    wanted = fill(it, 20)
+    done.set()
+    thread.join()
+    assert errors == []
+    assert ids(it) == wanted
+    assert sorted(it.read("request_id")["request_id"].to_pylist()) == wanted
 
 
 def test_a_closed_publisher_leaves_the_work_to_the_next(it: Store) -> None:
