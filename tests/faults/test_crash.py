@@ -103,7 +103,8 @@ class Bench:
         """Keep so many messages unread that any worker meets its point."""
         with self.engine.connect() as conn:
             read = conn.scalar(sa.select(sa.func.sum(partitions.c.next_offset))) or 0
-        self.send(max(0, floor - (self.sent - int(read))))
+        lacking = max(0, floor - (self.sent - int(read)))
+        self.send(-(-lacking // 10) * 10)  # whole tens, so that no exchange is cut in two
 
     def job(self, **fields: object) -> Job:
         """A worker for this bench."""
