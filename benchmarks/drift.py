@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def _evidently(reference: pa.Table, current: pa.Table, *, html: bool) -> dict[st
     return {"cpu_s": clock.seconds}
 
 
-CONTENDERS = {
+CONTENDERS: dict[str, Callable[[pa.Table, pa.Table], dict[str, Any]]] = {
     "lanner-raw": _lanner_raw,
     "lanner-profiles": _lanner_profiles,
     "evidently-html": lambda r, c: _evidently(r, c, html=True),

@@ -170,14 +170,12 @@ def line(
         radius = 4 if p.raised or look == "c-hit" else 2.5
         mark = "c-dot c-raised" if p.raised else look
         dots += f'<circle class="{mark}" cx="{x}%" cy="{height_y}" r="{radius}">{_tip(p, unit)}</circle>'
-    limit = ""
+    summary, limit = _summary(points, title, unit), ""
     if threshold is not None:
         limit = (
             f'<line class="c-limit" x1="0" x2="100%" y1="{y(threshold)}" y2="{y(threshold)}"/>'
             f'<text class="c-limit-label" x="100%" y="{y(threshold) - 5}" text-anchor="end">alarm level {number(threshold)}</text>'
         )
-    summary = _summary(points, title, unit)
-    if threshold is not None:
         over = sum((p.value or 0.0) >= threshold for p in known)
         summary += f" The alarm level is {number(threshold)}; {over} of {len(known)} windows reach it."
     body = (

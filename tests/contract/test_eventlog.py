@@ -17,7 +17,7 @@ from monitor.model import FeedbackEvent, Half
 from monitor.store import deadletters, ingest
 from monitor.store.engine import read, write
 from monitor.store.eventlog import UNREGISTERED, EventLog
-from monitor.store.schema import feedback, halves, idempotency, partitions, segments, unregistered
+from monitor.store.schema import dead_letters, feedback, halves, idempotency, partitions, segments, unregistered
 from tests.eventlogs import MODEL, NOON_US, Store, event, store
 
 
@@ -99,7 +99,7 @@ def test_a_stale_epoch_is_refused_and_leaves_nothing(it: Store) -> None:
     assert (taken.epoch, taken.next_offset) == (it.claim.epoch + 1, None)
     with pytest.raises(FencedOut):
         it.log.append(batch)
-    assert [count(it, t) for t in (segments, deadletters.dead_letters)] == [0, 0]
+    assert [count(it, t) for t in (segments, dead_letters)] == [0, 0]
     assert it.files() == set()
 
 
@@ -137,7 +137,7 @@ def test_a_crash_before_the_commit_leaves_only_a_nameless_file(it: Store) -> Non
 
     for point in ("file_written", "in_transaction"):
         crash(point)
-        assert [count(it, t) for t in (segments, deadletters.dead_letters)] == [0, 0]
+        assert [count(it, t) for t in (segments, dead_letters)] == [0, 0]
     it.append([event(0)])
     assert it.points == ["file_written", "in_transaction", "after_transaction"]
     assert len(it.files()) == 3
@@ -222,7 +222,7 @@ def test_labels_join_on_what_was_known(it: Store) -> None:
     it.append([event(0), event(1, client_request_id="c"), event(2, client_request_id="c"), event(3, row_index=1)])
     hour = 3_600_000_000
 
-    def label(target: dict[str, str], value: object, hours: int) -> FeedbackEvent:
+    def label(target: dict[str, str], value: float | str | bool, hours: int) -> FeedbackEvent:
         return FeedbackEvent(
             model="fraud", target=target, name="label", value=value, label_time_us=NOON_US + hours * hour, labeler="ops"
         )

@@ -17,6 +17,7 @@ from monitor.store.engine import read
 from monitor.store.eventlog import EventLog
 from monitor.store.pairing import pair
 from monitor.store.schema import halves
+from monitor.store.schema import leases as lease_rows
 from tests.eventlogs import MODEL, NOON_US, Store, event, store
 
 MINUTE_US = 60_000_000
@@ -167,4 +168,4 @@ def test_no_halves_cost_no_lease(it: Store) -> None:
     """Pairing nothing writes nothing."""
     assert pair(it.log, NOON_US, TIMEOUT_US, "me") == 0
     with read(it.engine) as conn:
-        assert conn.execute(sa.select(leases.leases)).all() == []
+        assert conn.execute(sa.select(lease_rows)).all() == []
