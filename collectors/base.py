@@ -66,7 +66,6 @@ Part = InferenceEvent | Half | FeedbackEvent
 Decoder = Callable[[Record], Sequence[Part]]  # pure; () is legal (tombstone, schema record); raises DecodeError
 
 
-
 class Collector(Protocol):
     """A source of records. Positions belong to the event log: a collector starts where it is told to."""
 

@@ -13,7 +13,9 @@ from collectors.decode.cleaning import load_json
 from collectors.framing import INFLATE_WINDOW, inflate
 from monitor.errors import DecodeError
 
-_LINES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
+_LINES: Final = frozenset(
+    {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}
+)
 _BATCH: Final = "application/cloudevents-batch+json"
 _ONE: Final = "application/cloudevents+json"
 _SECRET: Final = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
@@ -56,9 +58,7 @@ def items_of(
     else:
         raise BodyRefused(415, "Send application/json, application/x-ndjson or application/cloudevents+json.")
     sent = [(name, value.encode("latin-1", "replace")) for name, value in kept]
-    return [
-        Record(source, "http", 0, index, None, value, sent, timestamp_ms, 1) for index, value in enumerate(values)
-    ]
+    return [Record(source, "http", 0, index, None, value, sent, timestamp_ms, 1) for index, value in enumerate(values)]
 
 
 def _elements(body: bytes) -> Sequence[bytes]:

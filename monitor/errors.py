@@ -79,7 +79,9 @@ class FencedOut(LannerError):
 class OffsetsLost(LannerError):
     """Messages were removed from the topic before Lanner read them. The missing range is named in the message."""
 
-    def __init__(self, message: str | None = None, topic: str = "", partition: int = 0, first: int = 0, until: int = 0) -> None:
+    def __init__(
+        self, message: str | None = None, topic: str = "", partition: int = 0, first: int = 0, until: int = 0
+    ) -> None:
         self.topic, self.partition = topic, partition
         self.first, self.until = first, until  # the missing offsets are [first, until)
         super().__init__(message)

@@ -220,7 +220,9 @@ def joined(request: Half, response: Half) -> InferenceEvent:
     known.setdefault("latency_ms", max(0.0, (a.event_time_us - q.event_time_us) / 1000))
     quality = sorted({*q.quality, *a.quality})
     status = a.status if a.status != "ok" else q.status
-    return msgspec.structs.replace(q, **{**known, "quality": quality, "status": status, "extra": {**a.extra, **q.extra}})
+    return msgspec.structs.replace(
+        q, **{**known, "quality": quality, "status": status, "extra": {**a.extra, **q.extra}}
+    )
 
 
 def alone(half: Half) -> InferenceEvent:

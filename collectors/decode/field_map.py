@@ -138,7 +138,9 @@ def _place(spec: Any) -> Place:
         except re.error as error:
             raise _wrong(f"topic:{rest}: {error}") from None
         return lambda body, record: (m[1] if m.re.groups else m[0]) if (m := pattern.search(record.topic)) else None
-    raise _wrong(f"{spec!r} is not a place: write /json/pointer, header:NAME, key, timestamp, topic:REGEX or const:VALUE")
+    raise _wrong(
+        f"{spec!r} is not a place: write /json/pointer, header:NAME, key, timestamp, topic:REGEX or const:VALUE"
+    )
 
 
 def _listed(spec: Any) -> Place:

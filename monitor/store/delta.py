@@ -24,7 +24,10 @@ from monitor.store.columns import ORDER
 from monitor.store.segments import Files
 
 APP: Final = "publish"
-SETTINGS: Final[dict[str, str | None]] = {"delta.logRetentionDuration": "interval 7 days", "delta.checkpointInterval": "100"}
+SETTINGS: Final[dict[str, str | None]] = {
+    "delta.logRetentionDuration": "interval 7 days",
+    "delta.checkpointInterval": "100",
+}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -268,7 +268,9 @@ def fill(
                 )
             )
         if found:
-            conn.execute(detections.delete().where(detections.c.detection_id.in_([row["detection_id"] for row in found])))
+            conn.execute(
+                detections.delete().where(detections.c.detection_id.in_([row["detection_id"] for row in found]))
+            )
             conn.execute(detections.insert(), [{"model_id": model_id, **row} for row in found])
         for p in counts:
             put_profile(conn, model_id, p)

@@ -10,7 +10,11 @@ from typing import Final
 import sqlalchemy as sa
 
 metadata: Final = sa.MetaData(
-    naming_convention={"ix": "ix_%(column_0_N_label)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"}
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
 )
 Big = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # autoincrement needs INTEGER there
 Json = sa.JSON(none_as_null=True)
@@ -21,19 +25,23 @@ def _id() -> sa.Column[int]:
 
 
 models = sa.Table(  # one row per configured model, plus `_unregistered`
-    "models", metadata,
+    "models",
+    metadata,
     sa.Column("model_id", sa.String(36), primary_key=True),  # stable_id("model", environment, name); names folders
     sa.Column("name", sa.Text, nullable=False, unique=True),
     sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"),  # fencing token of ticks
     sa.Column("position", sa.BigInteger, nullable=False, server_default="0"),  # last batch that a tick has read
-    sa.Column("schema", Json, nullable=False),  # typed feature columns of the event log: {"numeric": [...], "categorical": [...]}
+    sa.Column(
+        "schema", Json, nullable=False
+    ),  # typed feature columns of the event log: {"numeric": [...], "categorical": [...]}
     sa.Column("watermark_us", sa.BigInteger),
     sa.Column("last_event_us", sa.BigInteger),
     sa.Column("last_tick_us", sa.BigInteger),
     sa.Column("reference_hash", sa.String(64)),
 )
 partitions = sa.Table(  # the only truth about what was ingested
-    "partitions", metadata,
+    "partitions",
+    metadata,
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("topic", sa.Text, primary_key=True),
     sa.Column("partition", sa.Integer, primary_key=True),
@@ -41,11 +49,14 @@ partitions = sa.Table(  # the only truth about what was ingested
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("next_offset", sa.BigInteger),
     sa.Column("max_event_us", sa.BigInteger),  # newest event time that may move the watermark
-    sa.Column("caught_up_since_us", sa.BigInteger),  # wall time since which it is at its end and silent; null when behind
+    sa.Column(
+        "caught_up_since_us", sa.BigInteger
+    ),  # wall time since which it is at its end and silent; null when behind
     sa.Column("updated_us", sa.BigInteger, nullable=False),
 )
 segments = sa.Table(  # one Parquet file written by a collector or the pairer
-    "segments", metadata,
+    "segments",
+    metadata,
     sa.Column("segment", sa.String(32), primary_key=True),
     sa.Column("model_id", sa.String(36), nullable=False),
     sa.Column("path", sa.Text, nullable=False),  # relative to the model's table folder
@@ -64,7 +75,9 @@ segments = sa.Table(  # one Parquet file written by a collector or the pairer
     sa.Index(None, "model_id", "max_event_us"),
 )
 halves = sa.Table(  # one side of an exchange, waiting for the other
-    "halves", metadata, _id(),
+    "halves",
+    metadata,
+    _id(),
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("pair_key", sa.Text, nullable=False),
     sa.Column("row_index", sa.Integer, nullable=False),
@@ -80,7 +93,8 @@ halves = sa.Table(  # one side of an exchange, waiting for the other
     sa.Index(None, "received_us"),
 )
 feedback = sa.Table(
-    "feedback", metadata,
+    "feedback",
+    metadata,
     sa.Column("feedback_id", sa.String(36), primary_key=True),
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("target", Json, nullable=False),
@@ -95,7 +109,9 @@ feedback = sa.Table(
     sa.Index(None, "model", "target_key"),
 )
 dead_letters = sa.Table(
-    "dead_letters", metadata, _id(),
+    "dead_letters",
+    metadata,
+    _id(),
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("topic", sa.Text, nullable=False),
     sa.Column("partition", sa.Integer, nullable=False),
@@ -112,7 +128,8 @@ dead_letters = sa.Table(
     sa.UniqueConstraint("source", "topic", "partition", "offset"),
 )
 unregistered = sa.Table(  # names that logs use and the configuration does not know
-    "unregistered", metadata,
+    "unregistered",
+    metadata,
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("name", sa.Text, primary_key=True),  # at most 100 a source, the rest counts under "…"
     sa.Column("events", sa.BigInteger, nullable=False),
@@ -120,25 +137,29 @@ unregistered = sa.Table(  # names that logs use and the configuration does not k
     sa.Column("last_us", sa.BigInteger, nullable=False),
 )
 idempotency = sa.Table(
-    "idempotency", metadata,
+    "idempotency",
+    metadata,
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("received_us", sa.BigInteger, nullable=False),
 )
 identity = sa.Table(  # who this state store is; the event log carries the same id, so neither is used with a stranger
-    "identity", metadata,
+    "identity",
+    metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
 )
 leases = sa.Table(
-    "leases", metadata,
+    "leases",
+    metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("epoch", sa.BigInteger, nullable=False),
     sa.Column("expires_us", sa.BigInteger, nullable=False),
 )
 references = sa.Table(
-    "references", metadata,
+    "references",
+    metadata,
     sa.Column("reference_hash", sa.String(64), primary_key=True),
     sa.Column("model_id", sa.String(36), primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
@@ -149,7 +170,8 @@ references = sa.Table(
     sa.Column("created_us", sa.BigInteger, nullable=False),
 )
 calibrations = sa.Table(
-    "calibrations", metadata,
+    "calibrations",
+    metadata,
     sa.Column("calibration_hash", sa.String(32), primary_key=True),
     sa.Column("model_id", sa.String(36), primary_key=True),
     sa.Column("detector", sa.Text, nullable=False),
@@ -160,7 +182,8 @@ calibrations = sa.Table(
     sa.Index(None, "model_id", "detector", "reference_hash"),
 )
 ledger = sa.Table(  # every window is judged once or recorded as a gap; inserted, never upserted
-    "ledger", metadata,
+    "ledger",
+    metadata,
     sa.Column("model_id", sa.String(36), primary_key=True),
     sa.Column("monitor", sa.Text, primary_key=True),
     sa.Column("end_us", sa.BigInteger, primary_key=True),
@@ -171,7 +194,8 @@ ledger = sa.Table(  # every window is judged once or recorded as a gap; inserted
     sa.Column("detail", sa.Text),
 )
 profiles = sa.Table(
-    "profiles", metadata,
+    "profiles",
+    metadata,
     sa.Column("model_id", sa.String(36), primary_key=True),
     sa.Column("reference_hash", sa.String(64), primary_key=True),
     sa.Column("start_us", sa.BigInteger, primary_key=True),
@@ -179,15 +203,19 @@ profiles = sa.Table(
     sa.Column("n", sa.BigInteger, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
 )
-states = sa.Table(  # state of detectors ("detector:NAME"), deciders ("budget", "fuse") and the alert pipeline ("alerts")
-    "states", metadata,
-    sa.Column("model_id", sa.String(36), primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-    sa.Column("updated_us", sa.BigInteger, nullable=False),
+states = (
+    sa.Table(  # state of detectors ("detector:NAME"), deciders ("budget", "fuse") and the alert pipeline ("alerts")
+        "states",
+        metadata,
+        sa.Column("model_id", sa.String(36), primary_key=True),
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.Column("updated_us", sa.BigInteger, nullable=False),
+    )
 )
 detections = sa.Table(
-    "detections", metadata,
+    "detections",
+    metadata,
     sa.Column("detection_id", sa.String(36), primary_key=True),
     sa.Column("model_id", sa.String(36), nullable=False),
     sa.Column("monitor", sa.Text, nullable=False),
@@ -209,7 +237,8 @@ detections = sa.Table(
     sa.Index(None, "model_id", "monitor", "end_us"),
 )
 alerts = sa.Table(
-    "alerts", metadata,
+    "alerts",
+    metadata,
     sa.Column("alert_id", sa.String(36), primary_key=True),
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("event", sa.String(32), nullable=False),
@@ -226,7 +255,8 @@ alerts = sa.Table(
     sa.Index(None, "model", "open"),
 )
 transitions = sa.Table(
-    "transitions", metadata,
+    "transitions",
+    metadata,
     sa.Column("alert_id", sa.String(36), primary_key=True),
     sa.Column("seq", sa.Integer, primary_key=True),
     sa.Column("action", sa.String(6), nullable=False),
@@ -236,7 +266,8 @@ transitions = sa.Table(
     sa.Index(None, "time_us"),
 )
 outbox = sa.Table(
-    "outbox", metadata,
+    "outbox",
+    metadata,
     sa.Column("row_id", sa.String(36), primary_key=True),  # stable_id("outbox", sink, alert_id, seq)
     sa.Column("sink", sa.Text, nullable=False),
     sa.Column("lane", sa.Text, nullable=False),
@@ -257,7 +288,9 @@ outbox = sa.Table(
     sa.Index(None, "lane", "ordinal"),
 )
 marks = sa.Table(
-    "marks", metadata, _id(),
+    "marks",
+    metadata,
+    _id(),
     sa.Column("model", sa.Text),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("start_us", sa.BigInteger, nullable=False),
@@ -267,7 +300,8 @@ marks = sa.Table(
     sa.Column("recorded_us", sa.BigInteger, nullable=False),
 )
 audit = sa.Table(  # written in the same transaction as the act it records
-    "audit", metadata,
+    "audit",
+    metadata,
     sa.Column("seq", Big, primary_key=True, autoincrement=True),
     sa.Column("recorded_us", sa.BigInteger, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
@@ -276,7 +310,8 @@ audit = sa.Table(  # written in the same transaction as the act it records
     sa.Column("detail", Json, nullable=False),
 )
 heartbeats = sa.Table(  # last completed run of every component
-    "heartbeats", metadata,
+    "heartbeats",
+    metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("beat_us", sa.BigInteger, nullable=False),
     sa.Column("detail", Json, nullable=False),

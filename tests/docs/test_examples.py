@@ -23,7 +23,9 @@ from tests.servers import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LANGUAGES = ("console", "yaml", "json", "python", "text")
 COMMAND_S = 90  # the longest that one example may take
-_BLOCK = re.compile(r"(?P<said>(?:^<!-- [^\n]* -->\n)*)^```(?P<language>\S*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"(?P<said>(?:^<!-- [^\n]* -->\n)*)^```(?P<language>\S*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 _SAID = re.compile(r"<!-- (file|exit|shown|needs): (.*?) -->")
 
 
