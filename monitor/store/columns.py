@@ -87,11 +87,6 @@ FIXED: Final[Mapping[str, pa.DataType]] = {
 ORDER: Final[Mapping[str, pa.DataType]] = {"batch": pa.int64(), "ordinal": pa.int64()}
 TYPES: Final[Mapping[str, pa.DataType]] = {**FIXED, **ORDER}
 
-_content: Callable[[InferenceEvent], tuple[Any, ...]] = attrgetter(
-    "extra", "params", "messages_in", "messages_out", "embedding"
-)
-_NO_CONTENT: Final[tuple[Any, ...]] = ({}, None, None, None, None)
-
 
 def to_table(
     placed: Sequence[Placed], schema: FeatureSchema, segment: str, received_us: int, source: str = ""
@@ -160,10 +155,6 @@ def _times(events: Sequence[InferenceEvent], odd: _Odd) -> pa.Array:
 def _feature_columns(events: Sequence[InferenceEvent], schema: FeatureSchema, odd: _Odd) -> dict[str, pa.Array]:
     rows: list[Mapping[str, Scalar]] = [e.features or {} for e in events]
     known = frozenset(schema.numeric) | frozenset(schema.categorical)
-    for i, row in enumerate(rows):
-        if not known.issuperset(row):
-            for name in row.keys() - known:
-                odd.feature(i, name, row[name], "unknown_feature" if known else None)
     kinds = {**dict.fromkeys(schema.numeric, pa.float64()), **dict.fromkeys(schema.categorical, pa.string())}
     try:  # one pass over all rows, written in C++; it stops at the first value that does not fit
         fitting = dict(zip(kinds, pa.array(rows, pa.struct(list(kinds.items()))).flatten(), strict=True))
@@ -179,6 +170,12 @@ def _feature_columns(events: Sequence[InferenceEvent], schema: FeatureSchema, od
         else:
             array = _categorical(name, [row.get(name) for row in rows], name in coded, odd) if array is None else array
             arrays[categorical_column(name)] = array
+    # A row of the right length without a null in it holds nothing unknown: no need to compare its names.
+    if any(array.null_count for array in arrays.values()) or any(len(row) != len(known) for row in rows):
+        for i, row in enumerate(rows):
+            if not known.issuperset(row):
+                for name in row.keys() - known:
+                    odd.feature(i, name, row[name], "unknown_feature" if known else None)
     return arrays
 
 
@@ -240,10 +237,14 @@ def _fitting(value: Any, kind: pa.DataType) -> Any:
 
 def _extra(events: Sequence[InferenceEvent], odd: _Odd) -> pa.Array:
     texts: list[str | None] = [None] * len(events)
-    carrying = {i for i, content in enumerate(map(_content, events)) if content != _NO_CONTENT}
+    carrying: set[int] = set()
+    for name in ("extra", "params", "messages_in", "messages_out", "embedding"):
+        held = list(map(attrgetter(name), events))
+        if any(held):
+            carrying.update(i for i, one in enumerate(held) if one)
     for i in carrying | odd.features.keys():
         event = events[i]
-        held = {
+        content = {
             "features": odd.features.get(i),
             "mismatch": odd.mismatch.get(i),
             "embedding": event.embedding,
@@ -252,7 +253,7 @@ def _extra(events: Sequence[InferenceEvent], odd: _Odd) -> pa.Array:
             "params": event.params,
             "attributes": event.extra,
         }
-        texts[i] = json_text({key: value for key, value in held.items() if value not in (None, {})})
+        texts[i] = json_text({key: value for key, value in content.items() if value})
     return pa.array(texts, pa.string())
 
 
