@@ -43,7 +43,9 @@ SECURITY: Final = frozenset(
         Event.ABUSE_SUSPECTED, Event.ACCESS_ANOMALY, Event.UNREGISTERED_MODEL,
     }
 )  # fmt: skip
-MONITOR: Final = frozenset({Event.DETECTOR_FAILED, Event.DETECTOR_SILENT, Event.DELIVERY_DEGRADED, Event.MONITOR_DEGRADED})
+MONITOR: Final = frozenset(
+    {Event.DETECTOR_FAILED, Event.DETECTOR_SILENT, Event.DELIVERY_DEGRADED, Event.MONITOR_DEGRADED}
+)
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,18 @@ class Alerta:
 
     def beat(self, origin: str, timeout_s: float, *, environment: str = "Production") -> None:
         """Send a heartbeat that Alerta shows as expired when the next does not come within `timeout_s`."""
-        attributes = {"environment": environment, "severity": "major", "service": ["lanner"], "group": "MonitorDegraded"}
-        body = {"origin": f"lanner/{shown(origin)}", "tags": [], "attributes": attributes, "timeout": max(1, int(timeout_s))}
+        attributes = {
+            "environment": environment,
+            "severity": "major",
+            "service": ["lanner"],
+            "group": "MonitorDegraded",
+        }
+        body = {
+            "origin": f"lanner/{shown(origin)}",
+            "tags": [],
+            "attributes": attributes,
+            "timeout": max(1, int(timeout_s)),
+        }
         self._trust(self.timeout_s)
         self._call("post", "/heartbeat", body, timeout_s=self.timeout_s)
 
@@ -108,7 +120,9 @@ class Alerta:
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
             raise SinkRejected("the address of Alerta must be http(s)://HOST[:PORT][/api], without a user in it")
         if parts.scheme == "http" and not _loopback(parts.hostname):
-            return ["its address is plain http to another machine, so that the key and all alerts can be read on the way"]
+            return [
+                "its address is plain http to another machine, so that the key and all alerts can be read on the way"
+            ]
         if not self.verify:
             found.append("its certificate is not checked")
         with _Client(self, timeout_s) as http, _plain_errors(self.key, wrote=False):
@@ -131,7 +145,9 @@ class Alerta:
             return
         found = self.unsafe(timeout_s)
         if found:
-            raise SinkUnavailable(f"refused: {'; '.join(found)}. Mend it, or set allow_insecure on the sink {self.name}")
+            raise SinkUnavailable(
+                f"refused: {'; '.join(found)}. Mend it, or set allow_insecure on the sink {self.name}"
+            )
         self._trusted.set()
 
     def _escalate(self, remote_id: str, alert: Alert, timeout_s: float) -> SinkState:
@@ -186,7 +202,8 @@ def payload(transition: Transition) -> dict[str, Any]:
         "text": alert.text[:TEXT_CHARS],
         "tags": ["lanner"],
         "attributes": attributes(alert),
-        "rawData": "sha256:" + hashlib.sha256(json.dumps(alert.evidence, sort_keys=True, default=str).encode()).hexdigest(),
+        "rawData": "sha256:"
+        + hashlib.sha256(json.dumps(alert.evidence, sort_keys=True, default=str).encode()).hexdigest(),
         # Alerta must not expire an open attack while its sender is down; for the rest a silent sender shows after a while.
         "timeout": 0 if alert.event in SECURITY else int(max(3 * window_s, 3600)),
         **_fixed(alert.event),

@@ -120,9 +120,7 @@ def policy(config: Config) -> Policy:
     )
 
 
-def step(
-    decisions: Iterable[Decision], open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy
-) -> Step:
+def step(decisions: Iterable[Decision], open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy) -> Step:
     """Apply decisions to the open alerts. `counters` is what the previous step handed back, {} at first.
 
     `dropped` counts the decisions that led to no transition, by reason: unchanged, not_open, not_yet, still_firing,

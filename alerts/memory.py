@@ -107,7 +107,11 @@ class MemoryOutbox:
     def wake(self, sink: str, now_us: int) -> int:
         """See alerts.base.Outbox.wake."""
         with self._lock:
-            late = [r for r in self._rows.values() if r.row.sink == sink and _waiting(r) and now_us < r.row.next_try_us < NEVER_US]
+            late = [
+                r
+                for r in self._rows.values()
+                if r.row.sink == sink and _waiting(r) and now_us < r.row.next_try_us < NEVER_US
+            ]
             for r in late:
                 r.row = replace(r.row, next_try_us=now_us)
             return len(late)
@@ -127,7 +131,11 @@ class MemoryOutbox:
             newest: dict[str, _Row] = {}
             for r in self._rows.values():
                 known = newest.get(r.row.lane)
-                if r.row.sink == sink and r.row.state is not OutboxState.SUPERSEDED and (known is None or known.ordinal < r.ordinal):
+                if (
+                    r.row.sink == sink
+                    and r.row.state is not OutboxState.SUPERSEDED
+                    and (known is None or known.ordinal < r.ordinal)
+                ):
                     newest[r.row.lane] = r
             sent = [
                 r for r in newest.values()
@@ -167,7 +175,9 @@ class MemorySink:
         self.sent.append(transition)
         alert = transition.alert
         cleared = transition.action is Action.CLEAR
-        state = SinkState("normal" if cleared else alert.severity.value, "closed" if cleared else "open", alert.alert_id)
+        state = SinkState(
+            "normal" if cleared else alert.severity.value, "closed" if cleared else "open", alert.alert_id
+        )
         self.shows[alert.key] = state
         return state
 

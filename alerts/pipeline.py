@@ -110,7 +110,13 @@ def deliver(
 
 
 def _deliver_to(
-    outbox: Outbox, sink: Sink, owner: str, now_us: int, rng: random.Random, settings: Delivery, clock: Callable[[], float]
+    outbox: Outbox,
+    sink: Sink,
+    owner: str,
+    now_us: int,
+    rng: random.Random,
+    settings: Delivery,
+    clock: Callable[[], float],
 ) -> tuple[str, Mapping[OutboxState, int], int]:
     started = clock()
     sent = _Pass(outbox, sink, owner, rng, settings, lambda: now_us + round((clock() - started) * SECOND_US))
@@ -311,5 +317,3 @@ def _show_backlog(outbox: Outbox, sinks: Mapping[str, Sink], now_us: int) -> Non
         rows, oldest_us = waiting.get(name, (0, 0))
         telemetry.gauge("outbox_pending", rows, sink=name)
         telemetry.gauge("outbox_oldest_seconds", oldest_us / SECOND_US, sink=name)
-
-

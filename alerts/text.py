@@ -187,7 +187,7 @@ def _what(alert: Alert, action: Action) -> str:
     principals = alert.evidence.get("principals")
     if isinstance(principals, list) and len(principals) > 1:
         parts.insert(0, f"{len(principals)} principals")
-    if detail := alert.evidence.get("detail"):
+    if detail := alert.evidence.get("detail") or alert.evidence.get("reason"):
         parts.insert(0, shown(detail, 100))
     return "WHAT  " + "; ".join(parts)
 

@@ -15,6 +15,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, Ne
 
 ANSWER_BYTES: Final = 1 << 20
 
+
 def never_connected(error: Exception) -> bool:
     """Whether a requests.ConnectionError means that nothing was sent at all."""
     inner = error.args[0] if error.args else None

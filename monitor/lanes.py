@@ -88,7 +88,6 @@ def _told(rows: Sequence[LaneRow], head: LaneRow) -> bool:
     reached = [
         row
         for row in rows
-        if row is not head
-        and (row.state is OutboxState.SENT or (row.state is OutboxState.DEAD and row.attempts > 1))
+        if row is not head and (row.state is OutboxState.SENT or (row.state is OutboxState.DEAD and row.attempts > 1))
     ]
     return bool(reached) and not max(reached, key=lambda row: row.ordinal).clears

@@ -36,7 +36,9 @@ def drift(seconds: float, *, firing: bool = True, **fields: Any) -> Decision:
     return replace(base, **fields)
 
 
-def attack(seconds: float, principal: str = "p1", *, firing: bool = True, queries: int = 100, **fields: Any) -> Decision:
+def attack(
+    seconds: float, principal: str = "p1", *, firing: bool = True, queries: int = 100, **fields: Any
+) -> Decision:
     """A decision of fuse() about one principal."""
     base = Decision(
         model="m", event=Event.ATTACK_SUSPECTED, family=Family.ANOMALY, subject=Subject("principal", principal),

@@ -38,7 +38,9 @@ def list_alerts(
     from monitor.store import alertlog
 
     with _store(config) as engine:
-        found = alertlog.find(engine, model=model, event=event.value if event else None, open_only=open_only, limit=limit)
+        found = alertlog.find(
+            engine, model=model, event=event.value if event else None, open_only=open_only, limit=limit
+        )
     found = [a for a in found if a.severity.rank >= min_severity.rank]
     if as_json:
         typer.echo(json.dumps({"alerts": [alert_json(a) for a in found]}))
@@ -75,7 +77,9 @@ def show_alert(
     typer.echo(a.text)
     typer.echo(f"\nalert {a.alert_id}")
     for e in line:
-        typer.echo(f"  {e.seq:3}  {rfc3339(e.time_us)}  {e.action:6}  {e.body['severity']}  recorded {rfc3339(e.recorded_us)}")
+        typer.echo(
+            f"  {e.seq:3}  {rfc3339(e.time_us)}  {e.action:6}  {e.body['severity']}  recorded {rfc3339(e.recorded_us)}"
+        )
     typer.echo("\nevidence")
     typer.echo("\n".join(escaped(text) for text in json.dumps(a.evidence, indent=2).splitlines()))
 
@@ -124,7 +128,9 @@ def redrive(
         for prefix in row_ids or ():
             matching = [row_id for row_id in dead if row_id.startswith(prefix)]
             if len(matching) != 1:
-                raise UsageError(f"{len(matching)} dead rows have an id that begins with {prefix[:40]!a}; one is needed")
+                raise UsageError(
+                    f"{len(matching)} dead rows have an id that begins with {prefix[:40]!a}; one is needed"
+                )
             wanted += matching
         n = store.redrive(engine, time.time_ns() // 1000, row_ids=wanted, sink=sink)
     typer.echo(json.dumps({"redriven": n}) if as_json else f"{n} rows will be sent again")

@@ -102,7 +102,9 @@ def by_id(engine: sa.Engine, prefix: str) -> list[Alert]:
 def timeline(engine: sa.Engine, alert_id: str) -> list[Entry]:
     """Every transition of an alert, first to last."""
     with read(engine) as conn:
-        rows = conn.execute(sa.select(transitions).where(transitions.c.alert_id == alert_id).order_by(transitions.c.seq))
+        rows = conn.execute(
+            sa.select(transitions).where(transitions.c.alert_id == alert_id).order_by(transitions.c.seq)
+        )
         return [Entry(r.alert_id, r.seq, r.action, r.time_us, r.recorded_us, r.body) for r in rows]
 
 

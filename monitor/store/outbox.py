@@ -54,7 +54,9 @@ def enqueue(
     if not routed:
         return 0
     lanes = {lane_of(sink, t) for sink, t in routed}
-    newest = sa.select(outbox.c.lane, sa.func.max(outbox.c.ordinal)).where(outbox.c.lane.in_(lanes)).group_by(outbox.c.lane)
+    newest = (
+        sa.select(outbox.c.lane, sa.func.max(outbox.c.ordinal)).where(outbox.c.lane.in_(lanes)).group_by(outbox.c.lane)
+    )
     last: dict[str, int] = {r[0]: r[1] for r in conn.execute(newest)}
     rows = []
     for sink, t in routed:
@@ -164,23 +166,31 @@ class SqlOutbox:
         """See alerts.base.Outbox.heads."""
         newer = outbox.alias("newer")
         alone = ~sa.exists().where(
-            newer.c.lane == outbox.c.lane, newer.c.ordinal > outbox.c.ordinal, newer.c.state != OutboxState.SUPERSEDED.value
+            newer.c.lane == outbox.c.lane,
+            newer.c.ordinal > outbox.c.ordinal,
+            newer.c.state != OutboxState.SUPERSEDED.value,
         )
         sent = sa.and_(outbox.c.sink == sink, outbox.c.state == OutboxState.SENT.value, alone)
         # Heads of open alerts have a next refresh; those of cleared ones count while they are recent.
         recent = sa.or_(outbox.c.next_try_us < NEVER_US, outbox.c.settled_us >= since_us)
         with read(self.engine) as conn:
-            found = conn.execute(sa.select(outbox).where(sent, recent).order_by(outbox.c.settled_us.desc()).limit(limit))
+            found = conn.execute(
+                sa.select(outbox).where(sent, recent).order_by(outbox.c.settled_us.desc()).limit(limit)
+            )
             return [_outbox_row(r) for r in found]
 
     def backlog(self, now_us: int) -> Mapping[str, tuple[int, int]]:
         """See alerts.base.Outbox.backlog."""
         count = sa.select(outbox.c.sink, sa.func.count(), sa.func.min(outbox.c.created_us)).where(_WAITING)
         with read(self.engine) as conn:
-            return {sink: (n, max(0, now_us - oldest)) for sink, n, oldest in conn.execute(count.group_by(outbox.c.sink))}
+            return {
+                sink: (n, max(0, now_us - oldest)) for sink, n, oldest in conn.execute(count.group_by(outbox.c.sink))
+            }
 
 
-def rows(engine: sa.Engine, *, state: OutboxState | None = None, sink: str | None = None, limit: int = 100) -> list[OutboxRow]:
+def rows(
+    engine: sa.Engine, *, state: OutboxState | None = None, sink: str | None = None, limit: int = 100
+) -> list[OutboxRow]:
     """What is in the outbox, newest first, for people to look at."""
     query = sa.select(outbox)
     if state is not None:
@@ -188,7 +198,10 @@ def rows(engine: sa.Engine, *, state: OutboxState | None = None, sink: str | Non
     if sink is not None:
         query = query.where(outbox.c.sink == sink)
     with read(engine) as conn:
-        return [_outbox_row(r) for r in conn.execute(query.order_by(outbox.c.created_us.desc(), outbox.c.row_id).limit(limit))]
+        return [
+            _outbox_row(r)
+            for r in conn.execute(query.order_by(outbox.c.created_us.desc(), outbox.c.row_id).limit(limit))
+        ]
 
 
 def redrive(engine: sa.Engine, now_us: int, *, row_ids: Sequence[str] = (), sink: str | None = None) -> int:

@@ -274,7 +274,10 @@ def test_heads_are_what_a_sink_should_show(box: Box) -> None:
     box.put(cleared(two))
     (end,) = lease(box)
     settle(box, end, OutboxState.SENT, now_us=at(100))
-    assert {(r.transition.alert.subject.id, r.seq) for r in box.outbox.heads("soc", at(50), 10)} == {("p1", 1), ("p2", 2)}
+    assert {(r.transition.alert.subject.id, r.seq) for r in box.outbox.heads("soc", at(50), 10)} == {
+        ("p1", 1),
+        ("p2", 2),
+    }
     assert [r.transition.alert.subject.id for r in box.outbox.heads("soc", at(101), 10)] == ["p1"]
     assert box.outbox.touch(end.row_id, at(200))
     assert [r.row_id for r in lease(box, at(200))] == [end.row_id]
@@ -327,5 +330,3 @@ def test_many_senders_never_hold_one_lane_twice(state_url: str) -> None:
         thread.join(60)
     assert len(taken) == len(set(taken)) == 40
     stored.engine.dispose()
-
-

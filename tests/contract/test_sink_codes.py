@@ -27,14 +27,25 @@ TABLE: list[tuple[str, Fault, type[Exception]]] = [
     ("200 with a list", answers(200, "[]"), SinkUnknown),
     ("200 that is ok but brings nothing back", answers(200, '{"status": "ok"}'), SinkUnknown),
     ("200 that says error", answers(200, ERROR), SinkUnknown),
-    ("200 with another alert", answers(200, '{"status": "ok", "alert": {"resource": "x", "severity": "major"}}'), SinkUnknown),
+    (
+        "200 with another alert",
+        answers(200, '{"status": "ok", "alert": {"resource": "x", "severity": "major"}}'),
+        SinkUnknown,
+    ),
     ("201 truncated", answers(201, '{"status": "o'), SinkUnknown),
-    ("202 suppressed", answers(202, '{"status": "ok", "message": "Suppressed alert during blackout period"}'), SinkSuppressed),
+    (
+        "202 suppressed",
+        answers(202, '{"status": "ok", "message": "Suppressed alert during blackout period"}'),
+        SinkSuppressed,
+    ),
     ("204", answers(204), SinkUnavailable),
     ("301", answers(301, head="Location: /elsewhere\r\n"), SinkUnavailable),
     ("302", answers(302, head="Location: http://127.0.0.1:1/alert\r\n"), SinkUnavailable),
     ("307", answers(307, head="Location: /alert\r\n"), SinkUnavailable),
-    *((f"{code}", answers(code, ERROR), SinkRejected) for code in (400, 401, 403, 404, 405, 409, 411, 413, 415, 422, 451)),
+    *(
+        (f"{code}", answers(code, ERROR), SinkRejected)
+        for code in (400, 401, 403, 404, 405, 409, 411, 413, 415, 422, 451)
+    ),
     *((f"{code}", answers(code, ERROR), SinkUnavailable) for code in (408, 425, 429)),
     *((f"{code}", answers(code, ERROR), SinkUnknown) for code in (500, 501, 502, 503, 504, 507)),
     ("502 with HTML", answers(502, HTML, kind="text/html"), SinkUnknown),

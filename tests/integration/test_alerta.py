@@ -147,7 +147,11 @@ def test_one_problem_is_one_row_from_open_to_clear(sink: Alerta, api: Api, name:
     row = api.one(first)
     assert (row["severity"], row["status"], row["previousSeverity"]) == ("critical", "open", "major")
     assert row["attributes"]["state_seq"] == 2
-    assert (row["group"], row["origin"], row["environment"]) == ("ModelSecurity", "lanner/AttackSuspected", "Production")
+    assert (row["group"], row["origin"], row["environment"]) == (
+        "ModelSecurity",
+        "lanner/AttackSuspected",
+        "Production",
+    )
     assert sink.send(cleared(worse), timeout_s=5) == SinkState("normal", "closed", row["id"])
     assert sink.send(opened(name, opened_us=at(100)), timeout_s=5).status == "open"
     assert sink.current(first.alert) == SinkState("major", "open", row["id"])
@@ -188,7 +192,9 @@ def test_an_operators_close_stands_until_it_is_worse(sink: Alerta, api: Api, nam
     assert (api.one(first)["status"], api.one(first)["severity"]) == ("open", "major")
 
 
-def test_an_acknowledgement_survives_refreshes_and_falls_with_a_higher_severity(sink: Alerta, api: Api, name: str) -> None:
+def test_an_acknowledgement_survives_refreshes_and_falls_with_a_higher_severity(
+    sink: Alerta, api: Api, name: str
+) -> None:
     """What Alerta does right is left to it."""
     first = opened(name, severity=Severity.MINOR)
     sink.send(first, timeout_s=5)
@@ -296,7 +302,9 @@ FAULTS: dict[str, proxies.Fault] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_no_fault_loses_an_opening_or_a_clear(through: Alerta, proxy: Proxy, api: Api, name: str, fault: proxies.Fault) -> None:
+def test_no_fault_loses_an_opening_or_a_clear(
+    through: Alerta, proxy: Proxy, api: Api, name: str, fault: proxies.Fault
+) -> None:
     """Two faults on the way to the opening and two on the way to the clear: both arrive, once each in effect."""
     line = Line(through)
     first = opened(name)
@@ -405,7 +413,9 @@ def test_a_server_with_unsafe_defaults_is_refused(
         sink = Alerta("soc", server.url, server.key)
         with pytest.raises(SinkUnavailable, match=r"AUTH_REQUIRED.*SIGNUP_ENABLED"):
             sink.send(opened(name), timeout_s=5)
-        assert Alerta("soc", server.url, server.key, allow_insecure=True).send(opened(name), timeout_s=5).status == "open"
+        assert (
+            Alerta("soc", server.url, server.key, allow_insecure=True).send(opened(name), timeout_s=5).status == "open"
+        )
     finally:
         server.stop()
 
@@ -513,5 +523,3 @@ def test_openings_are_seen_within_five_seconds(sink: Alerta, name: str) -> None:
         time.sleep(max(0.0, 0.1 - delays[-1]))
     assert line.settled()
     assert sorted(delays)[int(0.95 * len(delays))] < 5.0
-
-
