@@ -19,11 +19,12 @@ import yaml
 
 from benchmarks.demo.broker import Channel, channel
 from benchmarks.demo.children import child, free_port, wait_for_port
-from benchmarks.demo.story import INJECTED, REAL, REFERENCE_HOURS, STORY, Phase, reference_lines, tell
+from benchmarks.demo.story import INJECTED, REAL, REFERENCE_HOURS, STORY, reference_lines, tell
 from benchmarks.traffic import Victim, victim
 from monitor.model import HOUR_US, parse_time_us, rfc3339
 
 START_US = parse_time_us("2026-03-02T00:00:00Z")  # when the story begins; a Monday
+PORTION_S = 0.3  # how often events are sent
 SETTLE_S = 45.0  # how long after the last event the page may take to show everything
 
 
@@ -62,21 +63,21 @@ def _lanner() -> Path:
     return Path(sys.executable).with_name("lanner")
 
 
-def _alerts(url: str) -> list[dict[str, Any]]:
+def _incidents(url: str) -> list[dict[str, Any]]:
     """What the page's API shows now."""
-    with urllib.request.urlopen(f"{url}/api/alerts", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/api/v1/incidents?state=all&limit=500", timeout=10) as answer:
         shown: dict[str, Any] = json.load(answer)
-    return list(shown["alerts"])
+    return list(shown["items"])
 
 
-def missing(alerts: list[dict[str, Any]]) -> list[str]:
-    """What the story promises and these alerts do not show."""
-    drift = [a for a in alerts if a["event"] == "FeatureDrift"]
-    attackers = {a["subject"]["id"] for a in alerts if a["event"] == "AttackSuspected"}
+def missing(incidents: list[dict[str, Any]]) -> list[str]:
+    """What the story promises and these incidents do not show."""
+    drift = [a for a in incidents if a["event"] == "FeatureDrift"]
+    attackers = {a["subject"]["id"] for a in incidents if a["event"] == "AttackSuspected"}
     promised = {
         "a drift incident": bool(drift),
         "its end": any(not a["open"] for a in drift),
-        **{f"the attack by {who}": who in attackers for phase in STORY for who, _, _ in phase.attacks},
+        **{f"the attack by {phase.attack[0]}": phase.attack[0] in attackers for phase in STORY if phase.attack},
     }
     return [what for what, seen in promised.items() if not seen]
 
@@ -112,22 +113,26 @@ def _run(args: argparse.Namespace, folder: Path) -> int:
 
 
 def _play(args: argparse.Namespace, v: Victim, rng: np.random.Generator, sink: Channel, url: str) -> None:
-    def say(now_us: int, phase: Phase) -> None:
-        _say(f"--- {rfc3339(now_us)[:16]}  {phase.text}")
+    """Send the story at its pace, in small portions, so that incidents open while one watches."""
+
+    def say(now_us: int, text: str) -> None:
+        _say(f"--- {rfc3339(now_us)[:16]}  {text}")
 
     due = time.monotonic()
-    for lines in tell(v, rng, START_US, say):
-        sink.send(lines)
-        due = max(due + args.pace, time.monotonic())
-        time.sleep(max(0.0, due - time.monotonic()))
+    for length, lines in tell(v, rng, START_US, say):
+        portions = max(1, round(length * args.pace / PORTION_S))
+        for i in range(portions):
+            sink.send(lines[len(lines) * i // portions : len(lines) * (i + 1) // portions])
+            due = max(due + length * args.pace / portions, time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
 
 
 def _finish(args: argparse.Namespace, url: str, began: float) -> int:
     deadline = time.monotonic() + SETTLE_S
-    while (gap := missing(_alerts(url))) and time.monotonic() < deadline:
+    while (gap := missing(_incidents(url))) and time.monotonic() < deadline:
         time.sleep(0.5)
     _say(f"\nThe story is told ({time.monotonic() - began:.0f} s). The page shows:")
-    for alert in sorted(_alerts(url), key=lambda a: a["opened"]):
+    for alert in sorted(_incidents(url), key=lambda a: a["opened"]):
         state = "open" if alert["open"] else f"cleared {alert['cleared'][:16]}"
         _say(f"  {alert['opened'][:16]}  {alert['event']:<16} {alert['subject']['id']:<16} {state}")
     if gap:

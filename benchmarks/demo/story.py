@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.traffic import DRIFTS, Victim, interleave, log, natural
-from benchmarks.traffic.attacks import ATTACKS
+from benchmarks.traffic.attacks import ATTACKS, Oracle, extract
+from benchmarks.traffic.victim import Matrix
 from monitor.model import HOUR_US
 
 PER_HOUR = 240  # events of ordinary traffic
@@ -32,35 +33,41 @@ INJECTED = (
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of the story. drift: (kind, feature, size). attacks: (caller, kind, queries), spread evenly over it."""
+    """A stretch of the story. drift: (kind, feature, size). attack: (caller, kind, queries), spread over its hours.
+
+    pace: how many times longer than usual an hour of it takes, so that one can watch.
+    """
 
     hours: int
     text: str
     drift: tuple[tuple[str, str, float], ...] = ()
-    attacks: tuple[tuple[str, str, int], ...] = ()
+    attack: tuple[str, str, int] | None = None
+    pace: float = 1.0
 
 
 STORY = (
-    Phase(12, "Ordinary traffic."),
+    Phase(10, "Ordinary traffic."),
     Phase(
-        14,
-        "Injected: the weather feed changes to Celsius.",
+        12,
+        "Drift (injected): the weather feed changes to Celsius.",
         drift=(("unit_change", "temp", 0), ("unit_change", "dewp", 0)),
     ),
-    Phase(18, "The feed is mended."),
+    Phase(12, "The feed is mended."),
     Phase(
-        6,
-        "Attack: 'fare-scraper' steals the model with KnockoffNets, 'rival-app' looks for its boundary with HopSkipJump.",
-        attacks=(("fare-scraper", "knockoff_random", 240), ("rival-app", "hop_skip_jump", 240)),
+        1, "Attack (real): 'fare-scraper' steals the model.", attack=("fare-scraper", "knockoff_random", 400), pace=10
     ),
-    Phase(4, "The attackers stop. Ordinary traffic goes on."),
+    Phase(8, "Ordinary traffic."),
+    Phase(
+        1, "Attack (real): 'rival-app' searches for the boundary.", attack=("rival-app", "hop_skip_jump", 200), pace=10
+    ),
+    Phase(4, "The attackers have stopped. Ordinary traffic goes on."),
 )
 
 
 def reference_lines(victim: Victim, rng: np.random.Generator, start_us: int) -> Iterator[bytes]:
     """Two weeks of ordinary traffic before the story begins, the same process that the story goes on with."""
     for hour in range(REFERENCE_HOURS):
-        yield from hour_lines(victim, rng, start_us + hour * HOUR_US, Phase(1, ""), {})
+        yield from hour_lines(victim, rng, start_us + hour * HOUR_US, Phase(1, ""))
 
 
 def hour_lines(
@@ -68,16 +75,16 @@ def hour_lines(
     rng: np.random.Generator,
     start_us: int,
     phase: Phase,
-    queries: dict[str, Any],
+    queries: Matrix | None = None,
 ) -> list[bytes]:
-    """One hour of events as JSON, in time order. `queries`: caller -> the rows that it still has to send this hour."""
+    """One hour of events as JSON, in time order; `queries` are the rows that the phase's attacker sends in it."""
     n = int(rng.poisson(PER_HOUR))
     rows = natural(victim, n, rng)
     for kind, feature, size in phase.drift:
         rows = DRIFTS[kind](victim, rows, feature, size, rng)
     logs = [log(victim, rows, _moments(n, start_us, rng), CLIENTS, rng)]
-    for caller, sent in queries.items():
-        logs.append(log(victim, sent, _moments(len(sent), start_us, rng), [caller], rng))
+    if phase.attack is not None and queries is not None and len(queries):
+        logs.append(log(victim, queries, _moments(len(queries), start_us, rng), [phase.attack[0]], rng))
     return [json.dumps(event, separators=(",", ":")).encode() for event in interleave(*logs)]
 
 
@@ -89,14 +96,33 @@ def tell(
     victim: Victim,
     rng: np.random.Generator,
     start_us: int,
-    say: Callable[[int, Phase], None],
-) -> Iterator[list[bytes]]:
-    """The story as one list of messages an hour. `say` is called as each phase begins, before its attacks run."""
+    say: Callable[[int, str], None],
+) -> Iterator[tuple[float, list[bytes]]]:
+    """The story hour by hour: (how long it should take in usual hours, its messages). `say` is told what is going on."""
     now_us = start_us
     for phase in STORY:
-        say(now_us, phase)
-        ready = {caller: ATTACKS[kind](victim, n, rng) for caller, kind, n in phase.attacks}
-        for hour in range(phase.hours):
-            share = {caller: np.array_split(rows, phase.hours)[hour] for caller, rows in ready.items()}
-            yield hour_lines(victim, rng, now_us, phase, share)
+        say(now_us, phase.text)
+        rows = np.empty((0, len(victim.columns)))
+        if phase.attack is not None:
+            rows, outcome = _attack(victim, phase.attack[1], phase.attack[2], rng)
+            say(now_us, outcome)
+        for part in np.array_split(rows, phase.hours):
+            yield phase.pace, hour_lines(victim, rng, now_us, phase, part)
             now_us += HOUR_US
+
+
+def _attack(victim: Victim, kind: str, n: int, rng: np.random.Generator) -> tuple[Matrix, str]:
+    """Run the attack against the model now; the rows it sends, and what the attacker has got for them."""
+    if kind != "knockoff_random":
+        return ATTACKS[kind](
+            victim, n, rng
+        ), f"  ART HopSkipJump: {n} questions whose answers flip a flight to the other class"
+    rows, copy = extract(victim, n, rng, tool="knockoff")
+    asked = victim.complete()[:5000]
+    answers = victim.answer(asked).argmax(axis=1)
+    stolen = copy.predict(Oracle(victim, 0).unit(asked)).argmax(axis=1)
+    agree, guess = np.mean(stolen == answers), np.bincount(answers).max() / len(answers)
+    return (
+        rows,
+        f"  ART KnockoffNets: {n} questions; the copy agrees on {agree:.0%} of real flights (blind guess {guess:.0%})",
+    )
