@@ -30,7 +30,7 @@ from monitor.store.pairing import pair
 log = structlog.get_logger("lanner.scheduler")
 
 DELIVER_S = 1.0
-UPKEEP_S = 3600.0
+UPKEEP_S = 60.0  # one merge per table and run
 RECONCILE_S = 60.0
 
 
@@ -132,4 +132,5 @@ def run(service: Service, stop: threading.Event) -> None:
     log.info("scheduler_started", owner=service.owner, models=len(service.config.models))
     stop.wait()
     scheduler.shutdown(wait=True)
+    jobs.publisher.close()
     service.close()

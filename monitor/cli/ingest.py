@@ -91,7 +91,7 @@ def _records(paths: Sequence[str], source: str, config: Config, limit: int) -> I
     if given is None:
         raise UsageError("give --source, or files of messages")
     if given.type == "kafka":
-        from collectors.kafka import recent
+        from collectors.recent import recent
 
         yield from recent(source, given, config.folder, limit)
     elif given.type == "files":

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from monitor.cli.run import DEFAULT, ConfigFile, owner
+from monitor.cli.options import DEFAULT, ConfigFile, owner
 from monitor.config import load
 from monitor.errors import UsageError
 from monitor.model import SECOND_US, parse_time_us
