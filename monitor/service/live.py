@@ -38,6 +38,7 @@ class LiveModel:
     sinks_for: Callable[[Transition], Sequence[str]]
     work: Work | None = None
     epoch: int = 0
+    batches: int = MAX_BATCHES  # read by one tick; less after a tick that outlived its lease
     committed: list[Transition] = field(default_factory=list)  # of the last tick, for consoles and replay
 
     def tick(self, owner: str, now_us: int, *, clock: str | None = None, close: bool = False) -> bool:
@@ -62,9 +63,14 @@ class LiveModel:
             self.work, self.epoch = self._restore(standing), epoch
         try:
             self._run(self.work, standing, latest, now_us, clock, close=close)
+        except FencedOut:
+            # The tick took longer than its lease: smaller ones get through, or two schedulers would only rob each other.
+            self.work, self.batches = None, max(1, self.batches // 8)
+            raise
         except BaseException:
             self.work = None  # half-way state must never be carried on
             raise
+        self.batches = min(MAX_BATCHES, self.batches * 2)
         return True
 
     def release(self, owner: str) -> None:
@@ -90,7 +96,7 @@ class LiveModel:
         )
 
     def _run(self, work: Work, standing: ledger.Standing, latest: int, now_us: int, clock: str, *, close: bool) -> None:
-        upto = min(latest, standing.position + MAX_BATCHES)
+        upto = min(latest, standing.position + self.batches)
         mark = watermark(
             standing.partitions,
             held_us=standing.held_us,
