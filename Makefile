@@ -12,7 +12,7 @@ PY := $(VENV)/bin/python
 DONE := $(VENV)/.installed
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --use-pep517
 
-.PHONY: install demo test check format bench bench-attacks acceptance lock clean
+.PHONY: install demo test check format bench acceptance lock clean
 .DEFAULT_GOAL := install
 
 install: $(DONE)
@@ -48,9 +48,6 @@ format: $(DONE)
 
 bench: $(DONE)
 	$(PY) -m benchmarks
-
-bench-attacks: $(DONE)
-	$(PY) -m benchmarks attacks
 
 acceptance: $(DONE)
 	$(PY) -m pytest -m acceptance --override-ini timeout=7200
