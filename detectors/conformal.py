@@ -136,7 +136,7 @@ def spread(values: Floats, inverse_n: Floats, row_variance: Floats) -> Floats:
     return np.asarray(np.maximum(excess, 0.0), dtype=np.float64)
 
 
-def bets(z: Floats, kappa: float) -> Floats:
+def bets(z: Floats, kappa: float | Floats) -> Floats:
     """Log e-values (len(LAMBDAS), D) of betting that z is above `kappa`; 0 where there is no score."""
     lam = np.array(LAMBDAS)[:, None]
     return np.asarray(np.where(np.isfinite(z), lam * (np.nan_to_num(z) - kappa) - lam * lam / 2, 0.0), dtype=np.float64)

@@ -37,7 +37,7 @@ LANES: Final[Mapping[Event, tuple[str, float]]] = {  # event of a detection -> i
     Event.PREDICTION_DRIFT: ("drift", 0.9),
     Event.TRAFFIC_ANOMALY: ("traffic", 0.1),
 }
-MOSTLY: Final = 0.75  # evidence about answers from which on it is a PredictionDrift: answers follow drifting features
+MOSTLY: Final = 0.9  # evidence about answers from which on it is a PredictionDrift: answers follow drifting features
 OUTPUTS: Final = ("prediction", "score:")  # blame that speaks of the model's answers
 
 

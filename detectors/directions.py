@@ -1,0 +1,307 @@
+"""A window's counts as a few numbers per feature that can be ranked: levels, shares, and one shape."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors import conformal, stats
+from detectors.base import Streams
+from detectors.conformal import LAMBDAS, History, Scored
+from detectors.profile import NUMBER, Bins, Profile
+from detectors.stats import Floats
+
+DIRECTIONS_WEIGHT: Final = 0.65  # share of the bets on moved levels and shares; the rest is on any change of shape
+MIN_SHARE: Final = 0.02  # categories rarer than this are watched by shape only
+MAX_SKEW: Final = 0.5  # of a window's mean: beyond it a few rare values decide, and the shape watches them better
+MIN_COUNT: Final = 4.0  # and those that a typical window holds less often; shapes count such values together
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A window against its history. ratio (F,): each feature's chi-square over its expectation, 1 = as usual; doubt
+    (D + F,): what the history itself may be off by, in standard deviations of the window.
+    """
+
+    scored: Scored
+    ratio: Floats
+    doubt: Floats
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which numbers a profile is turned into. Columns: all directions, then one shape per feature.
+
+    linear (slots, D): a direction is counts @ linear / counts @ below; row_variance, row_skewness (D,): of one row.
+    rare (D,): shares that a typical window holds less than MIN_COUNT times; only their rising can be seen.
+    rare_share (D,): how rare they are in the reference of `rows` rows.
+    groups (slots, G): slots that a shape counts as one; share (G,): of the reference; measure (G,):
+    what deviations are measured by; feature (G,): whose they are.
+    mean, variance, coarse (F,): moments of n times a shape when nothing changed: mean, and variance + coarse / n.
+    """
+
+    bins: Bins
+    names: tuple[str, ...]
+    blame: tuple[str, ...]
+    linear: Floats
+    below: Floats
+    row_variance: Floats
+    row_skewness: Floats
+    rare: NDArray[np.bool_]
+    rare_share: Floats
+    rows: int
+    groups: Floats
+    share: Floats
+    measure: Floats
+    feature: NDArray[np.int64]
+    mean: Floats
+    variance: Floats
+    coarse: Floats
+
+    @property
+    def directions(self) -> int:
+        return int(self.linear.shape[1])
+
+    def values(self, profile: Profile, rows: int, *, inside: bool, min_rows: int) -> Floats:
+        """The numbers of one window (D + F,). `inside`: its rows are among the reference's `rows` (leave them out)."""
+        c = profile.counts.astype(np.float64)
+        below = c @ self.below
+        with np.errstate(divide="ignore", invalid="ignore"):
+            x = np.where(below >= min_rows, (c @ self.linear) / below, np.nan)
+        gap = (c @ self.groups / profile.n - self.share) ** 2 / self.measure
+        chi: Floats = np.bincount(self.feature, weights=gap, minlength=len(self.bins.features)).astype(np.float64)
+        rest = max(1, rows - profile.n) if inside else rows
+        chi = chi * ((rows / rest) ** 2 if inside else 1.0) / (1 + profile.n / rest)  # on the scale of 1 / n
+        return np.concatenate([x, chi])
+
+    def score(self, past: History, window: History, length_us: int, rng: np.random.Generator) -> Compared:
+        """Compare the last row of `window` with the history."""
+        d = self.directions
+        old = past.values.astype(np.float64)
+        known = np.isfinite(old[:, :d])
+        center = np.where(known, old[:, :d], 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        between = conformal.spread(old[:, :d], past.inverse_n, self.row_variance)
+        excess = old[:, d:] - self.mean * past.inverse_n[:, None]
+        extra = np.maximum(excess.mean(axis=0), 0.0) if len(past) else np.zeros(len(self.mean))
+
+        def scaled(h: History) -> History:
+            v = h.values.astype(np.float64)
+            gap = np.where(self.rare, self._news(v[:, :d], h.inverse_n[:, None]), v[:, :d] - center)
+            x = self._even(gap, h.inverse_n[:, None], between)
+            chi = self._even_shape(v[:, d:], h.inverse_n[:, None], extra)
+            return History(np.concatenate([x, chi], axis=1).astype(np.float32), h.inverse_n, h.end_us)
+
+        usual = np.maximum(self.mean * window.inverse_n[-1] + extra, 1e-12)
+        ratio = np.asarray(window.values[-1, d:] / usual, dtype=np.float64)
+        return Compared(
+            conformal.score(scaled(past), scaled(window), length_us, rng), ratio, self._doubt(past, window, between)
+        )
+
+    def _doubt(self, past: History, window: History, between: Floats) -> Floats:
+        """Two standard errors of the history's mean, in standard deviations of the newest window (D + F,).
+
+        A history of few or small windows is off by that much for ever; bets must not take it for drift.
+        """
+        rows, k, inverse_n = float(np.sum(1 / past.inverse_n)), max(1, len(past)), float(window.inverse_n[-1])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = (self.row_variance / max(rows, 1.0) + between / k) / (self.row_variance * inverse_n + between)
+        shape = np.full(len(self.mean), 1 / max(rows, 1.0) / inverse_n)
+        return np.asarray(
+            2 * np.sqrt(np.concatenate([np.where(np.isfinite(error), error, 0.0), shape])), dtype=np.float64
+        )
+
+    def _news(self, share: Floats, inverse_n: Floats) -> Floats:
+        """How far a rare share is above what a window may hold when nothing changed, else 0.
+
+        The reference knows a rare share badly, and never showing a value bounds its share by 3 / rows only (19 times in
+        20). A window may hold the upper bound, two standard deviations and one; below that windows of all sizes tie.
+        """
+        bound = self.rare_share + 2 * np.sqrt(self.rare_share / self.rows) + 3 / self.rows
+        count = bound / inverse_n
+        return np.asarray(np.maximum(share - (count + 2 * np.sqrt(count) + 1) * inverse_n, 0.0), dtype=np.float64)
+
+    def _even(self, gap: Floats, inverse_n: Floats, between: Floats) -> Floats:
+        """Deviations of windows of any size on one scale: divided by their spread, skewness taken out.
+
+        Rare values make small windows lopsided and large ones even; ranked against each other as they are, the large
+        ones would look strange. First term of Cornish and Fisher 1938, held within what keeps the order.
+        """
+        inner = self.row_variance * inverse_n
+        total = inner + between
+        with np.errstate(divide="ignore", invalid="ignore"):
+            u = np.where(total > 0, gap / np.sqrt(total), gap)
+            part = np.where(total > 0, inner / total, 0.0)
+        skew = np.clip(self.row_skewness * np.sqrt(inverse_n) * part**1.5, -1.0, 1.0)
+        even = u - skew * (np.minimum(u * u, 4.0) - 1) / 6
+        return np.asarray(np.where(self.rare, u, even), dtype=np.float64)
+
+    def _even_shape(self, value: Floats, inverse_n: Floats, extra: Floats) -> Floats:
+        """Chi-squares of windows of any size on one scale (Wilson and Hilferty 1931 on a gamma of the right moments)."""
+        mean = np.maximum(self.mean + extra / inverse_n, 1e-9)
+        variance = (self.variance + self.coarse * inverse_n) * (mean / np.maximum(self.mean, 1e-9)) ** 2
+        nine_a = 9 * mean**2 / np.maximum(variance, 1e-9)
+        cube = np.cbrt(np.maximum(value / inverse_n, 0.0) / mean)
+        return np.asarray((cube - (1 - 1 / nine_a)) * np.sqrt(nine_a), dtype=np.float64)
+
+    @functools.cached_property
+    def stream_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        d = self.directions
+        plan = [*((i, s) for s in "+-" for i in range(d)), *((i, "+") for i in range(d, len(self.names)))]
+        names = tuple(f"{self.names[i]}/{s}/{lam}" for lam in LAMBDAS for i, s in plan)
+        return names, tuple(self.blame[i] for _ in LAMBDAS for i, _ in plan)
+
+    @functools.cached_property
+    def places(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Per feature: where its numbers and where its streams stand."""
+        blame, streams = np.array(self.blame), np.array(self.stream_names[1])
+        return {
+            f.name: (np.flatnonzero(blame == f.name), np.flatnonzero(streams == f.name)) for f in self.bins.features
+        }
+
+    @functools.cached_property
+    def weight(self) -> Floats:
+        """Equal per feature; within a feature equal over its directions, signs and lambdas."""
+        d, features = self.directions, len(self.bins.features)
+        per = {b: self.blame[:d].count(b) for b in set(self.blame[:d])}
+        direction = np.array([DIRECTIONS_WEIGHT / features / per[b] / 2 for b in self.blame[:d]])
+        shape = np.full(features, (1 - DIRECTIONS_WEIGHT) / features)
+        return np.tile(np.concatenate([direction, direction, shape]) / len(LAMBDAS), len(LAMBDAS))
+
+    def streams(self, found: Compared, kappa: float, kappa_shape: float) -> Streams:
+        """Bets on every direction both ways and on every shape; what is tolerated is never below the history's doubt."""
+        d, z = self.directions, found.scored.z
+        least = np.maximum(found.doubt, np.r_[np.full(d, kappa), np.full(len(z) - d, kappa_shape)])
+        z, least = np.concatenate([z[:d], -z[:d], z[d:]]), np.concatenate([least[:d], least])
+        names, blame = self.stream_names
+        return Streams(names, blame, self.weight, conformal.bets(z, least).ravel(), np.tile(z, len(LAMBDAS)))
+
+    def per_feature(self, scored: Scored, streams: Streams) -> dict[str, dict[str, float | None]]:
+        """p-value (Bonferroni over the feature's numbers, two-sided for directions) and log e-value of each feature."""
+        two_sided = np.minimum(scored.p[: self.directions], 1 - scored.p[: self.directions]) * 2
+        p = np.concatenate([two_sided, scored.p[self.directions :]])
+        out: dict[str, dict[str, float | None]] = {}
+        for f, (numbers, own) in self.places.items():
+            mine = p[numbers]
+            mine = mine[np.isfinite(mine)]
+            weight = streams.weight[own] / streams.weight[own].sum()
+            out[f] = {
+                "p_value": min(1.0, float(mine.min()) * len(mine)) if len(mine) else None,
+                "log_e": stats.log_sum_exp(streams.log_e[own], weight),
+            }
+        return out
+
+
+@functools.lru_cache(maxsize=64)
+def lay_out(raw_bins: bytes, raw_counts: bytes, typical_rows: int) -> Layout:
+    """The layout for a reference's bins and counts. `typical_rows` of a window say which values are rare in one."""
+    bins = Bins.from_bytes(raw_bins)
+    counts = np.frombuffer(raw_counts, dtype=np.int64)
+    found = [d for i in range(len(bins.features)) for d in _directions(bins, counts, i, typical_rows)]
+    linear, below = np.zeros((len(counts), len(found))), np.zeros((len(counts), len(found)))
+    for j, d in enumerate(found):
+        linear[d.slots, j] = d.weights
+        below[d.among, j] = 1.0
+    c = counts.astype(np.float64)
+    size = np.maximum(c @ below, 1.0)
+    mean = (c @ linear) / size
+    variance = np.maximum((c @ linear**2) / size - mean**2, 0.0)
+    third = (c @ linear**3) / size - 3 * mean * (c @ linear**2) / size + 2 * mean**3
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skewness = np.where(variance > 1e-12, third / variance**1.5, 0.0)
+    # A direction speaks of the rows where its feature is present; history knows the rows of the whole window.
+    row_variance = variance * max(1.0, c[: bins.offsets[1]].sum()) / size
+    rare = np.array([len(d.slots) == 1 for d in found], dtype=bool) & (mean * typical_rows < MIN_COUNT)
+    groups, share, p, feature = _groups(bins, counts, typical_rows)
+    per = functools.partial(np.bincount, feature, minlength=len(bins.features))
+    k = per().astype(np.float64)
+    coarse = np.maximum(per(weights=p / share**2) - k**2 - 2 * k + 2, 0.0)
+    return Layout(
+        bins=bins,
+        names=(*(f"{d.feature}/{d.kind}" for d in found), *(f"{f.name}/shape" for f in bins.features)),
+        blame=(*(d.feature for d in found), *(f.name for f in bins.features)),
+        linear=linear,
+        below=below,
+        row_variance=row_variance,
+        row_skewness=skewness,
+        rare=rare,
+        rare_share=np.where(rare, mean, 0.0),
+        rows=max(1, int(c[: bins.offsets[1]].sum())),
+        groups=groups,
+        share=p,
+        measure=share,
+        feature=feature,
+        mean=np.maximum(per(weights=p * (1 - p) / share), 1e-9),
+        variance=np.maximum(2 * (k - 1), 0.5),
+        coarse=coarse,
+    )
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """A linear function of one feature's counts: weights on slots, over the rows in the slots `among`."""
+
+    feature: str
+    kind: str
+    slots: NDArray[np.int64]
+    weights: Floats
+    among: NDArray[np.int64]
+
+
+def _directions(bins: Bins, counts: NDArray[np.int64], i: int, typical_rows: int) -> list[_Direction]:
+    f, a, b = bins.features[i], int(bins.offsets[i]), int(bins.offsets[i + 1])
+    everything, present, one = np.arange(a, b), np.arange(a, b - 1), np.ones(1)
+    found = []
+    if f.kind == NUMBER and counts[present].sum():
+        score = stats.normal_scores(counts[present])
+        share = counts[present] / counts[present].sum()
+        for kind, weights in (("location", score), ("spread", score**2)):
+            if abs(_skewness(weights, share)) <= MAX_SKEW * np.sqrt(typical_rows):
+                found.append(_Direction(f.name, kind, present, weights, present))
+    elif f.kind != NUMBER:
+        common = max(MIN_SHARE, MIN_COUNT / typical_rows) * max(1, int(counts[a:b].sum()))
+        found += [
+            _Direction(f.name, f"share of {c[:40]}", np.array([a + j]), one, everything)
+            for j, c in enumerate(f.categories)
+            if counts[a + j] >= common
+        ]
+        found.append(_Direction(f.name, "share of other", np.array([b - 2]), one, everything))
+    found.append(_Direction(f.name, "missing", np.array([b - 1]), one, everything))
+    return found
+
+
+def _skewness(weights: Floats, share: Floats) -> float:
+    gap = weights - float(weights @ share)
+    variance = float(gap**2 @ share)
+    return float(gap**3 @ share) / variance**1.5 if variance > 1e-12 else 0.0
+
+
+def _groups(
+    bins: Bins, counts: NDArray[np.int64], typical_rows: int
+) -> tuple[Floats, Floats, Floats, NDArray[np.int64]]:
+    """Slots as shapes count them: those that a window holds MIN_COUNT times stand alone, a feature's others are one.
+
+    Returns membership (slots, G), the shares that deviations are measured by (floored, so that one odd row does not
+    drown the rest), the shares themselves, and the feature of each group.
+    """
+    member: list[NDArray[np.int64]] = []
+    feature: list[int] = []
+    for i in range(len(bins.features)):
+        a, b = int(bins.offsets[i]), int(bins.offsets[i + 1])
+        enough = counts[a:b] * typical_rows >= MIN_COUNT * max(1, int(counts[a:b].sum()))
+        parts = [np.array([s]) for s in (a + np.flatnonzero(enough)).tolist()]
+        if not enough.all():
+            parts.append(a + np.flatnonzero(~enough))
+        member += parts
+        feature += [i] * len(parts)
+    groups = np.zeros((len(counts), len(member)))
+    for g, slots in enumerate(member):
+        groups[slots, g] = 1.0
+    of = np.array(feature, dtype=np.int64)
+    grouped = counts @ groups
+    p = grouped / np.maximum(np.bincount(of, weights=grouped, minlength=len(bins.features)), 1.0)[of]
+    share = np.maximum(p, 1 / typical_rows)
+    return groups, np.asarray(share, dtype=np.float64), np.asarray(p, dtype=np.float64), of
