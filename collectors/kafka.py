@@ -16,7 +16,8 @@ from typing import Any, Final, cast
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.record import default_records
+from kafka.net.compat import KafkaNetClient
+from kafka.record import default_records, util
 from kafka.record.util import decode_varint
 from kafka.structs import OffsetAndMetadata
 
@@ -320,7 +321,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # the client 
 
 
 def _connect(name: str, source: Source, group: str | None, folder: Path) -> Any:
-    """The client, connected. Every partition growth is seen within 30 s; aborted transactions are never read."""
+    """The client, connected. New partitions are seen within 30 s, and what transactions took back is never read."""
     options = dict(source.options)
     wrong = sorted(_OURS & options.keys())
     if wrong:
@@ -336,6 +337,7 @@ def _connect(name: str, source: Source, group: str | None, folder: Path) -> Any:
     settings = {
         "client_id": "lanner",
         "metadata_max_age_ms": 30_000,
+        "reconnect_backoff_max_ms": 5_000,
         "isolation_level": "read_committed",
         "allow_auto_create_topics": False,
         "session_timeout_ms": session_ms,
@@ -348,11 +350,26 @@ def _connect(name: str, source: Source, group: str | None, folder: Path) -> Any:
         "enable_auto_commit": False,
         "auto_offset_reset": "none",
     }
+    clients: list[KafkaNetClient] = []
+
+    def client(**given: Any) -> KafkaNetClient:
+        clients.append(KafkaNetClient(**given))
+        return clients[-1]
+
     try:
-        return KafkaConsumer(**settings)
-    except kafka_errors.KafkaConfigurationError as error:
+        return KafkaConsumer(**settings, kafka_client=client)
+    except BaseException as error:
+        for made in clients:  # a consumer that could not start leaves its thread and sockets to nobody
+            made.close()
+        _refused(name, source, error)
+        raise
+
+
+def _refused(name: str, source: Source, error: BaseException) -> None:
+    """Raises what the client's error means to an operator; returns for errors that are none of Kafka's."""
+    if isinstance(error, kafka_errors.KafkaConfigurationError):
         raise ConfigError([Mistake(f"source {name}", None, f"options: {error}")]) from error
-    except (kafka_errors.KafkaError, OSError, ValueError) as error:
+    if isinstance(error, kafka_errors.KafkaError | OSError | ValueError):
         raise DependencyUnreachable(
             f"source {name}: Kafka at {source.bootstrap} cannot be reached: {type(error).__name__}: {error}"
         ) from error
@@ -360,8 +377,6 @@ def _connect(name: str, source: Source, group: str | None, folder: Path) -> Any:
 
 def need_crc32c() -> None:
     """Refuses to start without the fast checksum: the client's own, in Python, costs ten times the CPU."""
-    from kafka.record import util  # noqa: PLC0415 -- looked at when asked, so that a test can take it away
-
     if util.crc32c_c is None:
         raise LannerError(
             "The crc32c package is missing, without which reading Kafka is ten times slower. "
