@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -235,3 +236,10 @@ def test_recorded_messages_decode(tmp_path: Path) -> None:
         sides.append([(p.side, p.event.row_index, p.event.prediction) for p in parts if isinstance(p, Half)])
     assert sides[0] == [("request", 0, None), ("request", 1, None)]
     assert sides[1] == sides[2] == sides[3] == [("response", 0, 1.0), ("response", 1, 1.0)]
+
+
+def test_the_docs_name_every_reason() -> None:
+    """The table of reasons in the docs is the table of the code."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "collectors.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    assert rows == dict(REASONS)
