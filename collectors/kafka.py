@@ -8,7 +8,7 @@ stops its partition and names the missing range.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final, cast
@@ -18,11 +18,10 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.record import default_records, util
-from kafka.record.util import decode_varint
 from kafka.structs import OffsetAndMetadata
 
 from collectors.base import PartitionKey, Record
-from collectors.wire import read_record
+from collectors.wire import record_reader
 from monitor.config import Source
 from monitor.errors import ConfigError, DependencyUnreachable, LannerError, Mistake, OffsetsLost
 
@@ -38,6 +37,8 @@ _OURS: Final = frozenset({
 _FILES: Final = ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile")
 
 log = structlog.get_logger("lanner.kafka")
+
+_make: Callable[..., Record] = tuple.__new__  # NamedTuple's own constructor costs twice as much
 
 
 class KafkaCollector:
@@ -192,10 +193,10 @@ class KafkaCollector:
                 continue
             topic, partition = key
             out += [
-                Record(
+                _make(Record, (
                     name, topic, partition, r.offset, r.key, r.value,
                     [(k, v or b"") for k, v in r.headers] if r.headers else (), r.timestamp, r.timestamp_type,
-                )
+                ))
                 for r in batch
             ]  # fmt: skip
             self._next[key] = batch[-1].offset + 1
@@ -384,16 +385,14 @@ def need_crc32c() -> None:
         )
 
 
-# A header's name need not be UTF-8 on the wire, and librdkafka lets a producer send any bytes; the client raises on
-# them, at the same record for ever. Only then is the record read again, leniently.
-_read_strictly = default_records.DefaultRecordBatch._read_msg  # noqa: SLF001
+# The client's own iteration is slow, and at a header name that is not UTF-8 (librdkafka lets a producer send any bytes)
+# it raises for ever. Control batches are read for the client alone, which needs its own records there.
+_own_iteration = default_records.DefaultRecordBatch.__iter__
+_read_batch = record_reader(kafka_errors.CorruptRecordError)
 
 
-def _read_leniently(batch: Any) -> Any:
-    try:
-        return _read_strictly(batch)
-    except UnicodeDecodeError:
-        return read_record(batch, default_records.DefaultRecord, decode_varint)
+def _iterate(batch: Any) -> Any:
+    return _own_iteration(batch) if batch.is_control_batch else _read_batch(batch)
 
 
-default_records.DefaultRecordBatch._read_msg = _read_leniently  # noqa: SLF001
+default_records.DefaultRecordBatch.__iter__ = _iterate
