@@ -28,6 +28,7 @@ MAX_LINE_BYTES: Final = 64 << 20  # a longer line is cut, and then refused as ov
 HEAD_BYTES: Final = 65_536  # of the first line, what the content id is made of
 CHUNK_BYTES: Final = 4 << 20
 SCAN_S: Final = 1.0  # how often the glob patterns are looked at again
+FORGET_S: Final = 30.0  # how long a vanished file is still reported as read to its end
 _PARQUET = b"PAR1"
 _GZIP = b"\x1f\x8b"
 
@@ -143,6 +144,7 @@ class _File:
     paused: bool = True
     at_end: bool = False
     seen: tuple[int, int] = (-1, -1)  # size and modification time at the last read
+    gone_at_s: float | None = None  # when no path held this content any more
     rows: Iterator[tuple[int, bytes]] | None = field(default=None, repr=False)  # Parquet and gzip
 
 
@@ -184,7 +186,7 @@ class FileCollector:
     def poll(self, timeout_s: float) -> Sequence[Record]:
         out: list[Record] = []
         for key, file in self._files.items():
-            if file.line is None or file.paused or len(out) >= self._max_records:
+            if file.line is None or file.paused or file.gone_at_s is not None or len(out) >= self._max_records:
                 continue
             try:
                 self._read(key, file, out)
@@ -238,13 +240,19 @@ class FileCollector:
             if file is None:
                 self._files[key] = _File(path, inode)
                 self._gained.append(key)
-            elif file.path != path or file.inode != inode:
-                file.path, file.inode, file.rows, file.seen = path, inode, None, (-1, -1)
+            elif file.path != path or file.inode != inode or file.gone_at_s is not None:
+                file.path, file.inode, file.rows, file.seen, file.gone_at_s = path, inode, None, (-1, -1), None
+        now_s = self._clock_s()
         for key in [k for k in self._files if k not in seen]:
-            file = self._files.pop(key)
-            self._lost.append(key)
-            if not file.at_end:
-                log.error("file_vanished", source=self.name, path=str(file.path), read_lines=file.line)
+            file = self._files[key]
+            if file.gone_at_s is None:
+                file.gone_at_s = now_s
+                if not file.at_end:
+                    log.error("file_vanished", source=self.name, path=str(file.path), read_lines=file.line)
+                file.at_end = True  # nothing more can come from it, and it must not hold the watermark
+            elif now_s - file.gone_at_s >= FORGET_S:
+                del self._files[key]
+                self._lost.append(key)
 
     # -- reading
 

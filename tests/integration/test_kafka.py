@@ -39,7 +39,8 @@ def until(what: Callable[[], Any], seconds: float = 40.0) -> Any:
     raise AssertionError(f"nothing came of {what} in {seconds} s")
 
 
-# After a failed connection attempt the client leaves its socket to the garbage collector, which says so.
+# After a failed connection attempt the client leaves its socket to the garbage collector, which says so, often only
+# during the next test: the last tests of this module leave none.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -258,22 +259,21 @@ def test_aborted_transactions_are_not_read_and_do_not_look_like_lag(topic: Topic
     assert values == [EVENT % 0, EVENT % 2]
 
 
-def test_the_latest_start_is_where_the_log_ends_now(topic: Topic) -> None:
-    """A first start at latest skips what was there and says from where it reads."""
-    topic.put(range(10))
-    collector = KafkaCollector("src", topic.source(assign=(0,), start="latest"))
-    (key,), _ = collector.changes()
-    assert collector.seek(key, None) == 5
-    collector.close()
-
-
-def test_a_look_at_a_topic_leaves_no_trace(topic: Topic) -> None:
-    """The latest messages over all partitions, without a group."""
-    topic.put(range(30))
-    records = recent("src", topic.source(), Path(), 5)
-    assert len(records) == 5
-    assert all(r.offset >= 10 for r in records)
-    assert topic.name not in str(topic.admin.list_groups())
+def test_a_broker_that_restarts_costs_nothing(kafka_server: Kafka) -> None:
+    """While it is away the lag is unknown; afterwards everything comes, once."""
+    topic = Topic(kafka_server.bootstrap, 2)
+    topic.put(range(20))
+    log = MemoryEventLog()
+    running = Running(KafkaCollector("src", topic.source(assign=(0, 1))), log, "m0")
+    until(lambda: len(log.events) >= 20)
+    kafka_server.kill()
+    until(lambda: None in running.collector.lag().values())
+    kafka_server.restart()
+    topic.put(range(20, 40))
+    until(lambda: len(log.events) >= 40, 60)
+    running.end()
+    topic.admin.close()
+    assert numbers(log) == list(range(40))
 
 
 def test_what_cannot_be_reached_is_said(kafka: str, topic: Topic) -> None:
@@ -294,25 +294,26 @@ def test_what_cannot_be_reached_is_said(kafka: str, topic: Topic) -> None:
     assert kafka
 
 
+def test_the_latest_start_is_where_the_log_ends_now(topic: Topic) -> None:
+    """A first start at latest skips what was there and says from where it reads."""
+    topic.put(range(10))
+    collector = KafkaCollector("src", topic.source(assign=(0,), start="latest"))
+    (key,), _ = collector.changes()
+    assert collector.seek(key, None) == 5
+    collector.close()
+
+
+def test_a_look_at_a_topic_leaves_no_trace(topic: Topic) -> None:
+    """The latest messages over all partitions, without a group."""
+    topic.put(range(30))
+    records = recent("src", topic.source(), Path(), 5)
+    assert len(records) == 5
+    assert all(r.offset >= 10 for r in records)
+    assert topic.name not in str(topic.admin.list_groups())
+
+
 def test_a_missing_checksum_package_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without crc32c reading costs ten times as much, so it is refused with the remedy."""
     monkeypatch.setattr("kafka.record.util.crc32c_c", None)
     with pytest.raises(LannerError, match="crc32c"):
         need_crc32c()
-
-
-def test_a_broker_that_restarts_costs_nothing(kafka_server: Kafka) -> None:
-    """While it is away the lag is unknown; afterwards everything comes, once."""
-    topic = Topic(kafka_server.bootstrap, 2)
-    topic.put(range(20))
-    log = MemoryEventLog()
-    running = Running(KafkaCollector("src", topic.source(assign=(0, 1))), log, "m0")
-    until(lambda: len(log.events) >= 20)
-    kafka_server.kill()
-    until(lambda: None in running.collector.lag().values())
-    kafka_server.restart()
-    topic.put(range(20, 40))
-    until(lambda: len(log.events) >= 40, 60)
-    running.end()
-    topic.admin.close()
-    assert numbers(log) == list(range(40))

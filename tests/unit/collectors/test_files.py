@@ -110,14 +110,30 @@ def test_a_compressed_old_log_is_not_read_again(tmp_path: Path) -> None:
     assert reader.read() == [2], "only the line that was not read before"
 
 
-def test_a_vanished_file_is_given_up(tmp_path: Path) -> None:
-    """Its partition is lost, so that nobody waits for it."""
+def test_a_vanished_file_holds_nobody_up_and_is_then_given_up(tmp_path: Path) -> None:
+    """It counts as read to its end, for nothing more can come, and is forgotten half a minute later."""
     file, reader = tmp_path / "a.log", Reader(tmp_path / "*.log")
-    write(file, 0)
+    write(file, *range(20_000))
     reader.read()
+    (key,) = reader.collector.lag()
     file.unlink()
     reader.read()
-    assert len(reader.lost) == 1
+    assert (reader.collector.lag(), reader.lost) == ({key: 0}, [])
+    reader.now_s += 40
+    reader.read()
+    assert (reader.collector.lag(), reader.lost) == ({}, [key])
+
+
+def test_a_file_that_comes_back_goes_on(tmp_path: Path) -> None:
+    """Moved out of sight for a moment, it is read on where it was left."""
+    file, reader = tmp_path / "a.log", Reader(tmp_path / "*.log")
+    write(file, 0, 1)
+    assert reader.read() == [0, 1]
+    file.rename(tmp_path / "away")
+    assert reader.read() == []
+    write(tmp_path / "away", 2)
+    (tmp_path / "away").rename(tmp_path / "b.log")
+    assert reader.read() == [2]
 
 
 def test_a_restart_goes_on_at_the_stored_line(tmp_path: Path) -> None:
