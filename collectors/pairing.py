@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import msgspec
 
 from collectors.base import Part, Placed
 from monitor.model import Half, alone, joined
+
+_part = attrgetter("part")
 
 
 def pair(parts: Sequence[Placed]) -> Sequence[Placed]:
@@ -22,12 +25,12 @@ def pair(parts: Sequence[Placed]) -> Sequence[Placed]:
     (pair_key, row_index) that is not younger than itself and still free. A producer's duplicate of a half (same side,
     id, row, time and content at another offset) is dropped. Parts that are no halves pass unchanged and in order.
     """
+    if Half not in set(map(type, map(_part, parts))):  # most sources have none, and this look costs next to nothing
+        return parts
     waiting: dict[tuple[str, int], list[int]] = defaultdict(list)
     for index, placed in enumerate(parts):
         if type(placed.part) is Half:
             waiting[placed.part.pair_key, placed.part.event.row_index].append(index)
-    if not waiting:
-        return parts
     out: list[Placed | None] = list(parts)
     for indexes in waiting.values():
         if len(indexes) > 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -130,6 +131,11 @@ def _sorted_out(parts: Sequence[Placed]) -> tuple[dict[str, list[Placed]], list[
     events: dict[str, list[Placed]] = defaultdict(list)
     waiting: list[Placed] = []
     verdicts: list[Placed] = []
+    content = list(map(attrgetter("part"), parts))
+    if set(map(type, content)) == {InferenceEvent}:  # nothing but whole events, and mostly of one model
+        names = set(map(attrgetter("model"), content))
+        if len(names) == 1:
+            return {names.pop(): list(parts)}, waiting, verdicts
     for placed in parts:
         part = placed.part
         if type(part) is InferenceEvent:

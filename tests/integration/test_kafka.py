@@ -99,7 +99,12 @@ def start(collector: Collector, offsets: dict[int, int] | None = None) -> list[t
 def poll_all(collector: Collector, n: int) -> list[Record]:
     """At least n records."""
     out: list[Record] = []
-    until(lambda: (out.extend(collector.poll(0.2)), len(out) >= n)[1])
+
+    def enough() -> bool:
+        out.extend(collector.poll(0.2))
+        return len(out) >= n
+
+    until(enough)
     return out
 
 

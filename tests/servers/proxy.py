@@ -199,10 +199,12 @@ def running(upstream_port: int) -> Iterator[Proxy]:
     """A proxy before 127.0.0.1:upstream_port, in a thread of its own."""
     loop = asyncio.new_event_loop()
     proxy = Proxy(0, ("127.0.0.1", upstream_port))
-    server = loop.run_until_complete(asyncio.start_server(proxy.serve, "127.0.0.1", 0))
-    proxy.port = server.sockets[0].getsockname()[1]
+    # The loop runs in its thread only: the test's own thread may have one running (the browser driver's).
     thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)
     thread.start()
+    starting = asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    server = asyncio.run_coroutine_threadsafe(starting, loop).result(10)
+    proxy.port = server.sockets[0].getsockname()[1]
 
     async def close() -> None:
         server.close()
