@@ -37,13 +37,13 @@ class FuseSettings:
     max_principals: int = 200_000
 
     @classmethod
-    def derive(cls, rate_per_s: float, events_per_s: float = BUSY_PER_S) -> FuseSettings:
-        """The level that keeps `rate_per_s` false alarms at the model's expected pace.
+    def derive(cls, rate_per_s: float, events_per_s: float = 0.0) -> FuseSettings:
+        """The level that keeps `rate_per_s` false alarms at the model's pace, or at a million events in 30 days if that is more.
 
         >>> round(FuseSettings.derive(1 / (30 * 86400)).level)
         1000000
         """
-        return cls(max(1000.0, events_per_s / rate_per_s))
+        return cls(max(1000.0, max(BUSY_PER_S, events_per_s) / rate_per_s))
 
 
 @dataclass(frozen=True)
@@ -300,6 +300,8 @@ def _decision(
     log_e: float | None = None,
 ) -> Decision:
     detector = next(iter(parts)).split("/", 1)[0]
+    if log_e is None:  # an update says what has come together so far, weighed as at the opening: the mean over signals
+        log_e = stats.log_sum_exp(np.array(list(parts.values()))) - math.log(len(parts))
     evidence = {
         "principals": [principal],
         "queries": case.before + case.queries,

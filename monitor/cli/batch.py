@@ -15,8 +15,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from monitor import telemetry
+from monitor.cli.config import checked
 from monitor.cli.options import DEFAULT, ConfigFile, owner
-from monitor.config import Config, load
+from monitor.config import Config
 from monitor.errors import UsageError
 from monitor.model import Severity, parse_time_us
 from monitor.service import batch
@@ -35,7 +36,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Run logs through the real pipeline on a simulated clock; nothing is stored, nothing leaves the machine."""
-    loaded = load(config)
+    loaded = checked(config)
     telemetry.configure("console", level="error")
     err = Console(stderr=True)
     with Progress(
@@ -110,7 +111,7 @@ def backfill(
 
 
 def _load(file: Path) -> Config:
-    loaded = load(file)
+    loaded = checked(file)
     telemetry.configure("console", level="error")
     return loaded
 

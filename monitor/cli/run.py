@@ -16,8 +16,9 @@ import typer
 import uvicorn
 
 from monitor import scheduler, telemetry
+from monitor.cli.config import checked
 from monitor.cli.options import DEFAULT, ConfigFile, owner
-from monitor.config import Config, load
+from monitor.config import Config
 from monitor.errors import DependencyUnreachable
 from monitor.service import collect as collecting
 from monitor.service.compose import open_service, state_url
@@ -41,7 +42,7 @@ def stopper() -> threading.Event:
 
 def prepared(file: Path) -> Config:
     """The configuration, with logging set up as it says."""
-    config = load(file)
+    config = checked(file)
     telemetry.configure(config.server.log_format)
     return config
 

@@ -6,7 +6,7 @@ the watermark has passed its end by the allowed lateness.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from monitor.store.ledger import PartitionProgress
@@ -30,6 +30,7 @@ def watermark(
     now_us: int,
     idle_us: int,
     clock: str,
+    files: Collection[str] = (),
 ) -> int | None:
     """The event time up to which everything has been read, or None while nothing is known. It never goes back.
 
@@ -48,7 +49,7 @@ def watermark(
     """
     if not partitions:
         return previous_us
-    live = [p for p in partitions if not _idle(p, now_us, idle_us)]
+    live = [p for p in partitions if not _idle(p, now_us, idle_us, files)]
     if live:
         known = [p.max_event_us for p in live]
         # A partition that is behind and has not shown any event yet may still bring the oldest one.
@@ -66,8 +67,8 @@ def watermark(
     return mark
 
 
-def _idle(p: PartitionProgress, now_us: int, idle_us: int) -> bool:
-    owned = now_us - p.updated_us < 2 * idle_us
+def _idle(p: PartitionProgress, now_us: int, idle_us: int, files: Collection[str]) -> bool:
+    owned = now_us - p.updated_us < 2 * idle_us or p.source in files
     return owned and p.caught_up_since_us is not None and now_us - p.caught_up_since_us >= idle_us
 
 

@@ -98,12 +98,13 @@ class LiveModel:
     def _run(self, work: Work, standing: ledger.Standing, latest: int, now_us: int, clock: str, *, close: bool) -> None:
         upto = min(latest, standing.position + self.batches)
         mark = watermark(
-            standing.partitions,
+            self._configured(standing.partitions),
             held_us=standing.held_us,
             previous_us=standing.watermark_us,
             now_us=now_us,
             idle_us=round(self.config.schedule.idle * SECOND_US),
             clock=clock,
+            files={name for name, source in self.config.sources.items() if source.type == "files"},
         )
         judge = self.judge(work)
         for table in self.log.read_log(self.watched.model_id, standing.position, upto, self.watched.columns):
@@ -117,6 +118,14 @@ class LiveModel:
             judge.silence(work, now_us if clock == "wall" else max(work.high_us, mark or NEVER))
         work.position = upto
         self._commit(work, standing, mark, now_us)
+
+    def _configured(self, found: Sequence[ledger.PartitionProgress]) -> Sequence[ledger.PartitionProgress]:
+        """Partitions that may still bring events: what is no longer configured must not hold time for ever."""
+        sources = self.config.sources
+        if not sources:
+            return found
+        topics = {name: source.topic for name, source in sources.items()}
+        return [p for p in found if p.source in sources and topics[p.source] in (None, p.topic)]
 
     def _partial(self, work: Work) -> None:
         """The window that the log ends in was not seen whole: it is recorded as insufficient, never judged."""

@@ -69,7 +69,8 @@ def replay(
             decode_into(record, decode, spool, result)
             if record.offset % 5_000 == 0:
                 progress(result.events)
-        finish(service, ingest(service, spool, result), result)
+        timeout_s = max((s.pairing_timeout for s in config.sources.values()), default=900.0)
+        finish(service, ingest(service, spool, result, round(timeout_s * SECOND_US)), result)
         service.close()
     result.seconds = time.perf_counter() - begun
     return result
@@ -82,6 +83,7 @@ def simulated(config: Config, folder: Path) -> Config:
             "clock": "log",
             "store": StoreConfig(path=folder / "store"),
             "privacy": Privacy(principals="plain"),
+            "sources": {},
             "sinks": {},
             "routes": (),
         }
@@ -167,7 +169,7 @@ def decode_into(record: Record, decode: Decoder, spool: Spool, result: Replayed)
             result.events += 1
 
 
-def ingest(service: Service, spool: Spool, result: Replayed) -> int:
+def ingest(service: Service, spool: Spool, result: Replayed, timeout_us: int) -> int:
     """Append, publish and tick batch by batch; the sorted stream is one partition whose offset counts parts.
 
     Returns the time of the last event, which is the replay's last moment.
@@ -179,21 +181,20 @@ def ingest(service: Service, spool: Spool, result: Replayed) -> int:
         batch.append(Placed(SOURCE, 0, offset + len(batch), part))
         high_us = max(high_us, time_us)
         if len(batch) >= BATCH_ROWS:
-            _append(service, epoch, batch, high_us)
+            _append(service, epoch, batch, high_us, timeout_us)
             offset += len(batch)
             batch = []
             tick_all(service, high_us, result)
     if batch:
-        _append(service, epoch, batch, high_us)
+        _append(service, epoch, batch, high_us, timeout_us)
     return high_us
 
 
-def _append(service: Service, epoch: int, batch: Sequence[Placed], high_us: int) -> None:
+def _append(service: Service, epoch: int, batch: Sequence[Placed], high_us: int, timeout_us: int) -> None:
     first, after = batch[0].offset, batch[-1].offset + 1
     step = Advance(SOURCE, 0, epoch, first or None, after, high_us)
     service.log.append(IngestBatch(source=SOURCE, received_us=high_us, parts=pair_in_memory(batch), advances=[step]))
-    timeout_s = max((s.pairing_timeout for s in service.config.sources.values()), default=900.0)
-    pairing.pair(service.log, high_us, round(timeout_s * SECOND_US), SOURCE)
+    pairing.pair(service.log, high_us, timeout_us, SOURCE)
     publisher = service.publisher()
     for table in service.tables.values():
         publisher.publish(table.model_id, high_us)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -11,10 +12,12 @@ from alerts import lifecycle
 from monitor.model import SECOND_US, Decision, Event, Family, Severity, Subject, Transition
 from monitor.service.compose import Service
 from monitor.store import leases, ledger
+from monitor.store.outbox import SqlOutbox
 from monitor.store.registry import UNREGISTERED
 
 QUIET_US: Final = 86_400 * SECOND_US  # an unregistered model that is not seen for so long is no problem any more
 LATE_PUBLISH_US: Final = 60 * SECOND_US
+LATE_DELIVERY_US: Final = 600 * SECOND_US
 
 
 def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> Sequence[Transition]:
@@ -94,12 +97,27 @@ def degraded(service: Service, now_us: int, clock: str) -> list[Decision]:
         found.append(
             _degraded("component", "publisher", firing=late, at_us=at_us, reason="recorded events are not published")
         )
+        found += undelivered(service, now_us)
     for name, (beat_us, detail) in ledger.beats(service.engine).items():
         kind, _, subject = name.partition(":")
         if kind == "source":
             problems = detail.get("problems", {})
             reason = "; ".join(f"{where}: {what}" for where, what in sorted(problems.items()))
             found.append(_degraded("source", subject, firing=bool(problems), at_us=beat_us, reason=reason))
+    return found
+
+
+def undelivered(service: Service, now_us: int) -> list[Decision]:
+    """DeliveryDegraded: a sink whose oldest waiting alert is older than ten minutes; the other sinks hear of it."""
+    waiting = SqlOutbox(service.engine).backlog(now_us)
+    found = []
+    for sink in service.config.sinks:
+        rows, age_us = waiting.get(sink, (0, 0))
+        late = age_us > LATE_DELIVERY_US
+        at_us = now_us - age_us + LATE_DELIVERY_US if late else now_us
+        reason = f"{rows} alerts wait, the oldest for more than ten minutes"
+        made = _degraded("sink", sink, firing=late, at_us=at_us, reason=reason)
+        found.append(replace(made, event=Event.DELIVERY_DEGRADED))
     return found
 
 

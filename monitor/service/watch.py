@@ -223,11 +223,18 @@ def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_u
         monitors=tuple(ready),
         refused=refused,
         budget=decide.BudgetSettings.derive(config.budgets.drift, [m.window_us for m in ready if m.reads == "windows"]),
-        fuse=decide.FuseSettings.derive(config.budgets.attacks),
+        fuse=decide.FuseSettings.derive(config.budgets.attacks, pace_per_s(rows)),
         policy=lifecycle.policy(config),
         lateness_us=round(config.schedule.lateness * SECOND_US),
         catch_up_us=round(config.schedule.catch_up * SECOND_US),
     )
+
+
+def pace_per_s(rows: pa.Table) -> float:
+    """Events a second over the reference's span; 0 without times. A reference may be a sample: take it as a lower bound."""
+    times = rows.column("event_time").to_numpy()
+    span_us = int(times.max() - times.min()) if len(times) else 0
+    return len(times) * SECOND_US / span_us if span_us else 0.0
 
 
 def _bins(engine: Engine, table: ModelTable, digest: str, rows: pa.Table, now_us: int) -> Bins:

@@ -40,6 +40,7 @@ class PartitionProgress:
     max_event_us: int | None
     caught_up_since_us: int | None
     updated_us: int
+    topic: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,11 @@ def standing(engine: sa.Engine, model_id: str, model: str, upto: int) -> Standin
         ).all()
         parts = conn.execute(
             sa.select(
-                partitions.c.source, partitions.c.max_event_us, partitions.c.caught_up_since_us, partitions.c.updated_us
+                partitions.c.source,
+                partitions.c.max_event_us,
+                partitions.c.caught_up_since_us,
+                partitions.c.updated_us,
+                partitions.c.topic,
             )
         ).all()
         unread = conn.execute(

@@ -83,3 +83,11 @@ def test_missed_for_too_long_is_a_gap() -> None:
     """Windows older than the catch-up limit are listed as gaps, younger ones are judged."""
     found = due({"m": 10}, {"m": 0}, first_event_us=0, watermark_us=100, lateness_us=0, catch_up_us=35)
     assert [d.gap for d in found] == [True] * 6 + [False] * 4
+
+
+def test_a_finished_file_needs_no_owner() -> None:
+    """A file read to its end is idle though its collector has gone; a topic in the same state holds time."""
+    gone = progress(900, caught_up_s=100, updated_s=100)
+    options = {"held_us": None, "previous_us": None, "now_us": 1000 * S, "idle_us": 60 * S, "clock": "wall"}
+    assert watermark([gone], files={"s"}, **options) == 940 * S  # type: ignore[arg-type]  # options of this case
+    assert watermark([gone], **options) == 900 * S  # type: ignore[arg-type]
