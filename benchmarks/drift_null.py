@@ -26,7 +26,7 @@ from scipy.stats import chi2
 
 from benchmarks.traffic.victim import VICTIMS
 from detectors import decide
-from detectors.base import Feedback
+from detectors.base import Caller, Feedback
 from detectors.drift.marginals import Marginals
 from detectors.profile import Bins, Profile
 from monitor.model import HOUR_US, Alert, Decision, Severity
@@ -55,6 +55,9 @@ class Counted:
 
     def rows(self, columns: Any) -> pa.Table:
         raise NotImplementedError("the drift engine reads counts")
+
+    def callers(self) -> dict[str, Caller]:
+        return {}
 
     def labels(self, as_of_us: int) -> pa.Table:
         raise NotImplementedError("the drift engine reads counts")

@@ -28,6 +28,22 @@ class Profile(Protocol):
     n: int
 
 
+@dataclass(frozen=True)
+class Caller:
+    """What the bank declares about a principal in its directory file. Empty values: not declared.
+
+    profile: the declared use (batch, what_if, explainer, load_test, health_probe, segment). kappa, distinct_rows: how
+    good a copy, and how many different rows, the caller may ask for; None: no budget was declared.
+    """
+
+    kind: str = ""
+    group: str = ""
+    owner: str = ""
+    profile: str = ""
+    kappa: float | None = None
+    distinct_rows: int | None = None
+
+
 class Window(Protocol):
     """What a detector may see: one model's events over [start_us, end_us), or a stretch of its log in log order.
 
@@ -50,6 +66,10 @@ class Window(Protocol):
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
         """Named columns in log order. Features are named `feature:NAME`, the rest as in docs/event-log.md."""
+        ...
+
+    def callers(self) -> Mapping[str, Caller]:
+        """Principals of this window that the directory declares, by the id that `rows` shows."""
         ...
 
     def labels(self, as_of_us: int) -> pa.Table:

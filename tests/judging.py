@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from detectors import decide
-from detectors.base import Calibration, Detection, Detector, Feedback, Measured, State
+from detectors.base import Calibration, Caller, Detection, Detector, Feedback, Measured, State
 from detectors.profile import Bins, Profile
 from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Severity
 
@@ -41,6 +41,9 @@ class Rows:
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
         return self.table.select([c for c in columns if c in self.table.column_names])
+
+    def callers(self) -> dict[str, Caller]:
+        return {}
 
     def labels(self, as_of_us: int) -> pa.Table:
         return pa.table({"request_id": pa.array([], pa.string())})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from detectors.base import Caller
 from detectors.profile import Bins, Profile
 from monitor.model import HOUR_US
 
@@ -34,6 +35,7 @@ class Stretch:
     end_us: int
     table: pa.Table
     counts: Profile | None = None
+    declared: Mapping[str, Caller] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -45,6 +47,9 @@ class Stretch:
     def rows(self, columns: Sequence[str]) -> pa.Table:
         held = set(self.table.column_names)
         return self.table.select([c for c in columns if c in held])
+
+    def callers(self) -> Mapping[str, Caller]:
+        return self.declared
 
     def labels(self, as_of_us: int) -> pa.Table:  # a stretch is judged before any label can be known
         return NO_LABELS
@@ -61,6 +66,7 @@ class TimeWindow:
     size: int
     read: Callable[[Sequence[str]], pa.Table]
     read_labels: Callable[[int], pa.Table]
+    declared: Mapping[str, Caller] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -71,6 +77,9 @@ class TimeWindow:
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
         return self.read(columns)
+
+    def callers(self) -> Mapping[str, Caller]:
+        return self.declared
 
     def labels(self, as_of_us: int) -> pa.Table:
         return self.read_labels(as_of_us)
