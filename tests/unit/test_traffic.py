@@ -71,7 +71,8 @@ def test_interleaved_logs_are_in_time_order() -> None:
 
 def test_the_thief_learns_the_model() -> None:
     """The extraction attack is real: its copy agrees with the model far better than chance on rows it never asked."""
-    from benchmarks.traffic.attacks import Oracle, extract
+    from benchmarks.traffic.oracle import Oracle
+    from benchmarks.traffic.toolbox import extract
 
     v, rng = victim("breast_cancer"), np.random.default_rng(5)
     sent, copy = extract(v, 150, rng, own_rows=True)

@@ -1,0 +1,106 @@
+"""What was used for designing the detectors, and what may only be used for judging them.
+
+The two share no data set, no family of models, no seed and no range of a parameter (ranges may overlap, none is the
+same). `tests/unit/test_attack_bench.py` checks that. Whoever designs a detector looks at `DESIGN` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Split:
+    """victims: data set -> family of the model. Counts are actors per victim; `natural` is per data set.
+
+    ranges: of the parameters that actors draw (benchmarks.attacks.actors says what they mean).
+    """
+
+    name: str
+    victims: Mapping[str, str]
+    seed: int
+    attackers: int
+    hard: int
+    natural: Mapping[str, int]
+    ranges: Mapping[str, Range]
+    used: tuple[str, ...] = field(default=())
+
+
+DESIGN: Final = Split(
+    "design",
+    {
+        "flights": "boosting",
+        "diamonds": "logistic",
+        "wages": "boosting",
+        "hospital": "logistic",
+        "lending": "logistic",
+        "loans": "boosting",
+        "digits": "boosting",
+        "breast_cancer": "logistic",
+    },
+    seed=11,
+    attackers=1,
+    hard=4,
+    natural={"flights": 60, "diamonds": 20, "wages": 20, "hospital": 10, "lending": 5, "loans": 5},
+    ranges={
+        "targets": (3, 8),
+        "sweep_fields": (1, 2),
+        "sweep_values": (5, 24),
+        "grid_fields": (2, 3),
+        "neighbours": (100, 400),
+        "resent": (0.1, 0.3),
+        "jitter": (0.01, 0.05),
+        "missing": (0.2, 0.5),
+        "drift": (0.1, 0.4),
+        "cents": (0.3, 1.0),
+        "load_rows": (3, 12),
+        "history": (200, 600),
+        "noise": (0.2, 0.3),
+        "gap_s": (0.5, 5.0),
+        "copies": (10, 30),
+        "group": (10, 60),
+    },
+    used=("wine",),
+)
+
+JUDGING: Final = Split(
+    "judging",
+    {
+        "car_loan": "forest",
+        "card_offer": "mlp",
+        "crashes": "tree",
+        "labor": "mlp",
+        "churn": "forest",
+        "hotel": "tree",
+        "credit": "forest",
+        "caravan": "mlp",
+    },
+    seed=20_261,
+    attackers=2,
+    hard=5,
+    natural={"car_loan": 76, "card_offer": 96, "crashes": 60, "labor": 68},
+    ranges={
+        "targets": (2, 12),
+        "sweep_fields": (1, 3),
+        "sweep_values": (5, 40),
+        "grid_fields": (2, 4),
+        "neighbours": (50, 800),
+        "resent": (0.05, 0.5),
+        "jitter": (0.005, 0.1),
+        "missing": (0.1, 0.7),
+        "drift": (0.2, 0.8),
+        "cents": (0.1, 0.9),
+        "load_rows": (2, 30),
+        "history": (100, 1500),
+        "noise": (0.15, 0.35),
+        "gap_s": (0.2, 20.0),
+        "copies": (8, 50),
+        "group": (5, 120),
+    },
+)
+
+SPLITS: Final = {s.name: s for s in (DESIGN, JUDGING)}
