@@ -23,6 +23,7 @@ import structlog
 from alertaclient.api import HTTPClient
 
 from alerts.base import SinkRejected, SinkState, SinkSuppressed, SinkUnavailable, SinkUnknown
+from alerts.policy import MONITOR, SECURITY
 from alerts.text import measure, number, shown
 from alerts.wire import Bounded, never_connected
 from monitor import telemetry
@@ -36,16 +37,6 @@ TEXT_CHARS: Final = 1500
 RESOURCE_CHARS: Final = 200  # the server's index refuses keys over 2.7 kB
 ERROR_CHARS: Final = 200
 LATER: Final = frozenset({408, 425, 429})
-
-SECURITY: Final = frozenset(
-    {
-        Event.ATTACK_SUSPECTED, Event.POISONING_SUSPECTED, Event.PROMPT_INJECTION_SUSPECTED, Event.DATA_LEAK_SUSPECTED,
-        Event.ABUSE_SUSPECTED, Event.ACCESS_ANOMALY, Event.UNREGISTERED_MODEL,
-    }
-)  # fmt: skip
-MONITOR: Final = frozenset(
-    {Event.DETECTOR_FAILED, Event.DETECTOR_SILENT, Event.DELIVERY_DEGRADED, Event.MONITOR_DEGRADED}
-)
 
 
 @dataclass(frozen=True)

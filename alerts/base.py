@@ -126,3 +126,4 @@ class Step:
     alerts: Sequence[Alert]  # every alert that changed, newest state
     counters: Mapping[str, Any]  # m-of-n and hysteresis counts by key, plain JSON, stored and handed back
     dropped: Mapping[str, int]  # reason -> decisions that led to no transition
+    excepted: Mapping[str, int]  # exception -> decisions that it covered

@@ -11,130 +11,54 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from alerts.base import Step
+from alerts.policy import Persistence, Policy
+from alerts.quiet import CALM_US, HELD_BACK, INHIBITED, Remembered, Told, covers, in_maintenance, nearby, rolls_up
 from alerts.techniques import techniques
 from alerts.text import render
-from monitor.config import Config
-from monitor.model import Action, Alert, Decision, Event, Family, Severity, Transition, alert_id
+from monitor.model import Act, Action, Alert, Decision, Event, Subject, Transition, alert_id, rfc3339
 
-COUNTERS_VERSION: Final = 1
+COUNTERS_VERSION: Final = 2
 EVIDENCE_TEXT: Final = 2000  # longest string kept in evidence, characters
 EVIDENCE_ITEMS: Final = 1000  # longest list kept in evidence
+ROLLED_UP: Final = 100  # subjects named in the evidence of a roll-up
+KEPT: Final = ("queries_at_opening", "also", "marks", "before", HELD_BACK, "told_by", "flapping", "inhibited")
 
-SEVERITY: Final[Mapping[Event, Severity]] = {  # for a model of tier 2; tier 1 is one step up, tier 3 one step down
-    Event.FEATURE_DRIFT: Severity.MINOR,
-    Event.PREDICTION_DRIFT: Severity.MINOR,
-    Event.PERFORMANCE_DECAY: Severity.MAJOR,
-    Event.DISTRIBUTION_BREAK: Severity.WARNING,
-    Event.DATA_QUALITY: Severity.MINOR,
-    Event.TRAFFIC_ANOMALY: Severity.MINOR,
-    Event.ATTACK_SUSPECTED: Severity.MAJOR,
-    Event.POISONING_SUSPECTED: Severity.MAJOR,
-    Event.PROMPT_INJECTION_SUSPECTED: Severity.MAJOR,
-    Event.DATA_LEAK_SUSPECTED: Severity.MAJOR,
-    Event.ABUSE_SUSPECTED: Severity.MINOR,
-    Event.ACCESS_ANOMALY: Severity.MINOR,
-    Event.UNREGISTERED_MODEL: Severity.WARNING,
-    Event.DATA_MISSING: Severity.MAJOR,
-    Event.DETECTOR_FAILED: Severity.MINOR,
-    Event.DETECTOR_SILENT: Severity.MAJOR,
-    Event.DELIVERY_DEGRADED: Severity.MAJOR,
-    Event.MONITOR_DEGRADED: Severity.MAJOR,
-}
-UNTIERED: Final = frozenset({Event.DISTRIBUTION_BREAK, Event.UNREGISTERED_MODEL, Event.MONITOR_DEGRADED})
 ADDED_TO_ATTACK: Final = frozenset({Event.ACCESS_ANOMALY, Event.ABUSE_SUSPECTED, Event.TRAFFIC_ANOMALY})
 
 
-@dataclass(frozen=True, slots=True)
-class Persistence:
-    """How long a fixed rule must hold: opens after `fired` of the last `of` evaluations, clears after `clean` clean ones.
-
-    An evaluation is clean when the rule does not fire and its statistic is under `lower` times the threshold.
-    """
-
-    fired: int = 2
-    of: int = 3
-    clean: int = 3
-    lower: float = 0.8
-
-
-PERSISTENCE: Final[Mapping[Event, Persistence]] = {
-    Event.DATA_MISSING: Persistence(1, 1, 1),  # its limit already is a time, and the next event ends it
-    Event.UNREGISTERED_MODEL: Persistence(1, 1, 1),
-    Event.DETECTOR_FAILED: Persistence(1, 1, 3),  # open on the first failure, clear after three good runs
-    Event.DETECTOR_SILENT: Persistence(1, 1, 1),
-    Event.DELIVERY_DEGRADED: Persistence(1, 1, 3),
-    Event.MONITOR_DEGRADED: Persistence(1, 1, 3),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """What the configuration says about one model."""
-
-    customer: str | None = None
-    owner: str | None = None
-    tier: int = 2
-    runbook: str | None = None
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What the configuration says about alerts. `severities` maps (model, detector) to a severity that always wins."""
-
-    environment: str = "Production"
-    models: Mapping[str, Named] = field(default_factory=dict)
-    severities: Mapping[tuple[str, str], Severity] = field(default_factory=dict)
-    persistence: Mapping[Event, Persistence] = field(default_factory=lambda: PERSISTENCE)
-
-    def named(self, model: str) -> Named:
-        """What is known of a model; a model that is not configured has tier 2 and no owner."""
-        return self.models.get(model, Named())
-
-    def severity(self, decision: Decision) -> Severity:
-        """The configured severity of its monitor, else the proposal of the detector, else the table and the tier."""
-        fixed = self.severities.get((decision.model, decision.detector))
-        if fixed is not None:
-            return fixed
-        if decision.severity is not None:
-            return decision.severity
-        rank = SEVERITY[decision.event].rank
-        if decision.event not in UNTIERED:
-            rank += 2 - self.named(decision.model).tier
-        if decision.event is Event.ATTACK_SUSPECTED and decision.family is Family.ANOMALY:
-            rank -= 1  # something is wrong, but nobody can name it yet
-        return list(Severity)[min(max(rank, 0), Severity.CRITICAL.rank)]
-
-
-def policy(config: Config) -> Policy:
-    """The policy that a configuration asks for."""
-    return Policy(
-        environment=config.environment,
-        models={name: Named(m.customer, m.owner, m.tier, m.runbook) for name, m in config.models.items()},
-        severities={
-            (m.model, m.detector): Severity(m.severity) for m in config.monitors.values() if m.severity is not None
-        },
-    )
-
-
-def step(decisions: Iterable[Decision], open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy) -> Step:
+def step(
+    decisions: Iterable[Decision],
+    open: Sequence[Alert],
+    counters: Mapping[str, Any],
+    policy: Policy,
+    told: Told = Told(),
+) -> Step:
     """Apply decisions to the open alerts. `counters` is what the previous step handed back, {} at first.
 
     `dropped` counts the decisions that led to no transition, by reason: unchanged, not_open, not_yet, still_firing,
-    not_clean, added_to_attack, in_cluster.
+    not_clean, flapping, added_to_attack, in_cluster, excepted, maintenance, inhibited, settled.
     """
-    work = _Work(policy, {_slot_key(a.model, a.event, a.subject.kind, a.subject.id): a for a in open}, counters)
+    work = _Work(policy, told, open, counters)
     for decision in sorted(decisions, key=_order):
         work.apply(decision)
-    return Step(
-        transitions=tuple(work.transitions),
-        alerts=tuple(work.changed.values()),
-        counters={"version": COUNTERS_VERSION, "slots": {k: v for k, v in sorted(work.slots.items()) if v}},
-        dropped=dict(sorted(work.dropped.items())),
-    )
+    return work.result()
+
+
+def settle(
+    acts: Iterable[Act], open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, now_us: int
+) -> Step:
+    """Close the open incidents that people gave a verdict on, dated `now_us` (or their last change, if that is later).
+
+    Acts about incidents that are not open change nothing here; their verdicts count all the same.
+    """
+    work = _Work(policy, Told(), open, counters)
+    for act in acts:
+        work.settle(act, now_us)
+    return work.result()
 
 
 def clean(value: object) -> Any:
@@ -162,6 +86,10 @@ def _order(d: Decision) -> tuple[Any, ...]:
     return (d.time_us, d.window_us[1], d.model, d.event.value, d.subject.kind, d.subject.id, d.detector, d.firing)
 
 
+def _subject_key(model: str, subject: Subject) -> str:
+    return json.dumps([model, subject.kind, subject.id], ensure_ascii=False)
+
+
 def _slot_key(model: str, event: Event, kind: str, subject_id: str) -> str:
     return json.dumps([model, event.value, kind, subject_id], ensure_ascii=False)
 
@@ -169,10 +97,12 @@ def _slot_key(model: str, event: Event, kind: str, subject_id: str) -> str:
 class _Work:
     """The running state of one step: open alerts and counters, changed decision by decision."""
 
-    def __init__(self, policy: Policy, open_alerts: dict[str, Alert], counters: Mapping[str, Any]) -> None:
+    def __init__(self, policy: Policy, told: Told, open: Sequence[Alert], counters: Mapping[str, Any]) -> None:
         self.policy = policy
-        self.open = open_alerts
+        self.told = told
+        self.open = {_slot_key(a.model, a.event, a.subject.kind, a.subject.id): a for a in open}
         known = counters.get("version") == COUNTERS_VERSION
+        self.remembered = Remembered.load(counters if known else {})
         self.slots: dict[str, dict[str, Any]] = {
             key: {name: dict(slot) for name, slot in slots.items()}
             for key, slots in (counters.get("slots", {}) if known else {}).items()
@@ -180,6 +110,18 @@ class _Work:
         self.transitions: list[Transition] = []
         self.changed: dict[str, Alert] = {}
         self.dropped: dict[str, int] = {}
+        self.excepted: dict[str, int] = {}
+
+    def result(self) -> Step:
+        """What this step changed."""
+        slots = {k: v for k, v in sorted(self.slots.items()) if v}
+        return Step(
+            transitions=tuple(self.transitions),
+            alerts=tuple(self.changed.values()),
+            counters={"version": COUNTERS_VERSION, "slots": slots, "remembered": self.remembered.to_json()},
+            dropped=dict(sorted(self.dropped.items())),
+            excepted=self.excepted,
+        )
 
     def apply(self, d: Decision) -> None:
         """One decision: count it, then open, update or clear."""
@@ -191,12 +133,16 @@ class _Work:
         if verdict is not None:
             self._drop(verdict)
         elif not d.firing:
+            self.remembered.over(key)
             if current is None:
                 self._drop("not_open")
-            else:
+            elif not self._held(key, current, d):
                 self._clear(key, current, d)
         elif current is None:
-            self._open(key, d)
+            if (reason := self._silenced(key, d)) is not None:
+                self._drop(reason)
+            else:
+                self._open(key, d)
         else:
             self._update(key, current, d)
 
@@ -259,6 +205,49 @@ class _Work:
                 return alert
         return None
 
+    def _silenced(self, key: str, d: Decision) -> str | None:
+        """Why this decision opens nothing now; it may later, when it is made again."""
+        for exemption in self.told.exemptions:
+            if covers(exemption, d):
+                self.excepted[exemption.exemption_id] = self.excepted.get(exemption.exemption_id, 0) + 1
+                return "excepted"
+        if in_maintenance(d, self.told.marks):
+            return "maintenance"
+        if d.event in INHIBITED:
+            missing = self.open.get(_slot_key(d.model, Event.DATA_MISSING, "model", d.model))
+            if missing is not None:
+                known = dict(missing.evidence.get("inhibited", {}))
+                known[d.event.value] = known.get(d.event.value, 0) + 1
+                self._keep(replace(missing, evidence={**missing.evidence, "inhibited": known}))
+                return "inhibited"
+        return "settled" if self.remembered.is_settled(key, d, self.policy.severity(d)) else None
+
+    def _held(self, key: str, current: Alert, d: Decision) -> bool:
+        """A rule that has opened too often in a day closes its incident only after a long calm; the first time, say so."""
+        openings = self.remembered.flaps(key, current.opened_us) if d.fixed_rule else 0
+        since_us = self.remembered.calm.setdefault(key, d.time_us) if openings else d.time_us
+        if not openings or d.time_us - since_us >= CALM_US:
+            self.remembered.calm.pop(key, None)
+            return False
+        self._drop("flapping")
+        if "flapping" not in current.evidence:
+            evidence = {**current.evidence, "flapping": openings}
+            self.open[key] = self._emit(Action.UPDATE, replace(current, updated_us=d.time_us, evidence=evidence))
+        return True
+
+    def settle(self, act: Act, now_us: int) -> None:
+        """Close one incident because a person gave a verdict."""
+        found = next(((k, a) for k, a in self.open.items() if a.alert_id == act.alert_id), None)
+        if found is None or act.said is None or not act.closes:
+            return
+        key, alert = found
+        at_us = max(now_us, alert.updated_us)
+        subject = _subject_key(alert.model, alert.subject)
+        self.remembered.settle(key, subject, alert, act.said, at_us)
+        verdict = {"verdict": act.said.value, "by": act.actor, "why": act.reason, "at": rfc3339(act.time_us)}
+        evidence = {**alert.evidence, "reason": "verdict", "verdict": clean(verdict)}
+        self._end(key, replace(alert, open=False, cleared_us=at_us, updated_us=at_us, evidence=evidence))
+
     def _open(self, key: str, d: Decision) -> None:
         named = self.policy.named(d.model)
         problem = (self.policy.environment, named.customer or "", d.model, d.subject.kind, d.subject.id, d.event)
@@ -272,13 +261,43 @@ class _Work:
             statistic=None, threshold=None, p_value=None, log_e=None, n=None, window_us=d.window_us,
             techniques=(), text="", evidence=evidence,
         )  # fmt: skip
-        alert = self._emit(Action.OPEN, self._measured(alert, d, evidence))
-        self.open[key] = alert
-        self._absorb(alert)
+        alert = self._measured(alert, d, evidence)
+        if marks := nearby(alert, self.told.marks):
+            evidence["marks"] = [{"kind": m.kind, "at": rfc3339(m.start_us), "text": clean(m.text)} for m in marks]
+        if before := self.remembered.open(key, _subject_key(d.model, d.subject), d.time_us):
+            evidence["before"] = before
+        if d.detector in self.told.demoted:
+            evidence[HELD_BACK] = "the detector is on report only"
+        elif rolls_up(d.event, d.subject.kind) and (
+            self.remembered.this_hour(d.model, d.event, d.time_us) > self.policy.per_hour
+        ):
+            evidence |= {HELD_BACK: f"more than {self.policy.per_hour} in an hour", "told_by": self._roll_up(alert, d)}
+        self.open[key] = self._emit(Action.OPEN, alert)
+        self._absorb(self.open[key])
+
+    def _roll_up(self, alert: Alert, d: Decision) -> str:
+        """Count an incident of a flood in the one incident that sinks are told of; its id."""
+        whole = Subject("model", d.model)
+        key = _slot_key(d.model, d.event, whole.kind, whole.id)
+        current = self.open.get(key)
+        n = 1 if current is None else int(current.evidence.get("suppressed", 0)) + 1
+        names = [] if current is None else list(current.evidence.get("principals", ()))
+        evidence = {"suppressed": n, "detail": f"suppressed {n}: more than {self.policy.per_hour} incidents in an hour",
+                    "principals": [*names, alert.subject.id][:ROLLED_UP]}  # fmt: skip
+        problem = (self.policy.environment, alert.customer or "", d.model, whole.kind, whole.id, d.event)
+        made = current or replace(alert, alert_id=alert_id(problem, d.time_us), subject=whole, seq=0)
+        worst = max(made.severity, alert.severity, key=lambda s: s.rank)
+        made = replace(made, severity=worst, updated_us=d.time_us, evidence=evidence)
+        if current is not None and n & (n - 1):
+            self._keep(made)
+        else:
+            self.open[key] = self._emit(Action.OPEN if current is None else Action.UPDATE, made)
+        return made.alert_id
 
     def _update(self, key: str, current: Alert, d: Decision) -> None:
         evidence = clean(d.evidence)
-        for kept in ("queries_at_opening", "also"):
+        self.remembered.calm.pop(key, None)
+        for kept in KEPT:
             if kept in current.evidence:
                 evidence.setdefault(kept, current.evidence[kept])
         alert = self._measured(current, d, evidence)
@@ -296,9 +315,21 @@ class _Work:
         evidence = {**current.evidence, **clean(d.evidence)}
         alert = replace(current, open=False, cleared_us=d.time_us, updated_us=d.time_us, evidence=evidence,
                         window_us=d.window_us)  # fmt: skip
+        self._end(key, alert)
+
+    def _end(self, key: str, alert: Alert) -> None:
+        """Emit a clear; the last of a flood takes its roll-up along."""
         self._emit(Action.CLEAR, alert)
         del self.open[key]
         self.slots.pop(key, None)
+        into = alert.evidence.get("told_by")
+        if into is None or any(a.evidence.get("told_by") == into for a in self.open.values()):
+            return
+        for other, whole in list(self.open.items()):
+            if whole.alert_id == into:
+                evidence = {**whole.evidence, "reason": "all of them are over"}
+                self._end(other, replace(whole, open=False, cleared_us=alert.updated_us, updated_us=alert.updated_us,
+                                         evidence=evidence))  # fmt: skip
 
     def _absorb(self, into: Alert) -> None:
         """Clear the incidents that an attack incident contains: those of its members, and earlier access anomalies."""
@@ -314,9 +345,7 @@ class _Work:
                         absorbed, open=False, cleared_us=into.updated_us, updated_us=into.updated_us,
                         evidence={**absorbed.evidence, "reason": "absorbed", "into": into.alert_id},
                     )  # fmt: skip
-                    self._emit(Action.CLEAR, end)
-                    del self.open[key]
-                    self.slots.pop(key, None)
+                    self._end(key, end)
 
     def _measured(self, alert: Alert, d: Decision, evidence: Mapping[str, Any]) -> Alert:
         return replace(

@@ -153,7 +153,7 @@ def render(alert: Alert, action: Action, *, tier: int, owner: str | None, runboo
     steps = f"DO    {STEPS[alert.event]}  3 runbook {shown(runbook, 120)}  4 record a verdict"
     lines = [f"[{head}] {title(alert)} ({owned})", _why(alert), _what(alert, action)]
     if action is not Action.CLEAR:
-        lines += [f"NOT   benign look-alikes: {LOOKALIKES[alert.event]}", steps]
+        lines += [_not(alert), steps]
     lines.append(_link(alert))
     return "\n".join(line if len(line) <= LINE_CHARS else line[: LINE_CHARS - 1] + "…" for line in lines)
 
@@ -176,6 +176,9 @@ def _what(alert: Alert, action: Action) -> str:
     if action is Action.CLEAR:
         reason = alert.evidence.get("reason")
         after = duration(alert.updated_us - alert.opened_us)
+        if isinstance(said := alert.evidence.get("verdict"), Mapping):
+            reason = f"verdict {said.get('verdict')} by {shown(said.get('by'), 40)}: {shown(said.get('why'), 120)}"
+            return f"WHAT  closed after {after}, {reason}"
         return f"WHAT  over after {after}" + (f", reason: {shown(reason)}" if reason else "")
     parts = [f"first seen {rfc3339(alert.opened_us)}", "quiet for 24 h" if alert.quiet else "still active"]
     features = [shown(f.get("name"), 40) + _percent(f.get("share")) for f in _objects(alert.evidence.get("features"))]
@@ -187,9 +190,18 @@ def _what(alert: Alert, action: Action) -> str:
     principals = alert.evidence.get("principals")
     if isinstance(principals, list) and len(principals) > 1:
         parts.insert(0, f"{len(principals)} principals")
+    if flapping := alert.evidence.get("flapping"):
+        parts.append(f"comes and goes ({number(flapping)} times in a day): closes after 6 h of calm")
     if detail := alert.evidence.get("detail") or alert.evidence.get("reason"):
         parts.insert(0, shown(detail, 100))
     return "WHAT  " + "; ".join(parts)
+
+
+def _not(alert: Alert) -> str:
+    marks = [f"{shown(m.get('kind'), 20)} {shown(m.get('text'), 40)} at {m.get('at')}"
+             for m in _objects(alert.evidence.get("marks"))][:2]  # fmt: skip
+    known = "known here: " + ", ".join(marks) if marks else "no deploy, batch job or maintenance known here"
+    return f"NOT   {known}; benign look-alikes: {LOOKALIKES[alert.event]}"
 
 
 def _percent(share: object) -> str:
@@ -199,7 +211,12 @@ def _percent(share: object) -> str:
 
 def _link(alert: Alert) -> str:
     techniques = f"   {' '.join(alert.techniques[:4])}" if alert.techniques else ""
-    return f"LINK  lanner alerts show {alert.alert_id}   seq {alert.seq}{techniques}"
+    past = alert.evidence.get("before")
+    earlier = ""
+    if isinstance(past, Mapping):
+        said = [f"{n} {what}" for what, n in sorted(past.items()) if what != "incidents"]
+        earlier = f"   before: {past.get('incidents', 0)} incidents" + (f" ({', '.join(said)})" if said else "")
+    return f"LINK  lanner alerts show {alert.alert_id}   seq {alert.seq}{techniques}{earlier}"
 
 
 def _objects(value: object) -> Sequence[Mapping[str, Any]]:

@@ -250,6 +250,53 @@ class Mark:
     actor: str
 
 
+class Said(StrEnum):
+    """What a person says that an incident was. Benign-true: the detector was right, and there was a good reason."""
+
+    TRUE = "true"
+    BENIGN_TRUE = "benign-true"
+    FALSE = "false"
+    UNDETERMINED = "undetermined"
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What a person did about an incident: `ack`, `shelve` or a `verdict`, which settles it unless `closes` is False.
+
+    `source` says where: cli, api, page or sink:NAME. `ref` makes an act that is read twice the same act.
+    """
+
+    alert_id: str
+    kind: str
+    actor: str
+    reason: str
+    source: str
+    time_us: int
+    said: Said | None = None
+    closes: bool = True
+    ref: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exemption:
+    """A narrow, expiring exception: what it covers opens no incident. Everything named must fit.
+
+    `detectors`: all that contribute must be among them. `bounds`: numbers of the decision (statistic, n) or of its
+    evidence (queries ...) that must be known and not larger.
+    """
+
+    exemption_id: str
+    model: str
+    event: Event
+    subject: Subject
+    detectors: tuple[str, ...]
+    bounds: Mapping[str, float]
+    reason: str
+    actor: str
+    created_us: int
+    expires_us: int
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What budget(), fuse() or a fixed rule concluded about one subject. Alert lifecycle turns it into transitions.

@@ -101,6 +101,10 @@ def _references(config: Config, data: Mapping[str, Any]) -> Found:
             for j, name in enumerate(names):
                 if name not in known:
                     yield unknown(("routes", i, field, j), name, what, known)
+    for field, names in (("escalate_to", config.alerting.escalate_to), ("remind_to", config.alerting.remind_to)):
+        for j, name in enumerate(names):
+            if name not in sinks:
+                yield unknown(("alerting", field, j), name, "sink", sinks)
     decoders = data.get("decoders")
     maps = decoders.get("field_map") if isinstance(decoders, dict) else None
     for name, source in config.sources.items():

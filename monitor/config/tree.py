@@ -258,6 +258,25 @@ class Route(Section):
     min_severity: SeverityName = "warning"
 
 
+class Alerting(Section):
+    """How alerts behave beyond severity and route."""
+
+    per_hour: int = Field(default=20, ge=1)
+    """Incidents of one event on one model that are told in an hour; further ones are kept, and told as a number."""
+    precision_floor: float = Field(default=0.2, ge=0, le=1)
+    """A detector whose precision by verdicts is under this is put on report only; 0 switches it off."""
+    precision_verdicts: int = Field(default=30, ge=1)
+    """So many verdicts are needed before precision counts."""
+    escalate: dict[SeverityName, Duration] = {}
+    """Not acknowledged for so long, an incident is told to `escalate_to` as well: {critical: 15m, major: 1h}."""
+    escalate_to: tuple[str, ...] = ()
+    """Sinks that hear of what nobody acknowledged."""
+    remind: Duration = Field(default=4 * 3600.0, gt=0)
+    """How often `remind_to` are told again of what is open and not acknowledged."""
+    remind_to: tuple[str, ...] = ()
+    """Sinks that are reminded; consoles that keep state need no reminder."""
+
+
 class StoreConfig(Section):
     """Where state and events live."""
 
@@ -331,6 +350,7 @@ class Config(Section):
     monitors: dict[str, Monitor] = {}
     sinks: dict[str, SinkConfig] = {}
     routes: tuple[Route, ...] = ()
+    alerting: Alerting = Alerting()
     store: StoreConfig = StoreConfig()
     privacy: Privacy = Privacy()
     schedule: Schedule = Schedule()

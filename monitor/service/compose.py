@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alerts import quiet
 from alerts.registry import routing
 from monitor.config import Config
 from monitor.model import Transition
@@ -71,4 +72,5 @@ def open_service(config: Config, owner: str) -> Service:
         engine, config.environment, {n: reference_schema(config, n, m) for n, m in config.models.items()}
     )
     log = EventLog(engine, root / "events", tables)
-    return Service(config, engine, root, tables, log, owner, routing(config))
+    route = routing(config)
+    return Service(config, engine, root, tables, log, owner, lambda t: route(t) if quiet.told(t) else ())

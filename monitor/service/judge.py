@@ -16,7 +16,7 @@ import pyarrow as pa
 import structlog
 from numpy.typing import NDArray
 
-from alerts import lifecycle
+from alerts import lifecycle, quiet
 from detectors import decide
 from detectors.base import Detection, Evidence, Measured, State
 from detectors.profile import Coded, Profile
@@ -322,7 +322,11 @@ class Judge:
         """A fixed-rule detection is a decision by itself."""
         for d in measured.detections if measured is not None else ():
             firing = d.verdict is Verdict.ALARM
-            if not firing and not any(a.event is d.event for a in work.open.values()):
+            if (
+                not firing
+                and not quiet.watched(work.counters)
+                and not any(a.event is d.event for a in work.open.values())
+            ):
                 continue
             at_us = d.window_us[1] if not firing else d.window_us[0] + round(float(d.threshold or 0) * 1e6)
             self._decide(
@@ -342,15 +346,7 @@ class Judge:
         if not ordered or work.silent:
             return
         work.decisions += ordered
-        step = lifecycle.step(ordered, tuple(work.open.values()), work.counters, self.watched.policy)
-        work.counters = step.counters
-        for alert in step.alerts:
-            work.alerts[alert.alert_id] = alert
-            if alert.open:
-                work.open[alert.key] = alert
-            else:
-                work.open.pop(alert.key, None)
-        work.transitions += step.transitions
+        work.take(lifecycle.step(ordered, tuple(work.open.values()), work.counters, self.watched.policy, work.told))
 
     def _store(self, work: Work, m: Monitor, found: Iterable[Detection]) -> None:
         if not work.silent:

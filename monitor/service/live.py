@@ -9,12 +9,14 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from alerts import lifecycle
 from detectors.base import Feedback, State, pack, unpack
 from monitor.config import Config
 from monitor.errors import FencedOut
 from monitor.model import SECOND_US, Alert, Transition
 from monitor.service.due import watermark
 from monitor.service.judge import Judge
+from monitor.service.told import told
 from monitor.service.watch import Watched
 from monitor.service.windows import Stretch
 from monitor.service.work import NEVER, Work
@@ -107,6 +109,12 @@ class LiveModel:
             files={name for name, source in self.config.sources.items() if source.type == "files"},
         )
         judge = self.judge(work)
+        work.told, acts = told(self.engine, self.watched.name, now_us, self.config)
+        if acts:
+            at_us = now_us if clock == "wall" else max(work.high_us, mark or NEVER)
+            found = [a.act for a in acts]
+            work.take(lifecycle.settle(found, tuple(work.open.values()), work.counters, self.watched.policy, at_us))
+            work.applied = [a.id for a in acts]
         for table in self.log.read_log(self.watched.model_id, standing.position, upto, self.watched.columns):
             judge.absorb(work, table, mark)
         if upto == latest:
@@ -141,7 +149,7 @@ class LiveModel:
     def _commit(self, work: Work, standing: ledger.Standing, mark: int | None, now_us: int) -> None:
         watched = self.watched
         idle = work.position == standing.position and mark == standing.watermark_us
-        if idle and not work.ledger and not work.transitions:
+        if idle and not work.ledger and not work.transitions and not work.applied and not work.excepted:
             work.settle()
             return
         counts = [
@@ -167,6 +175,8 @@ class LiveModel:
                 detections=work.detections,
                 alerts=list(work.alerts.values()),
                 transitions=work.transitions,
+                applied=work.applied,
+                excepted=work.excepted,
             ),
             self.sinks_for,
         )

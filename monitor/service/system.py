@@ -8,9 +8,11 @@ from typing import Final
 
 import msgspec
 
-from alerts import lifecycle
+from alerts import lifecycle, quiet
+from alerts.policy import policy
 from monitor.model import SECOND_US, Decision, Event, Family, Severity, Subject, Transition
 from monitor.service.compose import Service
+from monitor.service.told import told
 from monitor.store import leases, ledger
 from monitor.store.outbox import SqlOutbox
 from monitor.store.registry import UNREGISTERED
@@ -33,14 +35,15 @@ def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> S
     counters = msgspec.json.decode(stored) if stored else {}
     decisions = [*unregistered(service, now_us, clock), *degraded(service, now_us, clock)]
     opened = {(a.event, a.subject) for a in standing.open}
-    decisions = [d for d in decisions if d.firing or (d.event, d.subject) in opened]
-    step = lifecycle.step(
-        sorted(decisions, key=lambda d: (d.time_us, d.subject.id)),
-        standing.open,
-        counters,
-        lifecycle.policy(service.config),
-    )
-    if not step.transitions and step.counters == counters:
+    decisions = [d for d in decisions if d.firing or (d.event, d.subject) in opened or quiet.watched(counters)]
+    known, acts = told(service.engine, UNREGISTERED, now_us, service.config)
+    rules = policy(service.config)
+    settled = lifecycle.settle([a.act for a in acts], standing.open, counters, rules, now_us)
+    closed = {a.alert_id for a in settled.alerts}
+    still = [a for a in standing.open if a.alert_id not in closed]
+    step = lifecycle.step(decisions, still, settled.counters, rules, known)
+    made = [*settled.transitions, *step.transitions]
+    if not made and not acts and not step.excepted and step.counters == counters:
         return ()
     ledger.commit(
         service.engine,
@@ -53,12 +56,14 @@ def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> S
             last_event_us=standing.last_event_us,
             now_us=now_us,
             states={"service": msgspec.json.encode(dict(step.counters))},
-            alerts=step.alerts,
-            transitions=step.transitions,
+            alerts=[*settled.alerts, *step.alerts],
+            transitions=made,
+            applied=[a.id for a in acts],
+            excepted=step.excepted,
         ),
         service.sinks_for,
     )
-    return step.transitions
+    return made
 
 
 def unregistered(service: Service, now_us: int, clock: str) -> list[Decision]:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 
-from alerts import lifecycle
+from alerts.policy import Policy
+from alerts.policy import policy as alert_policy
 from collectors import files
 from collectors.base import Placed, Record
 from collectors.decode import decoder_for
@@ -80,7 +81,7 @@ class Watched:
     refused: Mapping[str, str]  # monitor -> why it cannot run on this reference
     budget: decide.BudgetSettings
     fuse: decide.FuseSettings
-    policy: lifecycle.Policy
+    policy: Policy
     lateness_us: int
     catch_up_us: int
 
@@ -224,7 +225,7 @@ def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_u
         refused=refused,
         budget=decide.BudgetSettings.derive(config.budgets.drift, [m.window_us for m in ready if m.reads == "windows"]),
         fuse=decide.FuseSettings.derive(config.budgets.attacks, pace_per_s(rows)),
-        policy=lifecycle.policy(config),
+        policy=alert_policy(config),
         lateness_us=round(config.schedule.lateness * SECOND_US),
         catch_up_us=round(config.schedule.catch_up * SECOND_US),
     )

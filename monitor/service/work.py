@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from alerts.base import Step
+from alerts.quiet import Told
 from detectors.base import Detection, Feedback, State
 from detectors.profile import Profile
 from monitor.model import Alert, Decision, Transition
@@ -43,6 +45,22 @@ class Work:
     transitions: list[Transition] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)  # for back-testing and backfill
     silent: bool = False
+    told: Told = field(default_factory=Told)  # what people told Lanner, as of this tick
+    applied: Sequence[int] = ()  # acts of people that this tick has applied
+    excepted: dict[str, int] = field(default_factory=dict)  # exception -> decisions that it covered
+
+    def take(self, step: Step) -> None:
+        """What a step of the alert pipeline changed."""
+        self.counters = step.counters
+        for alert in step.alerts:
+            self.alerts[alert.alert_id] = alert
+            if alert.open:
+                self.open[alert.key] = alert
+            else:
+                self.open.pop(alert.key, None)
+        self.transitions += step.transitions
+        for exemption, n in step.excepted.items():
+            self.excepted[exemption] = self.excepted.get(exemption, 0) + n
 
     def settle(self) -> None:
         """Forget what has been committed."""
@@ -50,6 +68,8 @@ class Work:
         for out in (self.ledger, self.detections, self.transitions, self.decisions):
             out.clear()
         self.alerts.clear()
+        self.excepted.clear()
+        self.applied = ()
 
 
 def detection_row(model_id: str, m: Monitor, d: Detection) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from monitor.errors import FencedOut
-from monitor.model import Alert, Mark, Transition, stable_id
-from monitor.store import alertlog, outbox
+from monitor.model import Alert, Transition, stable_id
+from monitor.store import alertlog, outbox, people
 from monitor.store.engine import read, write
 from monitor.store.schema import (
     audit,
@@ -22,7 +22,6 @@ from monitor.store.schema import (
     halves,
     heartbeats,
     ledger,
-    marks,
     models,
     partitions,
     profiles,
@@ -97,6 +96,8 @@ class TickCommit:
     detections: Sequence[Mapping[str, Any]] = ()  # rows of the detections table
     alerts: Sequence[Alert] = ()
     transitions: Sequence[Transition] = ()
+    applied: Sequence[int] = ()  # acts of people that it has applied
+    excepted: Mapping[str, int] = field(default_factory=dict)  # exception -> decisions that it covered
 
 
 def standing(engine: sa.Engine, model_id: str, model: str, upto: int) -> Standing:
@@ -180,6 +181,7 @@ def commit(engine: sa.Engine, tick: TickCommit, sinks_for: Callable[[Transition]
             conn.execute(detections.insert(), [{"model_id": tick.model_id, **row} for row in tick.detections])
         alertlog.write(conn, tick.alerts, tick.transitions, tick.now_us)
         outbox.enqueue(conn, tick.transitions, sinks_for, tick.now_us)
+        people.apply(conn, tick.applied, tick.excepted, tick.now_us)
         if tick.transitions or tick.ledger:
             detail = {
                 "windows": len(tick.ledger),
@@ -314,22 +316,6 @@ def unpublished_since(engine: sa.Engine) -> int | None:
             sa.select(sa.func.min(segments.c.created_us)).where(segments.c.published.is_(sa.false()))
         ).scalar()
         return None if value is None else int(value)
-
-
-def add_mark(engine: sa.Engine, mark: Mark, now_us: int) -> None:
-    """Record something that explains changes."""
-    with write(engine) as conn:
-        conn.execute(
-            marks.insert().values(
-                model=mark.model,
-                kind=mark.kind,
-                start_us=mark.start_us,
-                end_us=mark.end_us,
-                text=mark.text,
-                actor=mark.actor,
-                recorded_us=now_us,
-            )
-        )
 
 
 def detection_id(model_id: str, monitor: str, subject: str, end_us: int) -> str:

@@ -143,6 +143,12 @@ idempotency = sa.Table(
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("received_us", sa.BigInteger, nullable=False),
 )
+callers = sa.Table(  # which patterns of the directories fit a stored principal; never its plain name
+    "callers",
+    metadata,
+    sa.Column("principal", sa.Text, primary_key=True),  # the stored id
+    sa.Column("pattern", sa.Text, primary_key=True),  # its pseudonym: a pattern may give a name away
+)
 identity = sa.Table(  # who this state store is; the event log carries the same id, so neither is used with a stranger
     "identity",
     metadata,
@@ -298,6 +304,40 @@ marks = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("recorded_us", sa.BigInteger, nullable=False),
+)
+acts = sa.Table(  # what people did about incidents; the next tick of the model applies what closes one
+    "acts",
+    metadata,
+    _id(),
+    sa.Column("alert_id", sa.String(36), nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("kind", sa.String(10), nullable=False),  # ack, shelve or verdict
+    sa.Column("said", sa.String(14)),  # the verdict
+    sa.Column("closes", sa.Boolean, nullable=False),
+    sa.Column("detector", sa.Text, nullable=False),  # of the incident then
+    sa.Column("severity", sa.String(8), nullable=False),  # of the incident then: an acknowledgement falls when it rises
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("ref", sa.Text, nullable=False),
+    sa.Column("time_us", sa.BigInteger, nullable=False),
+    sa.Column("applied_us", sa.BigInteger),  # null: the tick has not seen it yet
+    sa.Column("told_us", sa.BigInteger),  # null: the sinks have not been told yet
+    sa.UniqueConstraint("alert_id", "kind", "source", "ref"),
+    sa.Index(None, "model", "applied_us"),
+)
+exemptions = sa.Table(
+    "exemptions",
+    metadata,
+    sa.Column("exemption_id", sa.String(36), primary_key=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("body", Json, nullable=False),  # the whole Exemption
+    sa.Column("expires_us", sa.BigInteger, nullable=False),
+    sa.Column("revoked_us", sa.BigInteger),
+    sa.Column("revoked_by", sa.Text),
+    sa.Column("hits", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("last_hit_us", sa.BigInteger),
+    sa.Index(None, "model", "expires_us"),
 )
 audit = sa.Table(  # written in the same transaction as the act it records
     "audit",

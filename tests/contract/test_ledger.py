@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from monitor.errors import FencedOut
 from monitor.model import Mark
-from monitor.store import leases, ledger, registry
+from monitor.store import leases, ledger, people, registry
 from monitor.store.engine import migrate, open_state
 from monitor.store.features import FeatureSchema
 from monitor.store.schema import audit, marks, profiles, states
@@ -127,7 +127,7 @@ def test_columns_are_only_added(engine: sa.Engine, model_id: str) -> None:
 
 def test_marks_and_beats(engine: sa.Engine) -> None:
     """What people and components tell is kept; of a component's beats only the newest."""
-    ledger.add_mark(engine, Mark("m", "deploy", 1, None, "v2", "ci"), 2)
+    people.mark(engine, Mark("m", "deploy", 1, None, "v2", "ci"), 2)
     ledger.beat(engine, "source:s", 1, {"problems": {"s": "x"}})
     ledger.beat(engine, "source:s", 2)
     assert ledger.beats(engine) == {"source:s": (2, {})}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from alerts import lifecycle
 from alerts.alerta import payload, resource
-from alerts.lifecycle import Named, Policy
+from alerts.policy import Named, Policy
 from alerts.techniques import table, techniques
 from alerts.text import duration, number, shown
 from monitor.model import Event, Family, Subject

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from alerts import lifecycle
-from alerts.lifecycle import Named, Policy
+from alerts.base import Step
+from alerts.policy import Named, Policy
+from alerts.quiet import Told
 from alerts.text import LOOKALIKES, STEPS, TITLES
 from monitor.model import Action, Alert, Decision, Event, Family, Severity, Subject, Transition
 from tests.alerting import at, attack, drift, missing, traffic
@@ -27,9 +29,13 @@ class Timeline:
     counters: Mapping[str, Any] = field(default_factory=dict)
     made: list[Transition] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    told: Told = field(default_factory=Told)
+    excepted: dict[str, int] = field(default_factory=dict)
 
     def tick(self, *decisions: Decision) -> Sequence[Transition]:
-        step = lifecycle.step(decisions, tuple(self.open.values()), self.counters, self.policy)
+        return self.take(lifecycle.step(decisions, tuple(self.open.values()), self.counters, self.policy, self.told))
+
+    def take(self, step: Step) -> Sequence[Transition]:
         for alert in step.alerts:
             self.open[alert.alert_id] = alert
             if not alert.open:
@@ -37,6 +43,7 @@ class Timeline:
         self.counters = step.counters
         self.made += step.transitions
         self.dropped += [reason for reason, n in step.dropped.items() for _ in range(n)]
+        self.excepted.update(step.excepted)
         return step.transitions
 
     @property

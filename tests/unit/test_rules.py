@@ -17,7 +17,10 @@ PACKAGES = ("monitor", "collectors", "detectors", "alerts")
 MODULE_LINES = 400
 FUNCTION_LINES = 60
 # Modules and functions that are longer, each with its reason.
-LONGER_MODULES = {"monitor/model.py": "the nouns that all packages share stand in one place"}
+LONGER_MODULES = {
+    "monitor/model.py": "the nouns that all packages share stand in one place",
+    "monitor/store/migrations/versions/v0001_the_first_tables.py": "a list of tables, written by Alembic",
+}
 LONGER_FUNCTIONS = {
     "monitor/store/migrations/versions/v0001_the_first_tables.py:upgrade": "a list of tables, written by Alembic",
 }

@@ -14,6 +14,29 @@ depends_on = None
 def upgrade() -> None:
     """Bring the tables from nothing to 0001."""
     op.create_table(
+        "acts",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("alert_id", sa.String(length=36), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("kind", sa.String(length=10), nullable=False),
+        sa.Column("said", sa.String(length=14), nullable=True),
+        sa.Column("closes", sa.Boolean(), nullable=False),
+        sa.Column("detector", sa.Text(), nullable=False),
+        sa.Column("severity", sa.String(length=8), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("ref", sa.Text(), nullable=False),
+        sa.Column("time_us", sa.BigInteger(), nullable=False),
+        sa.Column("applied_us", sa.BigInteger(), nullable=True),
+        sa.Column("told_us", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_acts")),
+        sa.UniqueConstraint("alert_id", "kind", "source", "ref", name=op.f("uq_acts_alert_id_kind_source_ref")),
+    )
+    with op.batch_alter_table("acts", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_acts_model_acts_applied_us"), ["model", "applied_us"], unique=False)
+
+    op.create_table(
         "alerts",
         sa.Column("alert_id", sa.String(length=36), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
@@ -109,6 +132,23 @@ def upgrade() -> None:
             batch_op.f("ix_detections_model_id_detections_monitor_detections_end_us"),
             ["model_id", "monitor", "end_us"],
             unique=False,
+        )
+
+    op.create_table(
+        "exemptions",
+        sa.Column("exemption_id", sa.String(length=36), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("body", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("expires_us", sa.BigInteger(), nullable=False),
+        sa.Column("revoked_us", sa.BigInteger(), nullable=True),
+        sa.Column("revoked_by", sa.Text(), nullable=True),
+        sa.Column("hits", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("last_hit_us", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("exemption_id", name=op.f("pk_exemptions")),
+    )
+    with op.batch_alter_table("exemptions", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_exemptions_model_exemptions_expires_us"), ["model", "expires_us"], unique=False
         )
 
     op.create_table(
@@ -380,6 +420,14 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_detections_model_id_detections_monitor_detections_end_us"))
 
     op.drop_table("detections")
+    with op.batch_alter_table("exemptions", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_exemptions_model_exemptions_expires_us"))
+
+    op.drop_table("exemptions")
+    with op.batch_alter_table("acts", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_acts_model_acts_applied_us"))
+
+    op.drop_table("acts")
     op.drop_table("dead_letters")
     with op.batch_alter_table("calibrations", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_calibrations_model_id_calibrations_detector_calibrations_reference_hash"))
