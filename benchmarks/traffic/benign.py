@@ -96,7 +96,7 @@ def rescored(victim: Victim, n: int, rng: Rng, ranges: Ranges = RANGES) -> Matri
 
 
 def gaps(victim: Victim, n: int, rng: Rng, ranges: Ranges = RANGES) -> Matrix:
-    """A client whose forms are filled in badly: some fields are often missing, as far as missing values ever occur."""
+    """A client whose forms are filled in badly: some fields are often missing, in real rows or never."""
     rows = natural(victim, n, rng)
     fields = rng.random(rows.shape[1]) < 0.3
     rows[(rng.random(rows.shape) < share(ranges, "missing", rng)) & fields] = np.nan
@@ -147,8 +147,8 @@ def sweep(victim: Victim, n: int, rng: Rng, fields: int, steps: int) -> Matrix:
             if (
                 not victim.columns[j].categories and rng.random() < 0.5
             ):  # a slider: even steps, whole where they must be
-                values = np.linspace(values[0], values[-1], steps)
-                values = np.round(values) if victim.columns[j].integer else np.round(values, 2)
+                places = victim.decimals[j]
+                values = np.round(np.linspace(values[0], values[-1], steps), 6 if places is None else places)
             values = np.resize(values, steps)
             rows[:, j] = values[:: int(rng.choice([-1, 1]))] if rng.random() < 0.8 else rng.permutation(values)
         out.append(rows)

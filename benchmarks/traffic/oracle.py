@@ -21,8 +21,8 @@ class Spent(Exception):
 class Oracle:
     """Answers queries and records what was sent.
 
-    mode: *free* sends any number; *valid* rounds whole numbers, stays in the range of real rows and leaves those fields
-    empty that the current target has empty; *snap* also moves every number to the nearest one that occurs in real rows.
+    mode: *free* sends any number; *valid* rounds to the decimals of real rows, stays in their range and leaves those
+    fields empty that the current target has empty; *snap* also moves every number to the nearest one that occurs in real rows.
     noise: this share of each query's fields is replaced by values of random real rows, as an attacker does who wants no
     two queries to resemble each other (in the spirit of OARS, Feng et al. 2023); he sees the answers to what he sent.
     """

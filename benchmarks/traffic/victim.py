@@ -59,11 +59,21 @@ class Victim:
         return rows
 
     def valid(self, rows: Matrix) -> Matrix:
-        """What a careful attacker sends: whole numbers where real rows have them, nothing outside the seen range."""
+        """What a careful attacker sends: as many decimals as real rows have, nothing outside the seen range."""
         rows = self.sent(rows)
-        whole = [j for j, column in enumerate(self.columns) if column.integer]
-        rows[:, whole] = np.round(rows[:, whole])
+        for j, places in enumerate(self.decimals):
+            if places is not None:
+                rows[:, j] = np.round(rows[:, j], places)
         return np.clip(rows, self.low, self.high)
+
+    @functools.cached_property
+    def decimals(self) -> tuple[int | None, ...]:
+        """Decimals that (nearly) all real values of a column keep to; None: more than six."""
+        out: list[int | None] = []
+        for column, known in zip(self.columns, self.occurring, strict=True):
+            fits = (k for k in range(7) if np.mean(np.isclose(known, np.round(known, k), rtol=0, atol=1e-9)) > 0.995)
+            out.append(0 if column.categories or column.integer else next(fits, None))
+        return tuple(out)
 
     def complete(self) -> Matrix:
         """The pool's rows with gaps filled by the column's median: where an attacker starts from."""
@@ -96,7 +106,7 @@ def _encode(table: pa.Table, names: tuple[str, ...]) -> tuple[Matrix, tuple[Colu
     return rows, tuple(columns)
 
 
-def _dense(columns: tuple[Column, ...], training: Matrix) -> Callable[[Matrix], Matrix]:
+def dense(columns: tuple[Column, ...], training: Matrix) -> Callable[[Matrix], Matrix]:
     """Rows as models without a notion of categories or gaps take them: filled, scaled, one column per frequent code."""
     numbers = [j for j, c in enumerate(columns) if not c.categories]
     middle = np.nan_to_num(np.nanmedian(training[:, numbers], axis=0))
@@ -146,7 +156,7 @@ def _train(family: str, columns: tuple[Column, ...], rows: Matrix, labels: NDArr
         "mlp": MLPClassifier((32, 16), max_iter=60, early_stopping=True, random_state=seed),
         "tree": DecisionTreeClassifier(min_samples_leaf=20, random_state=seed),
     }[family]
-    prepare = _dense(columns, rows)
+    prepare = dense(columns, rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a network that has not converged is a model all the same
         return _Prepared(prepare, made.fit(prepare(rows), labels))
