@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from collectors.base import Part
 from monitor import telemetry
 from monitor.errors import DecodeError
-from monitor.model import FeedbackEvent, Half, InferenceEvent
+from monitor.model import FeedbackEvent, Half, InferenceEvent, network
 
 
 def admit(parts: Sequence[Part], source: str, future_us: float, pseudonym: Callable[[str], str]) -> int:
@@ -34,8 +34,14 @@ def admit(parts: Sequence[Part], source: str, future_us: float, pseudonym: Calla
         if event.credential_id is not None:
             event.credential_id = pseudonym(event.credential_id)
         if event.source_ip is not None:
-            event.source_ip = pseudonym(event.source_ip)
+            event.source_ip = _address(event.source_ip, pseudonym)
     return newest
+
+
+def _address(text: str, pseudonym: Callable[[str], str]) -> str:
+    """An address's pseudonym "at" the one of its network, so that a move within a network can be told from one out of it."""
+    given = pseudonym(text)
+    return given if given == text else f"{given}@{pseudonym(network(text))}"
 
 
 def _inner(part: Part, pseudonym: Callable[[str], str]) -> InferenceEvent | None:

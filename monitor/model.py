@@ -5,6 +5,7 @@ Times are integer microseconds since 1970-01-01 UTC and end in `_us`; only the e
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import uuid
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,22 @@ def parse_time_us(text: str) -> int:
     if t.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone: append Z or an offset such as +03:00")
     return round(t.timestamp() * 1e6)
+
+
+def network(address: str) -> str:
+    """The network that an address stands for: /24 of IPv4, /48 of IPv6, the part after @ of a pseudonym; else itself.
+
+    >>> network("203.0.113.7"), network("2001:db8:1:2::9"), network("::ffff:203.0.113.7"), network("h1-a@h1-b"), network("vpn")
+    ('203.0.113.0/24', '2001:db8:1::/48', '203.0.113.0/24', 'h1-b', 'vpn')
+    """
+    if "@" in address:
+        return address.rpartition("@")[2]
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return str(ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 48}", strict=False))
 
 
 class Severity(StrEnum):

@@ -226,8 +226,8 @@ def redrive_letters(
     from collectors.decode import decoder_for
     from collectors.redrive import Letter, redrive
     from monitor.config import load
+    from monitor.service.callers import intake
     from monitor.service.compose import open_service
-    from monitor.service.privacy import pseudonym
     from monitor.store import deadletters
 
     if bool(ids) == everything:
@@ -251,7 +251,8 @@ def redrive_letters(
         return decoder_for(name if name in loaded.sources else "native", loaded)
 
     letters = [Letter(s.id, s.source, s.letter) for s in sorted(stored, key=lambda s: s.id)]
-    result = redrive(letters, decoder_of, service.log, pseudonym(loaded), time.time_ns() // 1000)
+    keyed, events = intake(loaded, service.engine, service.log)
+    result = redrive(letters, decoder_of, events, keyed, time.time_ns() // 1000)
     failed = {str(i): {"reason": e.reason, "detail": e.detail} for i, e in result.failed.items()}
     if as_json:
         typer.echo(json.dumps({"redriven": result.done, "failed": failed}))

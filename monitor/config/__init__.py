@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from monitor.config.file import Loaded, load, read
+from monitor.config.file import Loaded, directories, load, read
+from monitor.config.principals import Directory, KnownPrincipal
 from monitor.config.tree import (
     Budgets,
     Calendar,
@@ -31,8 +32,10 @@ __all__ = [
     "Calendar",
     "Config",
     "Decoders",
+    "Directory",
     "Feature",
     "FieldMap",
+    "KnownPrincipal",
     "Loaded",
     "ModelConfig",
     "Monitor",
@@ -45,6 +48,7 @@ __all__ = [
     "SinkConfig",
     "Source",
     "StoreConfig",
+    "directories",
     "load",
     "rate",
     "read",

@@ -39,14 +39,14 @@ _BOUND: Final = {
 }
 
 
-def worded(errors: ValidationError, data: Any) -> Iterator[tuple[Key, str]]:
-    """(key, sentence) for every mistake; the alternatives of a union become one sentence."""
+def worded(errors: ValidationError, data: Any, root: type[BaseModel] = Config) -> Iterator[tuple[Key, str]]:
+    """(key, sentence) for every mistake; the alternatives of a union become one sentence. `root`: the tree's type."""
     grouped: dict[Key, list[ErrorDetails]] = {}
     for error in errors.errors(include_url=False, include_context=True):
         key = _real(error["loc"], data, missing=error["type"] in ("missing", "extra_forbidden"))
         grouped.setdefault(key, []).append(error)
     for key, found in grouped.items():
-        texts = list(dict.fromkeys(_sentence(key, error) for error in found))
+        texts = list(dict.fromkeys(_sentence(key, error, root) for error in found))
         if len(texts) > 1:
             texts = [t.split(";")[0] for t in texts]
             texts = [" or ".join([texts[0], *(t.removeprefix("must be ") for t in texts[1:])])]
@@ -62,12 +62,12 @@ def unknown_key(section: type[BaseModel] | None, parent: Key, name: str) -> str:
     return f"{'.'.join(map(str, parent)) or 'the file'}: unknown key `{name}`{hint}"
 
 
-def _sentence(key: Key, error: ErrorDetails) -> str:
+def _sentence(key: Key, error: ErrorDetails, root: type[BaseModel]) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "missing":
-        return _missing(key[:-1], str(key[-1]))
+        return _missing(key[:-1], str(key[-1]), root)
     if kind == "extra_forbidden":
-        return unknown_key(_section(key[:-1]), key[:-1], str(key[-1]))
+        return unknown_key(_section(key[:-1], root), key[:-1], str(key[-1]))
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":
@@ -80,8 +80,8 @@ def _sentence(key: Key, error: ErrorDetails) -> str:
     return _PLAIN.get(kind, error["msg"])
 
 
-def _missing(parent: Key, name: str) -> str:
-    section = _section(parent)
+def _missing(parent: Key, name: str, root: type[BaseModel]) -> str:
+    section = _section(parent, root)
     choices: Sequence[Any] = ()
     if section and name in section.model_fields:
         annotation = section.model_fields[name].annotation
@@ -105,9 +105,9 @@ def _real(loc: tuple[int | str, ...], data: Any, *, missing: bool) -> Key:
     return tuple(key)
 
 
-def _section(key: Key) -> type[BaseModel] | None:
+def _section(key: Key, root: type[BaseModel]) -> type[BaseModel] | None:
     """The section that stands at this key."""
-    at: Any = Config
+    at: Any = root
     for part in key:
         if isinstance(at, type) and issubclass(at, BaseModel):
             field = at.model_fields.get(str(part))

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from collectors.base import Collector, IngestSettings
+from collectors.base import Collector, EventLog, IngestSettings
 from collectors.decode import decoder_for
 from collectors.http import serve_http
 from collectors.ingest import Ingester
 from collectors.registry import collector_for
 from monitor.config import Source
 from monitor.errors import LannerError, OffsetsLost, PoisonLimit
+from monitor.service.callers import intake
 from monitor.service.compose import Service
-from monitor.service.privacy import pseudonym
 from monitor.store import ledger
 
 log = structlog.get_logger("lanner.collect")
@@ -49,14 +49,14 @@ def run(
     A source that stops (poison, lost offsets) is reported as MonitorDegraded and tried again; the others go on.
     """
     sources = dict(service.config.sources) or FALLBACK
-    keyed = pseudonym(service.config)
+    keyed, events = intake(service.config, service.engine, service.log)
     threads = []
     for name, source in sources.items():
         target = _http if source.type == "http" else _pull
         if once and source.type == "http":
             continue
         thread = threading.Thread(
-            target=target, args=(service, name, source, keyed, stop, once), name=f"collect-{name}", daemon=True
+            target=target, args=(service, name, source, keyed, events, stop, once), name=f"collect-{name}", daemon=True
         )
         thread.start()
         threads.append(thread)
@@ -69,14 +69,15 @@ def run(
 
 
 def _http(
-    service: Service, name: str, source: Source, keyed: Callable[[str], str], stop: threading.Event, once: bool
-) -> None:
+    service: Service, name: str, source: Source, keyed: Callable[[str], str], events: EventLog,
+    stop: threading.Event, once: bool,
+) -> None:  # fmt: skip
     decode = decoder_for(name if name in service.config.sources else source.decoder, service.config)
     serve_http(
         name,
         source,
         decode,
-        service.log,
+        events,
         settings(source, service.config.clock),
         keyed,
         now_us,
@@ -86,15 +87,16 @@ def _http(
 
 
 def _pull(
-    service: Service, name: str, source: Source, keyed: Callable[[str], str], stop: threading.Event, once: bool
-) -> None:
+    service: Service, name: str, source: Source, keyed: Callable[[str], str], events: EventLog,
+    stop: threading.Event, once: bool,
+) -> None:  # fmt: skip
     wait_s = 1.0
     while not stop.is_set():
         collector: Collector | None = None
         try:
             collector = collector_for(name, source, service.config)
             ingester = Ingester(
-                collector, decoder_for(name, service.config), service.log, settings(source, service.config.clock),
+                collector, decoder_for(name, service.config), events, settings(source, service.config.clock),
                 f"{service.owner}/{name}", now_us, keyed, on_problems=lambda found: _problems(service, name, found),
             )  # fmt: skip
             _problems(service, name, {})

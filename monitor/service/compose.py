@@ -10,6 +10,7 @@ from alerts import quiet
 from alerts.registry import routing
 from monitor.config import Config
 from monitor.model import Transition
+from monitor.service.callers import finder
 from monitor.service.live import LiveModel
 from monitor.service.watch import Watched, reference_schema, watch
 from monitor.store import registry
@@ -56,7 +57,9 @@ class Service:
     def model(self, name: str, now_us: int) -> LiveModel:
         """The live model of this process; it keeps its state between ticks."""
         if name not in self.live:
-            self.live[name] = LiveModel(self.watched(name, now_us), self.engine, self.log, self.config, self.sinks_for)
+            find = finder(self.config, self.engine, name)
+            watched = self.watched(name, now_us)
+            self.live[name] = LiveModel(watched, self.engine, self.log, self.config, self.sinks_for, find)
         return self.live[name]
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 from numpy.typing import NDArray
 
@@ -22,6 +23,7 @@ from detectors.base import Detection, Evidence, Measured, State
 from detectors.profile import Coded, Profile
 from monitor import telemetry
 from monitor.model import Decision, Event, Family, Subject, Verdict
+from monitor.service.callers import Find, nobody
 from monitor.service.due import Due, due
 from monitor.service.watch import Monitor, Watched
 from monitor.service.windows import NO_LABELS, Stretch, TimeWindow
@@ -44,6 +46,7 @@ class Judge:
     read: Reader
     labels: Callable[[int, int, int], pa.Table]
     stored: Counts
+    callers: Find = nobody
 
     def absorb(self, work: Work, table: pa.Table, ceiling_us: int | None) -> None:
         """Take in rows in log order; windows that fall due on the way are judged before the row that passes them.
@@ -110,7 +113,12 @@ class Judge:
         work.high_us = int(high[-1])
         work.rows_since_snapshot += table.num_rows
         self._count(work, table, coded)
-        self.follow(work, Stretch(self.watched.name, int(high[0]), int(high[-1]), table))
+        self.follow(work, self.stretch(table, int(high[0]), int(high[-1])))
+
+    def stretch(self, table: pa.Table, start_us: int, end_us: int) -> Stretch:
+        """Rows of the log with what is declared about their callers."""
+        found = self.callers(_names(table)) if self.callers is not nobody else {}
+        return Stretch(self.watched.name, start_us, end_us, table, declared=found)
 
     def follow(self, work: Work, window: Stretch) -> None:
         """Per-principal detectors over a stretch of the log, and what fuse() makes of their evidence."""
@@ -201,6 +209,7 @@ class Judge:
             counts.n,
             lambda columns: self.read(start_us, end_us, columns),
             lambda as_of_us: self.labels(start_us, end_us, as_of_us),
+            lambda: self.callers(_names(self.read(start_us, end_us, ["principal"]))),
         )
 
     def _judge_end(self, work: Work, group: Sequence[Due]) -> None:
@@ -365,6 +374,11 @@ def _skewed(table: pa.Table) -> NDArray[np.bool_]:
 
 def _no_rows(columns: Sequence[str]) -> pa.Table:
     return pa.table({c: pa.array([], pa.null()) for c in columns})
+
+def _names(table: pa.Table) -> list[str | None]:
+    names: list[str | None] = pc.unique(table["principal"]).to_pylist() if "principal" in table.column_names else []
+    return names
+
 
 
 def _no_labels(as_of_us: int) -> pa.Table:

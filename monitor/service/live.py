@@ -14,11 +14,11 @@ from detectors.base import Feedback, State, pack, unpack
 from monitor.config import Config
 from monitor.errors import FencedOut
 from monitor.model import SECOND_US, Alert, Transition
+from monitor.service.callers import Find, nobody
 from monitor.service.due import watermark
 from monitor.service.judge import Judge
 from monitor.service.told import told
 from monitor.service.watch import Watched
-from monitor.service.windows import Stretch
 from monitor.service.work import NEVER, Work
 from monitor.store import leases, ledger
 from monitor.store.eventlog import EventLog
@@ -40,6 +40,7 @@ class LiveModel:
     sinks_for: Callable[[Transition], Sequence[str]]
     work: Work | None = None
     epoch: int = 0
+    callers: Find = nobody
     batches: int = MAX_BATCHES  # read by one tick; less after a tick that outlived its lease
     committed: list[Transition] = field(default_factory=list)  # of the last tick, for consoles and replay
 
@@ -109,6 +110,7 @@ class LiveModel:
             files={name for name, source in self.config.sources.items() if source.type == "files"},
         )
         judge = self.judge(work)
+            callers=self.callers,
         work.told, acts = told(self.engine, self.watched.name, now_us, self.config)
         if acts:
             at_us = now_us if clock == "wall" else max(work.high_us, mark or NEVER)
@@ -259,7 +261,7 @@ class LiveModel:
         judge = self.judge(work)
         for table in self.log.read_log(self.watched.model_id, after, upto, self.watched.columns):
             times = table.column("event_time").to_numpy()
-            judge.follow(work, Stretch(self.watched.name, int(times.min()), int(times.max()), table))
+            judge.follow(work, judge.stretch(table, int(times.min()), int(times.max())))
         work.silent = False
 
 

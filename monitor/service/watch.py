@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import structlog
 
@@ -25,9 +26,10 @@ from detectors import decide
 from detectors.base import Calibration, Detector
 from detectors.profile import Bins
 from detectors.registry import DEFAULTS, REGISTRY
-from monitor.config import Config, ModelConfig
+from monitor.config import Config, ModelConfig, directories
 from monitor.errors import CalibrationRefused, ConfigError, DecodeError, Mistake
 from monitor.model import HOUR_US, SECOND_US, InferenceEvent
+from monitor.service.callers import plain
 from monitor.service.windows import Stretch, reference_windows
 from monitor.store import registry
 from monitor.store.columns import to_table, view
@@ -203,12 +205,14 @@ def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_u
     """Freeze the reference, calibrate every monitor (or read its calibration back), derive budgets and policy."""
     digest, rows = freeze(config, engine, table, folder, now_us)
     bins = _bins(engine, table, digest, rows, now_us)
+    directory = directories(config).get(table.name)  # a reference holds plain names, whatever the log holds
+    known = {} if directory is None else plain(directory)(pc.unique(rows["principal"]).to_pylist())
     windows: dict[int, list[Stretch]] = {}
     ready: list[Monitor] = []
     refused: dict[str, str] = {}
     for name, (detector, window_us) in _configured(config, table.name).items():
         if window_us not in windows:
-            windows[window_us] = reference_windows(table.name, rows, bins, window_us)
+            windows[window_us] = reference_windows(table.name, rows, bins, window_us, known)
         try:
             calibration = _calibration(engine, table.model_id, detector, windows[window_us], digest, now_us)
         except CalibrationRefused as error:

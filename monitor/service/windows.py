@@ -66,7 +66,7 @@ class TimeWindow:
     size: int
     read: Callable[[Sequence[str]], pa.Table]
     read_labels: Callable[[int], pa.Table]
-    declared: Mapping[str, Caller] = field(default_factory=dict)
+    read_callers: Callable[[], Mapping[str, Caller]] = dict
 
     @property
     def n(self) -> int:
@@ -79,27 +79,30 @@ class TimeWindow:
         return self.read(columns)
 
     def callers(self) -> Mapping[str, Caller]:
-        return self.declared
+        return self.read_callers()
 
     def labels(self, as_of_us: int) -> pa.Table:
         return self.read_labels(as_of_us)
 
 
-def reference_windows(model: str, table: pa.Table, bins: Bins, window_us: int = HOUR_US) -> list[Stretch]:
+def reference_windows(
+    model: str, table: pa.Table, bins: Bins, window_us: int = HOUR_US, declared: Mapping[str, Caller] | None = None
+) -> list[Stretch]:
     """A reference cut into windows of `window_us`, empty ones between the first and the last included.
 
     Rows without time (event_time 0 throughout) make one single window: they say what values are normal, not how much
-    windows vary.
+    windows vary. `declared`: callers that the directory knows, by the names in the reference.
     """
+    declared = declared or {}
     if table.num_rows == 0:
         return []
     table = table.take(pc.sort_indices(table, sort_keys=[("event_time", "ascending")]))
     times = np.asarray(table.column("event_time"))
     if times[-1] == 0:
-        return [Stretch(model, 0, 0, table, bins.count(table))]
+        return [Stretch(model, 0, 0, table, bins.count(table), declared)]
     first, last = int(times[0]) // window_us, int(times[-1]) // window_us
     edges = np.searchsorted(times, np.arange(first, last + 2, dtype=np.int64) * window_us).tolist()
     return [
-        Stretch(model, (first + i) * window_us, (first + i + 1) * window_us, table.slice(a, b - a), counts)
+        Stretch(model, (first + i) * window_us, (first + i + 1) * window_us, table.slice(a, b - a), counts, declared)
         for i, ((a, b), counts) in enumerate(zip(pairwise(edges), bins.counts(table, edges), strict=True))
     ]

@@ -204,7 +204,9 @@ def test_callers_are_pseudonyms_before_anything_is_stored() -> None:
     ingester(MemoryCollector("src", records(values)), log).drain(threading.Event())
     stored, verdict = (p.part for p in log.parts)
     assert isinstance(stored, InferenceEvent)
-    assert (stored.principal, stored.credential_id, stored.source_ip) == ("p-ann", "p-k", "p-203.0.113.7")
+    assert (stored.principal, stored.credential_id, stored.source_ip) == (
+        "p-ann", "p-k", "p-203.0.113.7@p-203.0.113.0/24",
+    )  # fmt: skip
     assert (stored.session_id, getattr(verdict, "labeler", None)) == ("s", "p-bob")
 
 

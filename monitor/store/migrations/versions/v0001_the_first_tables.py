@@ -67,6 +67,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_audit")),
     )
     op.create_table(
+        "callers",
+        sa.Column("principal", sa.Text(), nullable=False),
+        sa.Column("pattern", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("principal", "pattern", name=op.f("pk_callers")),
+    )
+    op.create_table(
         "calibrations",
         sa.Column("calibration_hash", sa.String(length=32), nullable=False),
         sa.Column("model_id", sa.String(length=36), nullable=False),
@@ -432,6 +438,7 @@ def downgrade() -> None:
     with op.batch_alter_table("calibrations", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_calibrations_model_id_calibrations_detector_calibrations_reference_hash"))
 
+    op.drop_table("callers")
     op.drop_table("calibrations")
     op.drop_table("audit")
     with op.batch_alter_table("alerts", schema=None) as batch_op:
