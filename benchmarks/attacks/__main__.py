@@ -1,4 +1,4 @@
-"""`python -m benchmarks.attacks --split design|judging [--only TEXT] [--data NAME] [--json FILE]`."""
+"""`python -m benchmarks.attacks --split design|judging [--only TEXT] [--data NAME] [--json FILE]`, or `--all`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from benchmarks.attacks import report
+from benchmarks.attacks.baselines import Baselines
 from benchmarks.attacks.judge import judge, watch
+from benchmarks.attacks.publishing import publish
 from benchmarks.attacks.score import Outcome, outcomes
-from benchmarks.attacks.split import SPLITS
-from benchmarks.attacks.traffic import scene, together
+from benchmarks.attacks.split import SPLITS, Split
+from benchmarks.attacks.traffic import Scene, scene, together
+
+ROOT: Final = Path(__file__).parents[2]
+Speed = dict[str, list[tuple[int, float]]]
 
 
 def _arguments() -> argparse.Namespace:
@@ -23,38 +30,53 @@ def _arguments() -> argparse.Namespace:
     p.add_argument("--json", type=Path, help="write every actor's outcome here")
     p.add_argument("--make", action="store_true", help="only make the traffic")
     p.add_argument("--alone", action="store_true", help="a log per actor instead of one per victim")
+    p.add_argument("--baselines", action="store_true", help="PRADA and window MMD on the same traffic")
+    p.add_argument("--all", action="store_true", help="both splits, baselines and cost; write docs/attacks.md")
     return p.parse_args()
+
+
+def one(split: Split, made: Scene, speed: Speed, *, alone: bool = False, baselines: bool = False) -> list[Outcome]:
+    """All actors of one victim through the detectors."""
+    watching, found = watch(made.reference), []
+    for group in [[s] for s in made.streams] if alone else [list(made.streams)]:
+        log, of = together(split, made, group)
+        judged = judge(watching, log)
+        found += outcomes(made.data, log, of, group, judged)
+        for part, seconds in judged.seconds.items():
+            speed.setdefault(part, []).append((log.n, seconds))
+    if baselines:
+        other = Baselines.fit(made.reference, split.seed)
+        found = [replace(o, baselines=other.alarms(s)) for o, s in zip(found, made.streams, strict=True)]
+    for name, why in watching.refused.items():
+        print(f"{made.data}: {name} refused: {why}", file=sys.stderr)
+    return found
+
+
+def run(split: Split, args: argparse.Namespace, speed: Speed) -> list[Outcome]:
+    """Every victim of a split, one after the other."""
+    found: list[Outcome] = []
+    for name in args.data or split.victims:
+        began = time.perf_counter()
+        made = scene(split, name, args.only)
+        loaded = time.perf_counter()
+        if made.streams and not args.make:
+            found += one(split, made, speed, alone=args.alone, baselines=args.baselines or args.all)
+        seconds = f"traffic {loaded - began:.1f} s, all {time.perf_counter() - began:.1f} s"
+        print(f"{split.name} {name}: {len(made.streams)} actors, {seconds}", file=sys.stderr)
+    return found
 
 
 def main() -> int:
     args = _arguments()
-    split = SPLITS[args.split]
-    found: list[Outcome] = []
-    speed: dict[str, list[tuple[int, float]]] = {}
-    for name in args.data or split.victims:
-        began = time.perf_counter()
-        made = scene(split, name, args.only)
-        if args.make:
-            print(f"{name}: {len(made.streams)} actors, {time.perf_counter() - began:.0f} s", file=sys.stderr)
-            continue
-        loaded = time.perf_counter()
-        watching = watch(made.reference)
-        for group in [[s] for s in made.streams] if args.alone else [list(made.streams)]:
-            log, of = together(split, made, group)
-            judged = judge(watching, log)
-            found += outcomes(name, log, of, group, judged)
-            for part, seconds in judged.seconds.items():
-                speed.setdefault(part, []).append((log.n, seconds))
-        print(
-            f"{name}: {len(made.streams)} actors; load {loaded - began:.1f} s, calibrate {watching.seconds:.1f} s, "
-            f"all {time.perf_counter() - began:.1f} s; refused: {dict(watching.refused) or 'nothing'}",
-            file=sys.stderr,
-        )
+    if args.all:
+        return publish(ROOT, {s.name: run(s, args, {}) for s in SPLITS.values()})
+    speed: Speed = {}
+    found = run(SPLITS[args.split], args, speed)
     if args.json:
         args.json.write_text(json.dumps([o.row() for o in found], indent=0), encoding="utf-8")
     if found:
-        print(report.table(found))
-        print(report.speed(speed))
+        print(report.text(found))
+        print(f"\nspeed: {report.speed(speed)}")
     return 0
 
 

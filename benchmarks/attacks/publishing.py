@@ -1,0 +1,55 @@
+"""The recorded run: docs/attacks.md between its markers, and benchmarks/attacks.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from benchmarks.attacks import report
+from benchmarks.attacks.cost import Cost, cost
+from benchmarks.attacks.score import Outcome
+from benchmarks.attacks.split import SPLITS
+from benchmarks.measure import machine
+
+BEGIN: Final = "<!-- attacks:begin (written by make bench-attacks) -->"
+END: Final = "<!-- attacks:end -->"
+
+
+def publish(root: Path, found: Mapping[str, Sequence[Outcome]]) -> int:
+    """Write both files; 1 when a number of the judging split misses its bar."""
+    spent = cost()
+    page = root / "docs" / "attacks.md"
+    page.write_text(inserted(page.read_text(encoding="utf-8"), generated(found, spent)), encoding="utf-8")
+    kept = {"machine": machine(), "cost": asdict(spent), **{name: report.record(os) for name, os in found.items()}}
+    (root / "benchmarks" / "attacks.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return int(any(not x.met for x in report.numbers(found["judging"])))
+
+
+def generated(found: Mapping[str, Sequence[Outcome]], spent: Cost) -> str:
+    """What stands between the markers."""
+    parts = []
+    for name in ("judging", "design"):
+        split, mine = SPLITS[name], found[name]
+        victims = ", ".join(f"{d} ({f})" for d, f in split.victims.items())
+        parts.append(f"### {name.capitalize()} split\n{len(mine)} actors on {victims}.\n\n{report.markdown(mine)}")
+    flood = "\n".join(f"| {n:,} | {b / 1e6:,.0f} | {spent.peak_mb[n]:,.0f} |" for n, b in spent.state_bytes.items())
+    speeds = ", ".join(f"{n} {v:,.0f}" for n, v in spent.parts.items())
+    parts.append(
+        f"### Cost\n{machine()}\n\n{spent.events_per_s:,.0f} events a second and core with {spent.features} features "
+        f"({speeds}); {spent.bytes_per_principal / 1000:,.1f} kB of state per active principal.\n\n"
+        f"| principals with three rows each | state, MB | peak memory of the process, MB |\n|---|---|---|\n{flood}"
+    )
+    return "\n\n".join(parts)
+
+
+def inserted(page: str, text: str) -> str:
+    """The page with everything between its markers replaced.
+
+    >>> inserted(f"a\\n{BEGIN}\\nold\\n{END}\\nb", "new") == f"a\\n{BEGIN}\\n\\nnew\\n\\n{END}\\nb"
+    True
+    """
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}"
