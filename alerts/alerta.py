@@ -22,16 +22,16 @@ import requests
 import structlog
 from alertaclient.api import HTTPClient
 
+from alerts.alertarows import CLEARED, risen_since_shelving, state, turns
 from alerts.base import SinkRejected, SinkState, SinkSuppressed, SinkUnavailable, SinkUnknown
 from alerts.policy import MONITOR, SECURITY
 from alerts.text import measure, number, shown
 from alerts.wire import Bounded, never_connected
 from monitor import telemetry
-from monitor.model import Action, Alert, Event, Severity, Transition, rfc3339
+from monitor.model import Action, Alert, Event, Transition, rfc3339
 
 log = structlog.get_logger("lanner.alerts.alerta")
 
-CLEARED: Final = "normal"
 CONNECT_S: Final = 3.0
 TEXT_CHARS: Final = 1500
 RESOURCE_CHARS: Final = 200  # the server's index refuses keys over 2.7 kB
@@ -68,26 +68,42 @@ class Alerta:
             raise SinkUnknown(f"Alerta shows {shown(shows.get('severity'))} after we sent {body['severity']}")
         if shows.get("status") == "shelved" and transition.action is not Action.CLEAR:
             return self._escalate(str(shows.get("id")), transition.alert, timeout_s)
-        return _state(shows)
+        return state(shows)
 
     def current(self, alert: Alert) -> SinkState | None:
         """What Alerta shows for the alert's key, None when it knows nothing of it.
 
         Severity `normal` means that a clear of ours stands; `closed` with another severity means that a person closed it.
         """
+        row = self._row(alert)
+        return None if row is None else state(row)
+
+    def tell(self, alert: Alert, kind: str, text: str) -> None:
+        """Acknowledge the alert's row, or leave a note on it; nothing when the row is gone or tells of another incident."""
+        row = self._row(alert)
+        shows = row.get("attributes") if row is not None else None
+        if row is None or not isinstance(shows, Mapping) or shows.get("finding_id") != alert.alert_id:
+            return
+        path, words = f"/alert/{row.get('id')}", shown(text, TEXT_CHARS)
+        if kind == "ack":
+            if row.get("status") == "open":
+                self._call("put", f"{path}/action", {"action": "ack", "text": words}, timeout_s=self.timeout_s)
+        elif all(h.get("type") != "note" or h.get("text") != words for h in turns(row)):
+            self._call("put", f"{path}/note", {"text": words}, timeout_s=self.timeout_s)
+
+    def _row(self, alert: Alert) -> Mapping[str, Any] | None:
         self._trust(self.timeout_s)
         query = [
             ("environment", alert.environment), ("resource", resource(alert)), ("event", alert.event.value),
             ("show-history", "true"), ("page-size", "20"),
         ]  # fmt: skip
-        answer = self._read("/alerts", query, self.timeout_s)
-        rows = answer.get("alerts")
+        rows = self._read("/alerts", query, self.timeout_s).get("alerts")
         for row in rows if isinstance(rows, Sequence) else ():
             if isinstance(row, Mapping) and (row.get("customer") or None) == alert.customer:
-                return _state(row)
+                return row
         return None
 
-    def beat(self, origin: str, timeout_s: float, *, environment: str = "Production") -> None:
+    def beat(self, origin: str, timeout_s: float, environment: str) -> None:
         """Send a heartbeat that Alerta shows as expired when the next does not come within `timeout_s`."""
         attributes = {
             "environment": environment,
@@ -144,8 +160,7 @@ class Alerta:
     def _escalate(self, remote_id: str, alert: Alert, timeout_s: float) -> SinkState:
         """An operator shelved this row. What was not known then must be seen: a higher severity, or a new incident."""
         row = self._read(f"/alert/{remote_id}", [], timeout_s).get("alert")
-        history = row.get("history") if isinstance(row, Mapping) else None
-        if not _risen_since_shelving(history if isinstance(history, Sequence) else (), alert.severity):
+        if not risen_since_shelving(row if isinstance(row, Mapping) else {}, alert.severity):
             return SinkState(alert.severity.value, "shelved", remote_id)
         text = "Lanner: this is worse than, or later than, what was shelved"
         self._call("put", f"/alert/{remote_id}/action", {"action": "open", "text": text}, timeout_s=timeout_s)
@@ -251,32 +266,6 @@ def _label(text: str) -> str:
         return whole
     digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
     return f"{whole[: limit - 13]}~{digest}"
-
-
-def _state(row: Mapping[str, Any]) -> SinkState:
-    """What a row shows. A person's close also sets `normal`; then the severity before it is named."""
-    severity, status = str(row.get("severity")), str(row.get("status"))
-    history = row.get("history")
-    if status == "closed" and severity == CLEARED and isinstance(history, Sequence):
-        ordered = sorted((h for h in history if isinstance(h, Mapping)), key=lambda h: str(h.get("updateTime")))
-        turns = [h for h in ordered if h.get("type") not in {"note", "value"}]  # those change no state
-        if turns and turns[-1].get("type") == "close":
-            before = [str(h.get("severity")) for h in turns if h.get("severity") not in {CLEARED, None}]
-            severity = before[-1] if before else severity
-    return SinkState(severity, status, str(row.get("id")))
-
-
-def _risen_since_shelving(history: Sequence[Any], now: Severity) -> bool:
-    """Whether the row was cleared, or was less severe, when it was shelved."""
-    ordered = sorted((h for h in history if isinstance(h, Mapping)), key=lambda h: str(h.get("updateTime")))
-    shelved = [i for i, h in enumerate(ordered) if h.get("type") == "shelve"]
-    if not shelved:
-        return True  # shelved longer ago than Alerta remembers: better seen once too often
-    then, later = ordered[shelved[-1]], ordered[shelved[-1] + 1 :]
-    if any(h.get("severity") == CLEARED for h in later):
-        return True
-    ranks = {s.value: s.rank for s in Severity}
-    return ranks.get(str(then.get("severity")), -1) < now.rank
 
 
 def _loopback(host: str) -> bool:

@@ -29,7 +29,7 @@ class SinkSuppressed(LannerError):
 class Sink(Protocol):
     """Where alerts go. Returning means accepted; the four errors above are all other outcomes. Retry is not its job.
 
-    Optional: `ReadableSink.current`, and `beat(origin, timeout_s)`, which sends a heartbeat.
+    Optional: what `ReadableSink`, `TellableSink` and `BeatingSink` add.
     """
 
     @property
@@ -56,12 +56,47 @@ class ReadableSink(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Deed:
+    """What a person did in a sink: ack, unack, shelve, unshelve or close. `ref` tells one from the next of its kind."""
+
+    kind: str
+    who: str
+    note: str
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
 class SinkState:
     """What a sink shows for one key: its severity ('normal' when cleared), its status, its own id."""
 
     severity: str
     status: str  # open, ack, closed, shelved, expired ...
     remote_id: str | None = None
+    deed: Deed | None = None  # of a person, when that is why it is so
+
+
+@runtime_checkable
+class TellableSink(Protocol):
+    """A sink in which people read what others did about an incident elsewhere."""
+
+    @property
+    def name(self) -> str: ...
+
+    def tell(self, alert: Alert, kind: str, text: str) -> None:
+        """Acknowledge (`kind` ack) or leave a note, where the sink still shows this alert. Twice is as good as once."""
+        ...
+
+
+@runtime_checkable
+class BeatingSink(Protocol):
+    """A sink that notices when heartbeats stop."""
+
+    @property
+    def name(self) -> str: ...
+
+    def beat(self, origin: str, timeout_s: float, environment: str) -> None:
+        """Ask the sink to complain when no further heartbeat of this origin comes within `timeout_s`."""
+        ...
 
 
 class Outbox(Protocol):

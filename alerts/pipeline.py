@@ -22,6 +22,7 @@ from typing import Final
 import structlog
 
 from alerts.base import (
+    Deed,
     Outbox,
     ReadableSink,
     Sink,
@@ -33,7 +34,7 @@ from alerts.base import (
 )
 from monitor import telemetry
 from monitor.errors import LannerError
-from monitor.model import SECOND_US, Action, OutboxRow, OutboxState, Severity
+from monitor.model import SECOND_US, Action, Alert, OutboxRow, OutboxState, Severity
 
 log = structlog.get_logger("lanner.alerts")
 
@@ -271,13 +272,17 @@ def _rank(severity: str) -> int:
 
 
 def reconcile(
-    outbox: Outbox, sinks: Mapping[str, Sink], owner: str, now_us: int, limit: int = 500
+    outbox: Outbox,
+    sinks: Mapping[str, Sink],
+    now_us: int,
+    heard: Callable[[str, Alert, Deed], None] = lambda sink, alert, deed: None,
+    limit: int = 500,
 ) -> Mapping[str, int]:
     """Read back what the sinks show for open and for recently cleared alerts; what differs is sent again at once.
 
+    `heard` is told of what people did there about alerts that are open here: (sink, alert, deed), again in every pass.
     Returns the number of differences by sink. A sink that does not answer is left for the next pass.
     """
-    del owner  # reading needs no lease; what is found goes out through one
     found: Counter[str] = Counter()
     for sink in sinks.values():
         if not isinstance(sink, ReadableSink):
@@ -288,6 +293,8 @@ def reconcile(
             except LannerError as e:
                 log.warning("reconcile_failed", sink=sink.name, reason=str(e))
                 break
+            if shows is not None and shows.deed is not None and row.transition.action is not Action.CLEAR:
+                heard(sink.name, row.transition.alert, shows.deed)
             what = difference(row, shows)
             if what is not None and outbox.touch(row.row_id, now_us):
                 found[sink.name] += 1

@@ -21,6 +21,7 @@ from alerts.registry import sinks as configured_sinks
 from monitor import telemetry
 from monitor.errors import FencedOut, LannerError, StoreError
 from monitor.model import SECOND_US
+from monitor.service import attention
 from monitor.service.compose import Service
 from monitor.service.system import system_tick
 from monitor.store import ledger
@@ -31,7 +32,7 @@ log = structlog.get_logger("lanner.scheduler")
 
 DELIVER_S = 1.0
 UPKEEP_S = 60.0  # one merge per table and run
-RECONCILE_S = 60.0
+ATTEND_S = 60.0  # what people did and did not do, and signs of life
 
 
 def now_us() -> int:
@@ -48,6 +49,8 @@ class Jobs:
         self.outbox = SqlOutbox(service.engine)
         self.sinks = configured_sinks(service.config) if sinks is None else sinks
         self.rng = random.Random(service.owner)
+        self.ticked_us = now_us()  # when all models were last seen to
+        self.beaten_us = 0
         self.timeout_us = round(
             max((s.pairing_timeout for s in service.config.sources.values()), default=900.0) * SECOND_US
         )
@@ -71,16 +74,26 @@ class Jobs:
             except FencedOut as error:
                 log.warning("fenced_out", model=name, reason=str(error))
         system_tick(self.service, now_us())
+        self.ticked_us = now_us()
 
     def deliver(self) -> None:
         """Send what is due; outcomes are settled in the outbox."""
         if self.sinks:
             pipeline.deliver(self.outbox, self.sinks, self.service.owner, now_us(), self.rng)
 
-    def reconcile(self) -> None:
-        """Compare open alerts with what the sinks show, refresh and mend."""
+    def attend(self) -> None:
+        """Mend what sinks show wrongly, hear and tell what people did, escalate what nobody took, pass heartbeats on."""
+        at = now_us()
         if self.sinks:
-            pipeline.reconcile(self.outbox, self.sinks, self.service.owner, now_us())
+            attention.read_back(self.service, self.sinks, at)
+            attention.nobody_came(self.service, at)
+        attention.tell(self.service, self.sinks, at)
+        attention.beat(self.service, self.sinks, self.beaten_us, at)
+        self.beaten_us = at
+
+    def alive(self) -> None:
+        """Tell the dead-man's switch that all is well, if it is."""
+        attention.alive(self.service, self.ticked_us, now_us())
 
     def upkeep(self) -> None:
         """Compact tables and sweep files that no segment names."""
@@ -105,7 +118,7 @@ def guarded(name: str, job: Callable[[], None]) -> Callable[[], None]:
 def clockwork(service: Service, jobs: Jobs) -> BackgroundScheduler:
     """All jobs on their intervals; a run that is still going skips its next turn instead of piling up."""
     scheduler = BackgroundScheduler(
-        executors={"default": ThreadPoolExecutor(6)},
+        executors={"default": ThreadPoolExecutor(7)},
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         timezone="UTC",
     )
@@ -114,10 +127,12 @@ def clockwork(service: Service, jobs: Jobs) -> BackgroundScheduler:
         ("publish", jobs.publish, schedule.publish),
         ("tick", jobs.tick, schedule.tick),
         ("deliver", jobs.deliver, DELIVER_S),
-        ("reconcile", jobs.reconcile, RECONCILE_S),
+        ("attend", jobs.attend, ATTEND_S),
         ("upkeep", jobs.upkeep, UPKEEP_S),
     ):
         scheduler.add_job(guarded(name, job), "interval", seconds=every_s, id=name)
+    if service.config.deadman is not None:
+        scheduler.add_job(guarded("alive", jobs.alive), "interval", seconds=service.config.deadman.every, id="alive")
     return scheduler
 
 

@@ -84,6 +84,11 @@ METRICS: Final = (
     Metric("outbox_pending", "gauge", "deliveries that wait", ("sink",)),
     Metric("outbox_oldest_seconds", "gauge", "age of the oldest waiting delivery", ("sink",)),
     Metric("reconciled_total", "counter", "differences between the sink and us that were mended", ("sink", "what")),
+    Metric(
+        "escalations_total", "counter", "incidents told to further sinks because nobody acknowledged", ("severity",)
+    ),
+    Metric("reminders_total", "counter", "incidents told again because nobody acknowledged", ("sink",)),
+    Metric("deadman_timestamp_seconds", "gauge", "when the dead-man's switch was last pinged"),
     # look
     Metric("http_requests_total", "counter", "requests to the page and the API", ("route", "status")),
     Metric("http_request_duration_seconds", "histogram", "time to answer a request", ("route",), _SECONDS),

@@ -277,6 +277,15 @@ class Alerting(Section):
     """Sinks that are reminded; consoles that keep state need no reminder."""
 
 
+class Deadman(Section):
+    """A switch elsewhere that pages when Lanner's requests stop."""
+
+    url: SecretStr
+    """Asked with GET as long as Lanner works and alerts get out."""
+    every: Duration = Field(default=60.0, gt=0)
+    """How often."""
+
+
 class StoreConfig(Section):
     """Where state and events live."""
 
@@ -351,6 +360,7 @@ class Config(Section):
     sinks: dict[str, SinkConfig] = {}
     routes: tuple[Route, ...] = ()
     alerting: Alerting = Alerting()
+    deadman: Deadman | None = None
     store: StoreConfig = StoreConfig()
     privacy: Privacy = Privacy()
     schedule: Schedule = Schedule()

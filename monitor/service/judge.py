@@ -302,11 +302,14 @@ class Judge:
         except Exception as error:  # a detector's defect must not silence the model
             log.exception("detector_failed", model=self.watched.name, monitor=m.name)
             if report:
+                work.failing.add(m.name)
                 telemetry.count("detector_runs_total", model=self.watched.name, detector=m.name, outcome="failed")
                 self._decide(work, [self._failed(m, window, type(error).__name__, firing=True)])
             return None
         work.states[name] = measured.state
         if report:
+            work.failing.discard(m.name)
+            work.ran.add(m.name)
             telemetry.count("detector_runs_total", model=self.watched.name, detector=m.name, outcome="ok")
             if any(a.event is Event.DETECTOR_FAILED and a.subject.id == m.name for a in work.open.values()):
                 self._decide(work, [self._failed(m, window, "", firing=False)])
@@ -372,13 +375,13 @@ def _skewed(table: pa.Table) -> NDArray[np.bool_]:
     return np.fromiter((bool(v) and "clock_skew" in v for v in column.to_pylist()), dtype=bool, count=table.num_rows)
 
 
-def _no_rows(columns: Sequence[str]) -> pa.Table:
-    return pa.table({c: pa.array([], pa.null()) for c in columns})
-
 def _names(table: pa.Table) -> list[str | None]:
     names: list[str | None] = pc.unique(table["principal"]).to_pylist() if "principal" in table.column_names else []
     return names
 
+
+def _no_rows(columns: Sequence[str]) -> pa.Table:
+    return pa.table({c: pa.array([], pa.null()) for c in columns})
 
 
 def _no_labels(as_of_us: int) -> pa.Table:

@@ -27,6 +27,8 @@ from monitor.store.queries import Engine
 SNAPSHOT_BYTES = 1 << 20  # per-principal state up to this size is stored with every tick
 SNAPSHOT_ROWS = 200_000  # larger state after so many rows; a crash re-reads at most these
 MAX_BATCHES = 500  # batches that one tick reads at most, so that its transaction stays short
+BEAT_US = 20 * SECOND_US
+SCHEDULE_S = 60.0  # detectors that read the log run with every tick; less than a minute's silence says nothing
 
 
 @dataclass
@@ -38,9 +40,10 @@ class LiveModel:
     log: EventLog
     config: Config
     sinks_for: Callable[[Transition], Sequence[str]]
+    callers: Find = nobody
     work: Work | None = None
     epoch: int = 0
-    callers: Find = nobody
+    beat_us: int = NEVER  # when the detectors' heartbeats were last stored
     batches: int = MAX_BATCHES  # read by one tick; less after a tick that outlived its lease
     committed: list[Transition] = field(default_factory=list)  # of the last tick, for consoles and replay
 
@@ -74,7 +77,24 @@ class LiveModel:
             self.work = None  # half-way state must never be carried on
             raise
         self.batches = min(MAX_BATCHES, self.batches * 2)
+        if clock == "wall":
+            self._beat(self.work, now_us)
         return True
+
+    def _beat(self, work: Work, now_us: int) -> None:
+        """Say which detectors have completed a run: those of windows by judging one, the others by living through ticks."""
+        if now_us - self.beat_us < BEAT_US:
+            return
+        known = {f"detector:{self.watched.name}/{m.name}": m for m in self.watched.monitors}
+        first = self.beat_us == NEVER  # a process that begins counts as a sign of life: nothing is late yet
+        done = {
+            name: {"schedule_s": max(m.window_us / SECOND_US if m.reads == "windows" else 0.0, SCHEDULE_S)}
+            for name, m in known.items()
+            if first or m.name in work.ran or (m.reads != "windows" and m.name not in work.failing)
+        }
+        ledger.beat_all(self.engine, done, now_us, only=(f"detector:{self.watched.name}/", known) if first else None)
+        self.beat_us = now_us
+        work.ran.clear()
 
     def release(self, owner: str) -> None:
         """Let others go on with this model at once."""
@@ -90,6 +110,7 @@ class LiveModel:
             stored=lambda start, end: ledger.load_profiles(
                 self.engine, watched.model_id, watched.reference_hash, start, end
             ),
+            callers=self.callers,
         )
 
     def fresh(self) -> Work:
@@ -110,7 +131,6 @@ class LiveModel:
             files={name for name, source in self.config.sources.items() if source.type == "files"},
         )
         judge = self.judge(work)
-            callers=self.callers,
         work.told, acts = told(self.engine, self.watched.name, now_us, self.config)
         if acts:
             at_us = now_us if clock == "wall" else max(work.high_us, mark or NEVER)

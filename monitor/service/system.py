@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -11,15 +10,13 @@ import msgspec
 from alerts import lifecycle, quiet
 from alerts.policy import policy
 from monitor.model import SECOND_US, Decision, Event, Family, Severity, Subject, Transition
+from monitor.service import health
 from monitor.service.compose import Service
 from monitor.service.told import told
 from monitor.store import leases, ledger
-from monitor.store.outbox import SqlOutbox
 from monitor.store.registry import UNREGISTERED
 
 QUIET_US: Final = 86_400 * SECOND_US  # an unregistered model that is not seen for so long is no problem any more
-LATE_PUBLISH_US: Final = 60 * SECOND_US
-LATE_DELIVERY_US: Final = 600 * SECOND_US
 
 
 def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> Sequence[Transition]:
@@ -33,7 +30,7 @@ def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> S
     standing = ledger.standing(service.engine, table.model_id, UNREGISTERED, 0)
     stored = ledger.load_states(service.engine, table.model_id).get("service")
     counters = msgspec.json.decode(stored) if stored else {}
-    decisions = [*unregistered(service, now_us, clock), *degraded(service, now_us, clock)]
+    decisions = [*unregistered(service, now_us, clock), *health.decisions(service, now_us, clock)]
     opened = {(a.event, a.subject) for a in standing.open}
     decisions = [d for d in decisions if d.firing or (d.event, d.subject) in opened or quiet.watched(counters)]
     known, acts = told(service.engine, UNREGISTERED, now_us, service.config)
@@ -90,52 +87,3 @@ def unregistered(service: Service, now_us: int, clock: str) -> list[Decision]:
             )
         )
     return found
-
-
-def degraded(service: Service, now_us: int, clock: str) -> list[Decision]:
-    """MonitorDegraded: a publisher that is late, a source that has stopped or lost offsets."""
-    found = []
-    if clock == "wall":
-        since_us = ledger.unpublished_since(service.engine)
-        late = since_us is not None and now_us - since_us > LATE_PUBLISH_US
-        at_us = since_us + LATE_PUBLISH_US if late and since_us is not None else now_us
-        found.append(
-            _degraded("component", "publisher", firing=late, at_us=at_us, reason="recorded events are not published")
-        )
-        found += undelivered(service, now_us)
-    for name, (beat_us, detail) in ledger.beats(service.engine).items():
-        kind, _, subject = name.partition(":")
-        if kind == "source":
-            problems = detail.get("problems", {})
-            reason = "; ".join(f"{where}: {what}" for where, what in sorted(problems.items()))
-            found.append(_degraded("source", subject, firing=bool(problems), at_us=beat_us, reason=reason))
-    return found
-
-
-def undelivered(service: Service, now_us: int) -> list[Decision]:
-    """DeliveryDegraded: a sink whose oldest waiting alert is older than ten minutes; the other sinks hear of it."""
-    waiting = SqlOutbox(service.engine).backlog(now_us)
-    found = []
-    for sink in service.config.sinks:
-        rows, age_us = waiting.get(sink, (0, 0))
-        late = age_us > LATE_DELIVERY_US
-        at_us = now_us - age_us + LATE_DELIVERY_US if late else now_us
-        reason = f"{rows} alerts wait, the oldest for more than ten minutes"
-        made = _degraded("sink", sink, firing=late, at_us=at_us, reason=reason)
-        found.append(replace(made, event=Event.DELIVERY_DEGRADED))
-    return found
-
-
-def _degraded(kind: str, subject: str, *, firing: bool, at_us: int, reason: str) -> Decision:
-    return Decision(
-        model=UNREGISTERED,
-        event=Event.MONITOR_DEGRADED,
-        family=Family.MONITOR,
-        subject=Subject(kind, subject),
-        firing=firing,
-        time_us=at_us,
-        window_us=(at_us, at_us),
-        detector="self",
-        severity=Severity.MAJOR,
-        evidence={"reason": reason} if firing else {},
-    )

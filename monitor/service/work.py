@@ -45,6 +45,8 @@ class Work:
     transitions: list[Transition] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)  # for back-testing and backfill
     silent: bool = False
+    ran: set[str] = field(default_factory=set)  # monitors that have completed a run since they were last reported
+    failing: set[str] = field(default_factory=set)  # monitors whose last run failed
     told: Told = field(default_factory=Told)  # what people told Lanner, as of this tick
     applied: Sequence[int] = ()  # acts of people that this tick has applied
     excepted: dict[str, int] = field(default_factory=dict)  # exception -> decisions that it covered

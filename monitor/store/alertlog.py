@@ -99,6 +99,12 @@ def by_id(engine: sa.Engine, prefix: str) -> list[Alert]:
         return [alert_from_json(body) for body in conn.scalars(query.order_by(alerts.c.alert_id).limit(10))]
 
 
+def by_ids(conn: sa.Connection, ids: Sequence[str]) -> dict[str, Alert]:
+    """These alerts by their id."""
+    query = sa.select(alerts.c.alert_id, alerts.c.body).where(alerts.c.alert_id.in_(ids))
+    return {alert_id: alert_from_json(body) for alert_id, body in conn.execute(query)}
+
+
 def timeline(engine: sa.Engine, alert_id: str) -> list[Entry]:
     """Every transition of an alert, first to last."""
     with read(engine) as conn:

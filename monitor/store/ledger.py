@@ -6,7 +6,7 @@ no row, another scheduler has been here: everything is rolled back and FencedOut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -292,6 +292,28 @@ def beat(engine: sa.Engine, name: str, now_us: int, detail: Mapping[str, Any] | 
     with write(engine) as conn:
         conn.execute(heartbeats.delete().where(heartbeats.c.name == name))
         conn.execute(heartbeats.insert().values(name=name, beat_us=now_us, detail=dict(detail or {})))
+
+
+def beat_all(
+    engine: sa.Engine,
+    done: Mapping[str, Mapping[str, Any]],
+    now_us: int,
+    *,
+    only: tuple[str, Collection[str]] | None = None,
+) -> None:
+    """Record many completed runs at once. `only` (prefix, names): others with this prefix are no more, and forgotten."""
+    if not done and only is None:
+        return
+    with write(engine) as conn:
+        if only is not None:
+            prefix, names = only
+            gone = heartbeats.c.name.startswith(prefix, autoescape=True) & heartbeats.c.name.not_in(list(names))
+            conn.execute(heartbeats.delete().where(gone))
+        if done:
+            conn.execute(heartbeats.delete().where(heartbeats.c.name.in_(list(done))))
+            conn.execute(
+                heartbeats.insert(), [{"name": n, "beat_us": now_us, "detail": dict(d)} for n, d in done.items()]
+            )
 
 
 def beats(engine: sa.Engine) -> dict[str, tuple[int, Mapping[str, Any]]]:

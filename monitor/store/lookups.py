@@ -343,11 +343,10 @@ def sinks(engine: sa.Engine) -> list[SinkRow]:
 
 
 def beats(engine: sa.Engine) -> list[BeatRow]:
-    """Last completed run of every component, by name."""
+    """Last completed run of every component but the detectors, by name."""
+    query = sa.select(heartbeats).where(heartbeats.c.name.not_like("detector:%")).order_by(heartbeats.c.name)
     with engine.connect() as conn:
-        return [
-            BeatRow(r.name, r.beat_us) for r in conn.execute(sa.select(heartbeats).order_by(heartbeats.c.name)).all()
-        ]
+        return [BeatRow(r.name, r.beat_us) for r in conn.execute(query).all()]
 
 
 def backlog(engine: sa.Engine) -> Backlog:

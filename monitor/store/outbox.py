@@ -179,6 +179,28 @@ class SqlOutbox:
             )
             return [_outbox_row(r) for r in found]
 
+    def remind(self, sink: str, alert_ids: Sequence[str], before_us: int, now_us: int) -> int:
+        """Make what a sink was last told of these alerts due again, where that was before `before_us`; how many."""
+        newer = outbox.alias("newer")
+        alone = ~sa.exists().where(newer.c.lane == outbox.c.lane, newer.c.ordinal > outbox.c.ordinal)
+        sent = (outbox.c.sink == sink, outbox.c.state == OutboxState.SENT.value, outbox.c.settled_us <= before_us)
+        with write(self.engine) as conn:
+            told = (*sent, outbox.c.alert_id.in_(alert_ids), outbox.c.lease_owner.is_(None), alone)
+            return conn.execute(outbox.update().where(*told).values(next_try_us=now_us)).rowcount
+
+    def told(self, alert_ids: Sequence[str]) -> set[tuple[str, str]]:
+        """(alert, sink) of what has been put on its way."""
+        query = sa.select(outbox.c.alert_id, outbox.c.sink).where(outbox.c.alert_id.in_(alert_ids)).distinct()
+        with read(self.engine) as conn:
+            return {(alert_id, sink) for alert_id, sink in conn.execute(query)}
+
+    def refused(self, since_us: int) -> Mapping[str, int]:
+        """Per sink, how many rows it has refused for good since then and nobody has sent again."""
+        dead = (outbox.c.state == OutboxState.DEAD.value, outbox.c.settled_us >= since_us)
+        query = sa.select(outbox.c.sink, sa.func.count()).where(*dead).group_by(outbox.c.sink)
+        with read(self.engine) as conn:
+            return {sink: int(n) for sink, n in conn.execute(query)}
+
     def backlog(self, now_us: int) -> Mapping[str, tuple[int, int]]:
         """See alerts.base.Outbox.backlog."""
         count = sa.select(outbox.c.sink, sa.func.count(), sa.func.min(outbox.c.created_us)).where(_WAITING)

@@ -65,7 +65,8 @@ def say(conn: sa.Connection, act: Act, alert: Alert, now_us: int) -> bool:
         "applied_us": None if act.said is not None and act.closes else now_us,
     }  # fmt: skip
     key = ["alert_id", "kind", "source", "ref"]
-    if conn.execute(insert_of(conn)(acts).values(row).on_conflict_do_nothing(index_elements=key)).rowcount != 1:
+    made = insert_of(conn)(acts).values(row).on_conflict_do_nothing(index_elements=key).returning(acts.c.id)
+    if conn.execute(made).first() is None:
         return False
     detail = {"said": row["said"], "reason": row["reason"], "source": row["source"], "closes": act.closes}
     audited(conn, _text(act.actor), act.kind, alert.alert_id, detail, now_us)

@@ -435,7 +435,7 @@ def test_plain_http_to_another_machine_is_refused() -> None:
 
 def test_a_heartbeat_is_shown(sink: Alerta, api: Api) -> None:
     """A heartbeat carries its time-out and what the command line of Alerta needs to alert on it."""
-    sink.beat("marginals", 60)
+    sink.beat("marginals", 60, "Production")
     (beat,) = [b for b in api.call("GET", "/heartbeats")["heartbeats"] if b["origin"] == "lanner/marginals"]
     assert (beat["timeout"], beat["status"]) == (60, "ok")
 
@@ -450,7 +450,7 @@ def test_reconciliation_reopens_what_a_late_normal_closed(sink: Alerta, api: Api
     api.call("POST", "/alert", resource=row["resource"], event=row["event"], environment="Production",
              severity="normal", service=row["service"])  # fmt: skip
     assert api.one(first)["status"] == "closed"
-    assert pipeline.reconcile(line.outbox, {"soc": sink}, "me", line.now_us()) == {"soc": 1}
+    assert pipeline.reconcile(line.outbox, {"soc": sink}, line.now_us()) == {"soc": 1}
     line.deliver()
     assert api.one(first)["status"] == "open"
 

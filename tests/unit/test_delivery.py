@@ -241,11 +241,11 @@ def test_reconciliation_mends_what_differs() -> None:
     line.after(100)
     del sink.shows[lost.alert.key]
     sink.shows[reopened.alert.key] = SinkState("major", "open", "x")
-    assert pipeline.reconcile(line.outbox, {"memory": sink}, "me", line.now_us) == {"memory": 2}
+    assert pipeline.reconcile(line.outbox, {"memory": sink}, line.now_us) == {"memory": 2}
     line.after(1)
     assert sink.shows[lost.alert.key].status == "open"
     assert sink.shows[reopened.alert.key].severity == "normal"
-    assert pipeline.reconcile(line.outbox, {"memory": sink}, "me", line.now_us) == {}
+    assert pipeline.reconcile(line.outbox, {"memory": sink}, line.now_us) == {}
 
 
 def test_a_mistake_in_a_sink_is_an_unknown_outcome() -> None:

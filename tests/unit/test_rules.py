@@ -23,6 +23,7 @@ LONGER_MODULES = {
 }
 LONGER_FUNCTIONS = {
     "monitor/store/migrations/versions/v0001_the_first_tables.py:upgrade": "a list of tables, written by Alembic",
+    "monitor/store/migrations/versions/v0001_the_first_tables.py:downgrade": "a list of tables, written by Alembic",
 }
 
 

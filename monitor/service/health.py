@@ -1,0 +1,156 @@
+"""What Lanner says about itself: silence of its own parts is an alert like any other.
+
+Everything is read from the state store, so any scheduler notices what has happened to any other process. What no
+process of Lanner can notice, the end of all of them, is for a signal whose absence pages: see docs/alerts.md.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Final
+
+from monitor.model import SECOND_US, Decision, Event, Family, Severity, Subject
+from monitor.service.compose import Service
+from monitor.service.told import demoted
+from monitor.store import alertlog, ledger
+from monitor.store.engine import read
+from monitor.store.lookups import PartitionRow, all_partitions
+from monitor.store.outbox import SqlOutbox
+from monitor.store.registry import UNREGISTERED
+
+MINUTE_US: Final = 60 * SECOND_US
+LATE_PUBLISH_US: Final = MINUTE_US
+LATE_DELIVERY_US: Final = 10 * MINUTE_US
+REFUSED_US: Final = (
+    24 * 60 * MINUTE_US
+)  # a refused alert is an incident for a day; it stays listed until it is sent again
+DEAD_COLLECTOR_US: Final = 5 * MINUTE_US
+LAG_US: Final = 15 * MINUTE_US
+DISK_SHARE: Final = 0.05
+DISK_BYTES: Final = 1 << 30
+
+
+def decisions(service: Service, now_us: int, clock: str) -> list[Decision]:
+    """Every component with what is wrong with it, or that nothing is."""
+    found = list(sources(service))
+    if clock == "wall":
+        found += publisher(service, now_us)
+        found += sinks(service, now_us)
+        found += detectors(service, now_us)
+        found += collectors(service, now_us)
+        found += disk(service, now_us)
+    return found
+
+
+def sources(service: Service) -> Iterator[Decision]:
+    """A source that has stopped or lost offsets, as its collector reports it."""
+    for name, (beat_us, detail) in ledger.beats(service.engine).items():
+        kind, _, subject = name.partition(":")
+        if kind == "source":
+            problems = detail.get("problems", {})
+            reason = "; ".join(f"{where}: {what}" for where, what in sorted(problems.items()))
+            yield _state("source", subject, beat_us, reason if problems else None)
+
+
+def publisher(service: Service, now_us: int) -> Iterator[Decision]:
+    """Recorded events that nobody publishes."""
+    since_us = ledger.unpublished_since(service.engine)
+    late = since_us is not None and now_us - since_us > LATE_PUBLISH_US
+    at_us = since_us + LATE_PUBLISH_US if late and since_us is not None else now_us
+    yield _state("component", "publisher", at_us, "recorded events are not published" if late else None)
+
+
+def sinks(service: Service, now_us: int) -> Iterator[Decision]:
+    """A sink whose oldest waiting alert is older than ten minutes, or that refuses alerts; the other sinks hear of it."""
+    outbox = SqlOutbox(service.engine)
+    waiting, refused = outbox.backlog(now_us), outbox.refused(now_us - REFUSED_US)
+    for sink in service.config.sinks:
+        rows, age_us = waiting.get(sink, (0, 0))
+        late = age_us > LATE_DELIVERY_US
+        words = [f"{rows} alerts wait, the oldest for more than ten minutes"] if late else []
+        if refused.get(sink):
+            words.append("it refused alerts for good: lanner outbox list --state dead")
+        at_us = now_us - age_us + LATE_DELIVERY_US if late else now_us
+        yield _state("sink", sink, at_us, "; ".join(words) or None, Event.DELIVERY_DEGRADED)
+
+
+def detectors(service: Service, now_us: int) -> Iterator[Decision]:
+    """Detectors that have not completed within three schedules and a minute, and those on report only."""
+    with read(service.engine) as conn:
+        failed = {f"{a.model}/{a.subject.id}" for a in alertlog.open_alerts(conn) if a.event is Event.DETECTOR_FAILED}
+    lateness_us = round((service.config.schedule.lateness + service.config.schedule.idle) * SECOND_US)
+    for name, (beat_us, detail) in ledger.beats(service.engine).items():
+        kind, _, subject = name.partition(":")
+        if kind != "detector" or subject.rpartition("/")[0] not in service.config.models:
+            continue
+        schedule_us = round(float(detail.get("schedule_s", 60.0)) * SECOND_US)
+        # A window is judged only after its lateness, which is part of the schedule and no silence.
+        limit_us = 3 * schedule_us + MINUTE_US + (lateness_us if schedule_us > MINUTE_US else 0)
+        late = now_us - beat_us > limit_us and subject not in failed
+        reason = f"no completed run for more than {limit_us // MINUTE_US} min" if late else None
+        yield _state("detector", subject, beat_us + limit_us if late else now_us, reason, Event.DETECTOR_SILENT)
+    yield from _demotions(service, now_us)
+
+
+def _demotions(service: Service, now_us: int) -> Iterator[Decision]:
+    """Detectors on report only, and those that are so no longer."""
+    now = demoted(service.engine, now_us, service.config)
+    with read(service.engine) as conn:
+        before = [a.subject for a in alertlog.open_alerts(conn, UNREGISTERED) if a.event is Event.MONITOR_DEGRADED]
+    for detector in sorted({*now, *(s.id for s in before if s.kind == "detector")}):
+        reason = (
+            f"on report only: {now[detector]}. Its incidents are kept here and not sent" if detector in now else None
+        )
+        yield _state("detector", detector, now_us, reason, severity=Severity.WARNING)
+
+
+def collectors(service: Service, now_us: int) -> Iterator[Decision]:
+    """A source whose collector has not reported for five minutes, or reads what happened a quarter of an hour ago."""
+    by: dict[str, list[PartitionRow]] = {}
+    for p in all_partitions(service.engine):
+        by.setdefault(p.source, []).append(p)
+    for name, source in service.config.sources.items():
+        if source.type == "http" or name not in by:
+            continue
+        topic = source.topic
+        mine = [p for p in by[name] if topic is None or p.topic == topic]
+        heard_us = max((p.updated_us for p in mine), default=now_us)
+        behind = [p for p in mine if p.caught_up_since_us is None and p.max_event_us is not None]
+        oldest_us = min((p.max_event_us for p in behind if p.max_event_us is not None), default=now_us)
+        reason = None
+        if now_us - heard_us > DEAD_COLLECTOR_US and source.follow:
+            reason = "its collector has not reported for five minutes"
+        elif now_us - oldest_us > LAG_US:
+            reason = "its collector lags: it reads events from more than 15 min ago"
+        yield _state("component", f"collector {name}", now_us, reason)
+
+
+def disk(service: Service, now_us: int) -> Iterator[Decision]:
+    """The disk of the store is nearly full."""
+    usage = shutil.disk_usage(service.root)
+    full = usage.free < min(DISK_BYTES, DISK_SHARE * usage.total)
+    yield _state("component", "disk", now_us, f"{usage.free >> 20} MiB are free in the store" if full else None)
+
+
+def _state(
+    kind: str,
+    subject: str,
+    at_us: int,
+    reason: str | None,
+    event: Event = Event.MONITOR_DEGRADED,
+    severity: Severity = Severity.MAJOR,
+) -> Decision:
+    return Decision(
+        model=UNREGISTERED,
+        event=event,
+        family=Family.MONITOR,
+        subject=Subject(kind, subject),
+        firing=reason is not None,
+        time_us=at_us,
+        window_us=(at_us, at_us),
+        detector="self",
+        severity=severity,
+        fixed_rule=True,
+        evidence={} if reason is None else {"reason": reason},
+    )

@@ -1,0 +1,374 @@
+"""People and alerts, end to end: a scheduler, a real Alerta, operators there and here."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alerts.alerta import Alerta
+from alerts.base import SinkUnavailable
+from alerts.memory import MemorySink
+from monitor.config import load
+from monitor.model import (
+    HOUR_US,
+    SECOND_US,
+    Act,
+    Action,
+    Event,
+    Mark,
+    OutboxState,
+    Said,
+    Severity,
+    Subject,
+    Transition,
+    alert_id,
+    stable_id,
+)
+from monitor.scheduler import Jobs
+from monitor.service import attention
+from monitor.service.compose import Service, open_service
+from monitor.service.system import system_tick
+from monitor.store import alertlog, ledger, people
+from monitor.store import outbox as outboxes
+from monitor.store.engine import migrate, open_state, read, write
+from monitor.store.registry import UNREGISTERED
+from tests.alerting import alert
+from tests.integration.test_alerta import Api
+from tests.servers.alerta import Alerta as Server
+
+
+def now_us() -> int:
+    """Wall time."""
+    return time.time_ns() // 1000
+
+
+def service_of(folder: Path, **config: Any) -> Service:
+    """A service of the model `m` on SQLite, without a scheduler."""
+    file = folder / "lanner.yaml"
+    sinks = {"soc": {"type": "memory"}, "pager": {"type": "memory"}}
+    routes = [{"sinks": ["soc"]}]
+    file.write_text(json.dumps({"models": {"m": {}}, "sinks": sinks, "routes": routes, **config}))
+    return open_service(load(file), "test")
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    made = service_of(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A subject of the test's own, as the server is shared."""
+    return "t-" + stable_id(request.node.nodeid)[:12]
+
+
+@pytest.fixture
+def api(alerta: Server) -> Iterator[Api]:
+    made = Api(alerta)
+    yield made
+    made.session.close()
+
+
+def stored(service: Service, who: str = "p1", **fields: Any) -> Transition:
+    """An open incident, as a tick would have committed it a moment ago."""
+    at = fields.pop("opened_us", now_us())
+    made = replace(alert(who, opened_us=at, updated_us=at), **fields)
+    made = replace(made, alert_id=alert_id(made.key, at))
+    t = Transition(Action.OPEN, at, made)
+    with write(service.engine) as conn:
+        alertlog.write(conn, [made], [t], at)
+        outboxes.enqueue(conn, [t], service.sinks_for, at)
+    return t
+
+
+def current(service: Service, t: Transition) -> Any:
+    """The incident as the store has it."""
+    (found,) = alertlog.by_id(service.engine, t.alert.alert_id)
+    return found
+
+
+def say(service: Service, t: Transition, said: Said | None = None, kind: str = "verdict", **fields: Any) -> None:
+    """What a person does by command."""
+    act = Act(t.alert.alert_id, kind, "ann", "because", "cli", now_us(), said, **fields)
+    with write(service.engine) as conn:
+        assert people.say(conn, act, t.alert, now_us())
+
+
+def tick(service: Service) -> None:
+    """One tick of the model and one of the system."""
+    service.model("m", now_us()).tick(service.owner, now_us())
+    system_tick(service, now_us())
+
+
+def test_a_close_in_alerta_ends_the_incident(service: Service, alerta: Server, api: Api, name: str) -> None:
+    """Read back as `undetermined`, by whom and with their words; nothing reopens the row, and a new incident does."""
+    soc = Alerta("soc", alerta.url, alerta.key)
+    jobs = Jobs(service, {"soc": soc})
+    first = stored(service, name)
+    jobs.deliver()
+    api.call("PUT", f"/alert/{api.one(first)['id']}/action", action="close", text="known <b>tester</b>")
+    jobs.attend()
+    jobs.attend()  # the same close, seen twice, is one act
+    (done,) = people.acts_of(service.engine, [first.alert.alert_id])[first.alert.alert_id]
+    assert (done.act.said, done.act.source, done.act.actor) == (Said.UNDETERMINED, "sink:soc", "admin@example.org")
+    assert "known <b>tester</b>" in done.act.reason
+    tick(service)
+    over = current(service, first)
+    assert not over.open
+    assert over.evidence["verdict"]["verdict"] == "undetermined"
+    for _ in range(3):
+        jobs.deliver()
+        jobs.attend()
+    assert api.one(first)["status"] == "closed"
+    again = stored(service, name)
+    jobs.deliver()
+    assert api.one(again)["status"] == "open"
+
+
+def test_ack_and_shelve_in_alerta_are_acknowledgements(service: Service, alerta: Server, api: Api, name: str) -> None:
+    """Both count until the incident gets worse; un-ack takes it back; the incident stays open."""
+    jobs = Jobs(service, {"soc": Alerta("soc", alerta.url, alerta.key)})
+    first = stored(service, name)
+    jobs.deliver()
+
+    def acknowledged() -> Any:
+        jobs.attend()
+        acts = people.acts_of(service.engine, [first.alert.alert_id]).get(first.alert.alert_id, [])
+        return people.acknowledged(first.alert, acts)
+
+    assert acknowledged() is None
+    api.act(first, "ack")
+    found = acknowledged()
+    assert (found.act.kind, found.act.actor) == ("ack", "admin@example.org")
+    worse = replace(first.alert, severity=Severity.CRITICAL)
+    assert people.acknowledged(worse, [found]) is None
+    api.act(first, "unack")
+    assert acknowledged() is None
+    api.act(first, "shelve")
+    assert acknowledged().act.kind == "shelve"
+    tick(service)
+    assert current(service, first).open
+
+
+def test_a_verdict_becomes_a_note_and_an_ack_an_ack(service: Service, alerta: Server, api: Api, name: str) -> None:
+    """What was done in Lanner is told where others look; telling it twice changes nothing; hostile words are escaped."""
+    soc = Alerta("soc", alerta.url, alerta.key)
+    jobs = Jobs(service, {"soc": soc})
+    first = stored(service, name)
+    jobs.deliver()
+    say(service, first, kind="ack")
+    jobs.attend()
+    assert api.one(first)["status"] == "ack"
+    act = Act(first.alert.alert_id, "verdict", "ann <script>", "a test\x1b[2J", "cli", now_us(), Said.BENIGN_TRUE)
+    with write(service.engine) as conn:
+        people.say(conn, act, first.alert, now_us())
+    tick(service)
+    jobs.deliver()
+    jobs.attend()
+    soc.tell(first.alert, "verdict", "Lanner: verdict benign-true by ann <script>: a test\x1b[2J")
+    row = api.one(first)
+    assert row["status"] == "closed"
+    notes = [h["text"] for h in row["history"] if h["type"] == "note"]
+    assert notes == ["Lanner: verdict benign-true by ann \\x3cscript\\x3e: a test\\x1b[2J"]
+    assert people.acts_of(service.engine, [first.alert.alert_id])[first.alert.alert_id][0].act.kind == "ack"
+
+
+def test_a_note_waits_for_a_sink_that_is_away(service: Service) -> None:
+    """What cannot be told now is told later."""
+    heard: list[str] = []
+
+    class Away(MemorySink):
+        away = True
+
+        def tell(self, alert: Any, kind: str, text: str) -> None:
+            if self.away:
+                raise SinkUnavailable("away")
+            heard.append(f"{kind} {text}")
+
+    first = stored(service)
+    say(service, first, Said.TRUE)
+    sink = Away("soc")
+    assert attention.tell(service, {"soc": sink}, now_us()) == 0
+    Away.away = False
+    assert attention.tell(service, {"soc": sink}, now_us()) == 1
+    assert attention.tell(service, {"soc": sink}, now_us()) == 0
+    assert heard == ["verdict Lanner: verdict true by ann: because"]
+
+
+def test_a_verdict_without_a_tick_waits(service: Service) -> None:
+    """Only ticks write incidents: until the next one the verdict is recorded and nothing has changed."""
+    first = stored(service)
+    tick(service)
+    say(service, first, Said.FALSE)
+    assert current(service, first).open
+    tick(service)
+    assert not current(service, first).open
+    tick(service)
+    steps = alertlog.timeline(service.engine, first.alert.alert_id)
+    assert [s.action for s in steps] == ["open", "clear"]
+
+
+def test_incidents_about_lanner_itself_take_verdicts(service: Service) -> None:
+    """A disk that is full stays closed for a day once a person has closed its incident."""
+    first = stored(service, model=UNREGISTERED, event=Event.MONITOR_DEGRADED, subject=Subject("component", "x"))
+    say(service, first, Said.TRUE)
+    tick(service)
+    assert not current(service, first).open
+
+
+def test_nobody_came(tmp_path: Path) -> None:
+    """After its time an incident is told to the sinks of the escalation, once; acknowledged ones are not."""
+    service = service_of(tmp_path, alerting={"escalate": {"major": "10m"}, "escalate_to": ["pager"]})
+    soc, pager = MemorySink("soc"), MemorySink("pager")
+    jobs = Jobs(service, {"soc": soc, "pager": pager})
+    late = stored(service, "late", opened_us=now_us() - 700 * SECOND_US)
+    stored(service, "early", opened_us=now_us() - 500 * SECOND_US)
+    taken = stored(service, "taken", opened_us=now_us() - 700 * SECOND_US)
+    say(service, taken, kind="ack")
+    for _ in range(3):
+        jobs.attend()
+        jobs.deliver()
+    assert [t.alert.subject.id for t in pager.sent] == ["late"]
+    say(service, late, Said.TRUE)
+    tick(service)
+    jobs.deliver()
+    assert [t.action for t in pager.sent] == [Action.OPEN, Action.CLEAR]
+    service.close()
+
+
+def test_reminders_come_until_somebody_acknowledges(tmp_path: Path) -> None:
+    """A sink that is reminded hears of an open incident again after the configured time."""
+    service = service_of(tmp_path, alerting={"remind": "1h", "remind_to": ["soc"]})
+    first = stored(service, opened_us=now_us() - 2 * HOUR_US)
+    outbox = outboxes.SqlOutbox(service.engine)
+    (row,) = outbox.lease("me", now_us(), SECOND_US, 10)
+    outbox.settle(row.row_id, "me", OutboxState.SENT, now_us=now_us() - HOUR_US)
+    assert attention.nobody_came(service, now_us() - 10 * SECOND_US) == 0
+    assert attention.nobody_came(service, now_us() + SECOND_US) == 1
+    assert [r.state for r in outbox.lease("me", now_us() + 2 * SECOND_US, SECOND_US, 10)] == [OutboxState.SENT]
+    outbox.settle(row.row_id, "me", OutboxState.SENT, now_us=now_us() - HOUR_US)
+    say(service, first, kind="ack")
+    assert attention.nobody_came(service, now_us() + SECOND_US) == 0
+    service.close()
+
+
+def test_maintenance_is_seen_by_the_next_tick(service: Service) -> None:
+    """A mark of the whole house silences what Lanner would say about itself, until its end."""
+    number = people.mark(
+        service.engine, Mark(None, "maintenance", now_us(), now_us() + HOUR_US, "disk", "ops"), now_us()
+    )
+    ledger.beat(service.engine, "source:s", now_us(), {"problems": {"p": "stopped"}})
+    system_tick(service, now_us())
+    assert alertlog.find(service.engine) == []
+    assert people.end_mark(service.engine, number, "ops", now_us())
+    ledger.beat(service.engine, "source:s", now_us(), {"problems": {"p": "stopped"}})
+    system_tick(service, now_us())
+    assert [a.event for a in alertlog.find(service.engine)] == [Event.MONITOR_DEGRADED]
+
+
+def test_a_detector_below_the_floor_is_put_on_report_only(tmp_path: Path) -> None:
+    """Enough false verdicts: its next incident is kept and not sent, and all can see why."""
+    service = service_of(tmp_path, alerting={"precision_verdicts": 3})
+    for i in range(3):
+        t = stored(service, f"p{i}", detector="queries")
+        say(service, t, Said.FALSE)
+    system_tick(service, now_us())
+    (told,) = [a for a in alertlog.find(service.engine) if a.event is Event.MONITOR_DEGRADED]
+    assert told.subject == Subject("detector", "queries")
+    assert "precision 0.00 over 3 verdicts" in told.text
+    service.close()
+
+
+def test_a_detector_that_stops_is_noticed(service: Service) -> None:
+    """Three schedules and a minute after its last completed run there is an incident; its next run ends it."""
+    start = now_us()
+    names = [n for n in ledger.beats(service.engine) if n.startswith("detector:")]
+    assert names == []
+    ledger.beat_all(service.engine, {"detector:m/queries": {"schedule_s": 60.0}}, start)
+    system_tick(service, start + 239 * SECOND_US)
+    assert alertlog.find(service.engine) == []
+    system_tick(service, start + 241 * SECOND_US)
+    (silent,) = alertlog.find(service.engine)
+    assert (silent.event, silent.subject.id, silent.open) == (Event.DETECTOR_SILENT, "m/queries", True)
+    ledger.beat_all(service.engine, {"detector:m/queries": {"schedule_s": 60.0}}, start + 242 * SECOND_US)
+    system_tick(service, start + 243 * SECOND_US)
+    assert not current(service, Transition(Action.OPEN, start, silent)).open
+
+
+def test_ticks_are_signs_of_life(service: Service) -> None:
+    """Every detector of a model that ticks has a heartbeat; those of detectors that are gone are forgotten."""
+    ledger.beat_all(service.engine, {"detector:m/gone": {}}, now_us())
+    tick(service)
+    beats = {n for n in ledger.beats(service.engine) if n.startswith("detector:")}
+    assert beats == {f"detector:m/{m.name}" for m in service.model("m", now_us()).watched.monitors}
+    assert beats
+
+
+def test_heartbeats_reach_alerta(service: Service, alerta: Server, api: Api) -> None:
+    """One per detector that has completed a run since the last time, and one of the service."""
+    jobs = Jobs(service, {"soc": Alerta("soc", alerta.url, alerta.key)})
+    ledger.beat_all(service.engine, {"detector:m/queries": {"schedule_s": 60.0}}, now_us())
+    jobs.attend()
+    shown = {b["origin"]: b for b in api.call("GET", "/heartbeats")["heartbeats"]}
+    assert shown["lanner/m/queries"]["timeout"] == 240
+    assert shown["lanner/service"]["timeout"] == 300
+
+
+def test_the_dead_mans_switch_is_asked_only_while_all_is_well(tmp_path: Path) -> None:
+    """A real server counts the requests: none while ticks stand still or alerts do not get out, and no address in the log."""
+    asked: list[str] = []
+
+    class Switch(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Switch)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    service = service_of(tmp_path, deadman={"url": f"http://127.0.0.1:{server.server_port}/ping/secret"})
+    attention.alive(service, now_us(), now_us())
+    assert asked == ["/ping/secret"]
+    attention.alive(service, now_us() - 200 * SECOND_US, now_us())
+    stored(service, model=UNREGISTERED, event=Event.DELIVERY_DEGRADED, subject=Subject("sink", "soc"))
+    attention.alive(service, now_us(), now_us())
+    assert len(asked) == 1
+    server.shutdown()
+    server.server_close()
+    service.close()
+
+
+def test_two_processes_never_lose_an_act(tmp_path: Path, state_url: str) -> None:
+    """The same act from two readers is one row, on both databases."""
+    engine = open_state(state_url)
+    migrate(engine)
+    a = alert()
+    act = Act(a.alert_id, "ack", "ann", "", "sink:soc", 5, ref="2026-11-24T00:00:00Z")
+    made: list[bool] = []
+
+    def run(say: Callable[..., bool]) -> None:
+        with write(engine) as conn:
+            made.append(say(conn, act, a, 5))
+
+    threads = [threading.Thread(target=run, args=(people.say,)) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert sorted(made) == [False, False, False, True]
+    with read(engine) as conn:
+        assert people.pending(conn, "m") == []  # an acknowledgement closes nothing
+    engine.dispose()
