@@ -3,6 +3,7 @@
 # make test      all tests, on real servers
 # make check     ruff, mypy strict, import-linter
 # make bench     benchmarks as ratios in one run
+# make bench-attacks  attacks and honest clients against real models; writes docs/attacks.md (about an hour the first time)
 # Everything but `install` installs first. PYTHON=python3.12 chooses another Python for the environment.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -12,7 +13,7 @@ PY := $(VENV)/bin/python
 DONE := $(VENV)/.installed
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --use-pep517
 
-.PHONY: install demo test check format bench acceptance lock clean
+.PHONY: install demo test check format bench bench-attacks acceptance lock clean
 .DEFAULT_GOAL := install
 
 install: $(DONE)
@@ -48,6 +49,9 @@ format: $(DONE)
 
 bench: $(DONE)
 	$(PY) -m benchmarks
+
+bench-attacks: $(DONE)
+	$(PY) -m benchmarks.attacks --all
 
 acceptance: $(DONE)
 	$(PY) -m pytest -m acceptance --override-ini timeout=7200

@@ -19,12 +19,14 @@ from benchmarks.traffic.attacks import attack
 from benchmarks.traffic.benign import benign, natural
 from benchmarks.traffic.ranges import share, whole
 from benchmarks.traffic.victim import Matrix, Victim
+from detectors.base import Caller
 from monitor.model import Family
 
 Rng = np.random.Generator
 
 ATTACK_ROWS: Final = 1_200
 BENIGN_ROWS: Final = 1_000
+BUDGET: Final = 500  # distinct rows that the declared thief may ask for
 
 # What an analyst may rightly call the attack. Several where the queries themselves are the same: label-only membership
 # is a search for the boundary, and a boundary search serves theft as well as evasion.
@@ -64,7 +66,7 @@ PROFILES: Final = {
 class Actor:
     """One client, or one attacker behind several principals. group: the row of the table it counts in.
 
-    declared: the profile that the directory names. pace: fast, human, nightly, steady or slow (30 days).
+    declared: what the directory of principals says about it. pace: fast, human, nightly, steady or slow (30 days).
     """
 
     name: str
@@ -73,7 +75,7 @@ class Actor:
     hostile: bool
     make: Callable[[Split, Victim, Rng], tuple[Matrix, NDArray[np.bool_]]]
     principals: int = 1
-    declared: str = ""
+    declared: Caller | None = None
     pace: str = "human"
 
     @property
@@ -142,6 +144,10 @@ def _late(kind: str) -> Callable[[Split, Victim, Rng], Any]:
     return make
 
 
+def _caller(**said: Any) -> Caller:
+    return Caller(kind="service", owner="analytics", **said)
+
+
 def attackers(round_: int) -> Iterator[Actor]:
     """One of every attack in every disguise; `round_` tells repetitions apart."""
 
@@ -171,6 +177,12 @@ def attackers(round_: int) -> Iterator[Actor]:
     yield actor("attribute", "attribute_inference", _plain("attribute_inference", "valid"))
     yield actor("smote", "smote", _plain("smote", "valid"))
     yield actor("in-distribution", "knockoff_real", _plain("knockoff_real", "snap"))
+    yield actor(
+        "in-distribution (budget)",
+        "knockoff_real",
+        _plain("knockoff_real", "snap"),
+        declared=_caller(distinct_rows=BUDGET),
+    )
     yield actor("single-shot", "rule_based_membership", _plain("rule_based_membership", "snap"))
 
 
@@ -184,25 +196,29 @@ PACES: Final = {
 }
 
 
+def _usual(kind: str) -> Callable[[Split, Victim, Rng], Any]:
+    def make(split: Split, v: Victim, rng: Rng) -> Any:
+        rows = benign(v, kind, BENIGN_ROWS, rng, split.ranges)
+        return rows, np.zeros(len(rows), dtype=bool)
+
+    return make
+
+
 def honest(split: Split, data: str) -> Iterator[Actor]:
     """Natural principals and `split.hard` of every hard kind; the tools among them both undeclared and declared."""
 
-    def make(kind: str) -> Callable[[Split, Victim, Rng], Any]:
-        def rows(split: Split, v: Victim, rng: Rng) -> Any:
-            made = benign(v, kind, BENIGN_ROWS, rng, split.ranges)
-            return made, np.zeros(len(made), dtype=bool)
-
-        return rows
-
+    for i in range(2 * bool(split.natural.get(data))):
+        generous = _caller(distinct_rows=2 * BENIGN_ROWS)
+        yield Actor(f"budget-kept/{i}", "natural (budget kept)", "natural", False, _usual("natural"), declared=generous)
     for i in range(split.natural.get(data, 0)):
-        yield Actor(f"natural/{i}", "natural", "natural", False, make("natural"))
+        yield Actor(f"natural/{i}", "natural", "natural", False, _usual("natural"))
     for kind in (*HARD, *TOOLS):
         for i in range(split.hard):
-            one = Actor(f"{kind}/{i}", kind, kind, False, make(kind), pace=PACES.get(kind, "human"))
+            one = Actor(f"{kind}/{i}", kind, kind, False, _usual(kind), pace=PACES.get(kind, "human"))
             yield one
             if kind in TOOLS:
                 group = f"{kind} (declared)"
-                yield replace(one, name=f"{kind}-declared/{i}", group=group, declared=PROFILES[kind])
+                yield replace(one, name=f"{kind}-declared/{i}", group=group, declared=_caller(profile=PROFILES[kind]))
 
 
 def actors(split: Split, data: str) -> list[Actor]:

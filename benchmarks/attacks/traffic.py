@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from inspect import getsource
 from pathlib import Path
 from typing import Final
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.attacks import actors as acting
 from benchmarks.attacks.actors import Actor, Stream
@@ -30,6 +30,24 @@ REFERENCE_ROWS: Final = 4_000
 START_US: Final = 1_767_571_200_000_000  # Monday 2026-01-05
 
 
+def _code(*names: str) -> str:
+    """What modules of benchmarks.traffic do, read at import: layout and comments do not count."""
+    folder = Path(__file__).parents[1] / "traffic"
+    trees = [ast.dump(ast.parse((folder / f"{n}.py").read_text(encoding="utf-8"))) for n in names]
+    return sha256("".join(trees).encode()).hexdigest()[:12]
+
+
+CODE: Final = {
+    True: _code("data", "victim", "ranges", "attacks", "oracle", "toolbox"),
+    False: _code("data", "victim", "ranges", "benign", "explain"),
+}
+MAKERS: Final = {
+    node.name: ast.dump(node)
+    for node in ast.parse(Path(acting.__file__).read_text(encoding="utf-8")).body
+    if isinstance(node, ast.FunctionDef)
+}
+
+
 @dataclass(frozen=True)
 class Scene:
     """A victim whose pool holds no row of the reference, the reference itself, and everybody's streams."""
@@ -40,15 +58,18 @@ class Scene:
     streams: tuple[Stream, ...]
 
 
-def scene(split: Split, name: str, only: str = "") -> Scene:
-    """Victim, reference and the streams of all actors whose name or group holds `only`."""
+def scene(split: Split, name: str, only: str = "", cache: Path = CACHE / "attacks") -> Scene:
+    """Victim, reference and the streams of all actors whose group or name holds one of the words of `only`."""
     whole = victim(name, seed=split.seed, training_rows=FEW.get(name, TRAINING_ROWS), family=split.victims[name])
     rng = np.random.default_rng([split.seed, 1])
     order = rng.permutation(len(whole.pool))
     cut = min(REFERENCE_ROWS, len(order) // 2)
     apart = replace(whole, pool=whole.pool[order[cut:]], labels=whole.labels[order[cut:]])
-    chosen = [a for a in acting.actors(split, name) if only in f"{a.group} {a.name}"]
-    return Scene(name, apart, _reference(apart, whole.pool[order[:cut]], rng), _cached(split, name, apart, chosen))
+    words = only.split(",")
+    chosen = [a for a in acting.actors(split, name) if any(w in f"{a.group} {a.name}" for w in words)]
+    with threadpool_limits(1):  # attackers ask row by row: more threads only wait for each other
+        streams = _cached(split, name, apart, chosen, cache)
+    return Scene(name, apart, _reference(apart, whole.pool[order[:cut]], rng), streams)
 
 
 def _reference(v: Victim, rows: Matrix, rng: np.random.Generator) -> Log:
@@ -59,26 +80,29 @@ def _reference(v: Victim, rows: Matrix, rng: np.random.Generator) -> Log:
     return Log(v, rows, np.round(v.answer(rows), 6), when, who, tuple(f"usual-{i:02d}" for i in range(20)))
 
 
-def _source(*names: str) -> str:
-    """Hash of what modules of benchmarks.traffic do: layout and comments do not count."""
-    folder = Path(__file__).parents[1] / "traffic"
-    trees = [ast.dump(ast.parse((folder / f"{n}.py").read_text(encoding="utf-8"))) for n in names]
-    return sha256("".join(trees).encode()).hexdigest()[:12]
+def _key(split: Split, name: str, actor: Actor) -> str:
+    """Everything that the actor's rows depend on, hashed."""
+    sizes = (FEW.get(name, TRAINING_ROWS), REFERENCE_ROWS, acting.ATTACK_ROWS, acting.BENIGN_ROWS)
+    maker = MAKERS[actor.make.__qualname__.split(".")[0]]
+    parts = (
+        split.seed,
+        split.victims[name],
+        sorted(split.ranges.items()),
+        sizes,
+        CODE[actor.hostile],
+        maker,
+        actor.name,
+    )
+    return sha256(repr(parts).encode()).hexdigest()[:20]
 
 
-def _cached(split: Split, name: str, v: Victim, chosen: Sequence[Actor]) -> tuple[Stream, ...]:
+def _cached(split: Split, name: str, v: Victim, chosen: Sequence[Actor], cache: Path) -> tuple[Stream, ...]:
     """One file per actor, named after the code and the parameters that made it."""
-    common = _source("data", "victim", "ranges")
-    code = {True: common + _source("attacks", "oracle", "toolbox"), False: common + _source("benign", "explain")}
-    folder = CACHE / "attacks" / split.name / name
+    folder = cache / split.name / name
     folder.mkdir(parents=True, exist_ok=True)
     out = []
     for i, actor in enumerate(chosen):
-        own = f"{split.seed} {split.victims[name]} {sorted(split.ranges.items())} {FEW.get(name, TRAINING_ROWS)} {REFERENCE_ROWS} {acting.ATTACK_ROWS} {acting.BENIGN_ROWS}"
-        key = sha256(
-            f"{own} {code[actor.hostile]} {''.join(getsource(actor.make).split())} {actor.name}".encode()
-        ).hexdigest()[:20]
-        path = folder / f"{key}.npz"
+        path = folder / f"{_key(split, name, actor)}.npz"
         if path.exists():
             with np.load(path) as z:
                 rows, scores, hostile = z["rows"], z["scores"], z["attack"]
@@ -128,8 +152,8 @@ def together(split: Split, made: Scene, streams: Sequence[Stream] | None = None)
         when.append(_times(s, split, rng))
         mine = principals(s.actor)
         names += mine
-        if s.actor.declared:
-            declared |= dict.fromkeys(mine, Caller(kind="service", owner="analytics", profile=s.actor.declared))
+        if s.actor.declared is not None:
+            declared |= dict.fromkeys(mine, s.actor.declared)
     at = np.concatenate(when)
     order = np.argsort(at, kind="stable")
     of = np.repeat(np.arange(len(streams)), [len(s.rows) for s in streams])

@@ -1,0 +1,130 @@
+"""The attack evaluation: design and judging share nothing, and a run says the same every time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.attacks import report
+from benchmarks.attacks.actors import attackers, honest
+from benchmarks.attacks.baselines import Baselines
+from benchmarks.attacks.judge import judge, table, watch
+from benchmarks.attacks.score import Outcome, exact, outcomes
+from benchmarks.attacks.split import DESIGN, JUDGING
+from benchmarks.attacks.traffic import Scene, scene, together
+from benchmarks.traffic import DATA, FAMILIES, benign, victim
+
+FEW = "unmasked/knockoff_random,unmasked/inversion,in-distribution,sybil-5/copycat,probe/0,segment/0,what_if-declared/0"
+SMALL = replace(DESIGN, victims={"breast_cancer": "logistic"})
+
+
+def test_the_splits_share_no_data_no_models_no_seed_and_no_range() -> None:
+    """Nothing that a detector was designed on is used to judge it."""
+    assert not (set(DESIGN.victims) | set(DESIGN.used)) & set(JUDGING.victims)
+    assert not set(DESIGN.victims.values()) & set(JUDGING.victims.values())
+    assert DESIGN.seed != JUDGING.seed
+    assert set(DESIGN.ranges) == set(JUDGING.ranges)
+    assert not [name for name, r in DESIGN.ranges.items() if r == JUDGING.ranges[name]]
+    assert set(DESIGN.victims) | set(JUDGING.victims) <= set(DATA)
+
+
+def test_judging_is_as_large_as_was_asked_for() -> None:
+    """Four data sets and three families of models in all, and 300 natural principals to judge one percent by."""
+    used = {**DESIGN.victims, **JUDGING.victims}
+    assert len(DESIGN.victims) >= 4
+    assert len(JUDGING.victims) >= 4
+    assert len(set(used.values())) >= 4
+    assert set(used.values()) <= set(FAMILIES)
+    assert sum(JUDGING.natural.values()) >= 300
+
+
+def test_actors_have_their_own_names() -> None:
+    """Names are unique per victim, since streams are drawn from them."""
+    names = [a.name for a in (*attackers(0), *attackers(1), *honest(JUDGING, "car_loan"))]
+    assert len(names) == len(set(names))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scene, list[Outcome]]:
+    made = scene(SMALL, "breast_cancer", FEW, tmp_path_factory.mktemp("traffic"))
+    return made, _judged(made)
+
+
+def _judged(made: Scene) -> list[Outcome]:
+    log, of = together(SMALL, made)
+    return outcomes("breast_cancer", log, of, made.streams, judge(watch(made.reference), log))
+
+
+def test_a_run_names_the_loud_attackers_and_no_probe(small: tuple[Scene, list[Outcome]]) -> None:
+    """Made-up rows are found soon, alone and behind five names; the same row for ever is not."""
+    by = {o.name: o for o in small[1]}
+    loud = by["unmasked/knockoff_random/0"]
+    assert loud.queries is not None
+    assert loud.queries <= 100
+    assert by["sybil-5/copycat/0"].suspects >= 1
+    assert not by["probe/0"].alarmed
+    assert all(o.n >= 1000 for o in small[1])
+    assert max(loud.peaks.values()) > max(by["probe/0"].peaks.values())
+
+
+def test_the_same_seed_gives_the_same_outcome(small: tuple[Scene, list[Outcome]], tmp_path: Path) -> None:
+    """Traffic made anew, in another order of actors, and read from the cache, is judged alike."""
+    again = _judged(scene(SMALL, "breast_cancer", FEW, tmp_path))
+    read = _judged(scene(SMALL, "breast_cancer", FEW, tmp_path))
+    assert again == small[1]
+    assert read == small[1]
+
+
+def test_reference_and_clients_share_no_row(small: tuple[Scene, list[Outcome]]) -> None:
+    """What calibrates a detector is never what an honest client sends."""
+    made = small[0]
+    known = {r.tobytes() for r in made.reference.rows}
+    assert not [r for r in made.victim.pool if r.tobytes() in known]
+    assert not known & {r.tobytes() for r in made.victim.training}
+
+
+def test_the_table_is_what_the_event_log_holds(small: tuple[Scene, list[Outcome]]) -> None:
+    """Columns as in docs/event-log.md; a word where the victim has categories, null where a value is missing."""
+    v = victim("flights", training_rows=1000)
+    rows = v.pool[:50].copy()
+    rows[3, 0] = np.nan
+    log = replace(
+        small[0].reference, victim=v, rows=rows, scores=v.answer(rows), time_us=np.arange(50), who=np.zeros(50, int)
+    )
+    made = table(log)
+    words = next(j for j, c in enumerate(v.columns) if c.categories)
+    column = made[f"feature:{v.columns[words].name}"].to_pylist()
+    assert column == [v.columns[words].categories[int(x)] for x in rows[:, words]]
+    assert made["scores"].to_pylist() == v.answer(rows).tolist()
+    assert made["prediction_label"].to_pylist() == [v.classes[i] for i in v.answer(rows).argmax(axis=1)]
+    assert made[f"feature:{v.columns[0].name}"][3].as_py() is None
+
+
+def test_baselines_hear_a_boundary_search_and_not_a_probe(small: tuple[Scene, list[Outcome]]) -> None:
+    """PRADA and window MMD say something about a stream of made-up rows; PRADA is silent about one row for ever."""
+    made = small[0]
+    other = Baselines.fit(made.reference, 1)
+    heard = {s.actor.name: other.alarms(s) for s in made.streams}
+    assert heard["unmasked/knockoff_random/0"]["mmd"] is not None
+    assert heard["probe/0"]["prada"] is None
+
+
+def test_every_line_of_the_specification_is_printed(small: tuple[Scene, list[Outcome]]) -> None:
+    """The report keeps its shape on few actors, and intervals are exact."""
+    found = small[1]
+    assert len(report.numbers(found)) == 12
+    assert "unmasked" in report.text(found)
+    assert "| unmasked |" in report.markdown(found)
+    assert exact(0, 300)[1] == pytest.approx(0.0122, abs=1e-4)
+    assert exact(1, 1)[0] == pytest.approx(0.025)
+
+
+def test_an_analyst_never_leaves_the_values_that_occur() -> None:
+    """A what-if client changes as many fields as its range says, and nothing else."""
+    v = victim("wine")
+    rows = benign(v, "what_if", 200, np.random.default_rng(1), {**DESIGN.ranges, "sweep_values": (10, 10)})
+    for first in range(0, 200, 10):
+        assert (np.ptp(rows[first : first + 10], axis=0) > 0).sum() <= 2
