@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmarks.attacks.judge import LEVEL, Log, Watch, judge, table, watch
+from benchmarks.attacks.judge import Court, Log, Watch, judge, table, watch
 from benchmarks.attacks.split import DESIGN
 from benchmarks.attacks.traffic import START_US, Scene, scene
 from benchmarks.traffic.victim import Matrix
-from detectors import decide
-from detectors.base import Evidence, Feedback, State
 from monitor.model import SECOND_US
 from monitor.service.windows import Stretch
 
@@ -68,29 +67,21 @@ def _log(made: Scene, rows: Matrix, who: NDArray[np.int64], count: int) -> Log:
 def _flood(
     made: Scene, watching: Watch, flood: int, rng: np.random.Generator
 ) -> tuple[dict[int, int], dict[int, float]]:
-    """A million principals with three rows each, every one of them new: sizes of all state on the way."""
+    """That many principals with three rows each, every one of them new: sizes of all state on the way."""
     rows = made.victim.pool[rng.choice(len(made.victim.pool), BLOCK)]
-    states: dict[str, State] = {}
+    base, each = _log(made, rows, np.arange(BLOCK) // 3, BLOCK // 3), BLOCK // 3
+    whole, court = table(base), Court(watching)
     sizes: dict[int, int] = {}
     peaks: dict[int, float] = {}
-    feedback, seen, marks = Feedback(), 0, {int(flood * k / 5) // (BLOCK // 3) for k in range(1, 6)}
-    for k in range(-(-3 * flood // BLOCK)):
-        block = _log(made, rows, np.arange(BLOCK) // 3, BLOCK // 3)
-        block = Log(block.victim, block.rows, block.scores, block.time_us + k * 3_000 * SECOND_US, block.who,
-                    tuple(f"f{k}-{i}" for i in range(BLOCK // 3)))  # fmt: skip
-        whole = table(block)
-        window = Stretch(block.victim.name, int(block.time_us[0]), int(block.time_us[-1]), whole)
-        found: list[Evidence] = []
-        for name, (detector, cal) in watching.detectors.items():
-            measured = detector.measure(cal, states.get(name), window, feedback)
-            states[name] = measured.state
-            if measured.evidence is not None:
-                found.append(measured.evidence)
-        decided = decide.fuse(states.get("fuse"), found, (), LEVEL, block.victim.name)
-        states["fuse"], feedback, seen = decided.state, decided.feedback, seen + BLOCK // 3
-        if k + 1 in marks:
-            sizes[seen] = sum(len(s.to_bytes()) for s in states.values())
-            peaks[seen] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    blocks = -(-flood // each)
+    for k in range(blocks):
+        when = base.time_us + k * BLOCK * SECOND_US // 10
+        names = pa.array([f"f{k}-{i}" for i in range(each)], pa.string()).take(pa.array(base.who))
+        block = whole.set_column(0, "event_time", pa.array(when)).set_column(1, "principal", names)
+        court.hear(Stretch(made.victim.name, int(when[0]), int(when[-1]), block))
+        if k + 1 in {-(-blocks * i // 5) for i in range(1, 6)}:
+            sizes[(k + 1) * each] = sum(len(s.to_bytes()) for s in court.states.values())
+            peaks[(k + 1) * each] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return sizes, peaks
 
 

@@ -17,7 +17,7 @@ from detectors.base import Calibration, Caller, Detector, Evidence, Feedback, St
 from detectors.profile import Bins
 from detectors.registry import DEFAULTS, REGISTRY
 from monitor.errors import CalibrationRefused
-from monitor.model import Alert, Decision, Event, Severity
+from monitor.model import Alert, Decision, Severity
 from monitor.service.windows import Stretch, reference_windows
 
 STRETCH: Final = 4_096  # rows judged at once, as in live operation
@@ -105,6 +105,46 @@ def watch(reference: Log, detectors: Mapping[str, Detector] | None = None) -> Wa
     return Watch(v, found, refused, time.perf_counter() - began)
 
 
+@dataclass
+class Court:
+    """What live operation carries from one stretch to the next. seconds: spent per detector and in fuse()."""
+
+    watching: Watch
+    settings: decide.FuseSettings = LEVEL
+    states: dict[str, State] = field(default_factory=dict)
+    feedback: Feedback = field(default_factory=Feedback)
+    open: dict[Any, Alert] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+
+    def hear(self, window: Stretch) -> list[Evidence]:
+        """Judge one stretch; its evidence."""
+        found = []
+        for name, (detector, cal) in self.watching.detectors.items():
+            began = time.perf_counter()
+            measured = detector.measure(cal, self.states.get(name), window, self.feedback)
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            self.states[name] = measured.state
+            if measured.evidence is not None:
+                found.append(measured.evidence)
+        began = time.perf_counter()
+        made = decide.fuse(self.states.get("fuse"), found, tuple(self.open.values()), self.settings, window.model)
+        self.seconds["fuse"] = self.seconds.get("fuse", 0.0) + time.perf_counter() - began
+        self.states["fuse"], self.feedback = made.state, made.feedback
+        self.decisions += made.decisions
+        for d in made.decisions:
+            self._follow(d)
+        return found
+
+    def _follow(self, d: Decision) -> None:
+        """What the alert lifecycle keeps open."""
+        key = (d.event, d.subject)
+        if not d.firing:
+            self.open.pop(key, None)
+        elif key not in self.open:
+            self.open[key] = _alert(d)
+
+
 @dataclass(frozen=True)
 class Judged:
     """decisions in time order; evidence per detector with rows counted from the start of the log; seconds by part."""
@@ -117,45 +157,16 @@ class Judged:
 
 def judge(watching: Watch, log: Log, settings: decide.FuseSettings = LEVEL, stretch: int = STRETCH) -> Judged:
     """What live operation would have decided over this log."""
-    whole = table(log)
-    states: dict[str, State] = {}
-    feedback = Feedback()
-    open_: dict[str, Alert] = {}
-    parts: dict[str, list[Evidence]] = {name: [] for name in watching.detectors}
-    seconds = dict.fromkeys([*watching.detectors, "fuse"], 0.0)
-    decisions: list[Decision] = []
+    whole, court = table(log), Court(watching, settings)
+    parts: dict[str, list[Evidence]] = {}
     for first in range(0, log.n, stretch):
-        piece = whole.slice(first, stretch)
         times = log.time_us[first : first + stretch]
+        piece = whole.slice(first, stretch)
         window = Stretch(log.victim.name, int(times.min()), int(times.max()), piece, None, log.declared)
-        found = []
-        for name, (detector, cal) in watching.detectors.items():
-            began = time.perf_counter()
-            measured = detector.measure(cal, states.get(name), window, feedback)
-            seconds[name] += time.perf_counter() - began
-            states[name] = measured.state
-            if measured.evidence is not None:
-                found.append(measured.evidence)
-                parts[name].append(_moved(measured.evidence, first))
-        began = time.perf_counter()
-        decided = decide.fuse(states.get("fuse"), found, tuple(open_.values()), settings, log.victim.name)
-        seconds["fuse"] += time.perf_counter() - began
-        states["fuse"], feedback = decided.state, decided.feedback
-        decisions += decided.decisions
-        for d in decided.decisions:
-            _follow(open_, d)
-    evidence = {name: _joined(es) for name, es in parts.items() if es}
-    return Judged(tuple(decisions), evidence, seconds, states)
-
-
-def _follow(open_: dict[str, Alert], d: Decision) -> None:
-    """What the alert lifecycle keeps open, as far as fuse() reads it."""
-    if d.event is not Event.ATTACK_SUSPECTED:
-        return
-    if not d.firing:
-        open_.pop(d.subject.id, None)
-    elif d.subject.id not in open_:
-        open_[d.subject.id] = _alert(d)
+        for e in court.hear(window):
+            parts.setdefault(e.detector, []).append(_moved(e, first))
+    evidence = {name: _joined(es) for name, es in parts.items()}
+    return Judged(tuple(court.decisions), evidence, court.seconds, court.states)
 
 
 def _alert(d: Decision) -> Alert:

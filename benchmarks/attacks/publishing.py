@@ -25,7 +25,7 @@ def publish(root: Path, found: Mapping[str, Sequence[Outcome]]) -> int:
     page.write_text(inserted(page.read_text(encoding="utf-8"), generated(found, spent)), encoding="utf-8")
     kept = {"machine": machine(), "cost": asdict(spent), **{name: report.record(os) for name, os in found.items()}}
     (root / "benchmarks" / "attacks.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    return int(any(not x.met for x in report.numbers(found["judging"])))
+    return int(any(x.met is False for x in report.numbers(found["judging"])))
 
 
 def generated(found: Mapping[str, Sequence[Outcome]], spent: Cost) -> str:

@@ -41,13 +41,15 @@ def _share(mine: Found, hit: Callable[[Outcome], bool]) -> tuple[int, int, str, 
 
 def _least(what: str, bar: float, mine: Found, hit: Callable[[Outcome], bool]) -> Number:
     k, n, interval, worst = _share(mine, hit)
-    return Number(what, f"{bar:.0%} or more", f"{k} of {n} ({k / max(n, 1):.0%})", interval, worst, k >= bar * n)
+    return Number(
+        what, f"{bar:.0%} or more", f"{k} of {n} ({k / max(n, 1):.0%})", interval, worst, k >= bar * n if n else None
+    )
 
 
 def _most(what: str, bar: float, mine: Found) -> Number:
     k, n, interval, worst = _share(mine, lambda o: o.alarmed)
     text = "none" if bar == 0 else f"{bar:.0%} or fewer"
-    return Number(what, text, f"{k} of {n} ({k / max(n, 1):.1%})", interval, worst, k <= bar * n)
+    return Number(what, text, f"{k} of {n} ({k / max(n, 1):.1%})", interval, worst, k <= bar * n if n else None)
 
 
 def within(queries: int) -> Callable[[Outcome], bool]:
@@ -107,8 +109,16 @@ def text(found: Found) -> str:
         low, high = exact(len(bad), len(mine))
         lines.append(f"{g:24}{len(mine):5}{len(bad):7}  {low:6.1%} to {high:6.1%}  {_places(bad)}")
     lines.append("")
-    lines += [f"{'+' if x.met else '-'} {x.what:68}{x.bar:>15}{x.value:>20}  {x.interval}" for x in numbers(found)]
+    lines += [f"{_mark(x.met)} {x.what:68}{x.bar:>15}{x.value:>20}  {x.interval}" for x in numbers(found)]
     return "\n".join(lines)
+
+
+def _mark(met: bool | None) -> str:
+    return " " if met is None else "+" if met else "-"
+
+
+def _said(met: bool | None) -> str:
+    return "" if met is None else "yes" if met else "**no**"
 
 
 def attack_groups(found: Found) -> list[str]:
@@ -157,10 +167,7 @@ def markdown(found: Found) -> str:
         "| what | bar | measured | 95 % interval | lowest and highest data set | met |",
         "|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {x.what} | {x.bar} | {x.value} | {x.interval} | {x.worst} | {'yes' if x.met else '**no**'} |"
-        for x in numbers(found)
-    ]
+    lines += [f"| {x.what} | {x.bar} | {x.value} | {x.interval} | {x.worst} | {_said(x.met)} |" for x in numbers(found)]
     names = " | ".join(BASELINES)
     lines += [
         "", f"| attackers | n | within 100 | 500 | 1,200 | median | worst | family right at opening | at 100 | {names} | never found |",
