@@ -78,6 +78,12 @@ def covers(exemption: Exemption, d: Decision) -> bool:
     return True
 
 
+def contributors(alert: Alert) -> tuple[str, ...]:
+    """The detectors that an incident rests on: an exception made of it covers these and no others."""
+    named = [str(x.get("name")) for x in alert.evidence.get("detectors") or () if isinstance(x, Mapping)]
+    return tuple(sorted({alert.detector, *named}))
+
+
 def in_maintenance(d: Decision, marks: Sequence[Mark]) -> bool:
     """Whether a maintenance window explains it. Attacks are not explained by maintenance."""
     if d.event in SECURITY:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,18 +35,21 @@ def list_alerts(
 ) -> None:
     """List incidents, the most recently changed first."""
     from alerts.text import shown, title
-    from monitor.store import alertlog
+    from monitor.store import alertlog, people
 
-    with _store(config) as engine:
+    with store(config) as engine:
         found = alertlog.find(
             engine, model=model, event=event.value if event else None, open_only=open_only, limit=limit
         )
+        acts = people.acts_of(engine, [a.alert_id for a in found])
     found = [a for a in found if a.severity.rank >= min_severity.rank]
     if as_json:
-        typer.echo(json.dumps({"alerts": [alert_json(a) for a in found]}))
+        typer.echo(json.dumps({"alerts": [alert_json(a, acts.get(a.alert_id, ())) for a in found]}))
         return
     for a in found:
         state = "quiet" if a.open and a.quiet else "open" if a.open else "cleared"
+        if a.open and people.acknowledged(a, acts.get(a.alert_id, ())) is not None:
+            state = "taken"
         typer.echo(f"{a.alert_id[:8]}  {rfc3339(a.opened_us)}  {state:7}  {a.severity.value:8}  {title(a)}")
     if not found:
         typer.echo("no incidents" + (f" of {shown(model)}" if model else ""), err=True)
@@ -59,20 +62,19 @@ def show_alert(
     as_json: AsJson = False,
 ) -> None:
     """Show one incident: what is known, its evidence, and every step it made."""
-    from monitor.store import alertlog
+    from alerts.text import shown
+    from monitor.store import alertlog, people
     from monitor.telemetry import escaped
 
-    with _store(config) as engine:
-        found = alertlog.by_id(engine, alert_id)
-        line = alertlog.timeline(engine, found[0].alert_id) if len(found) == 1 else []
-    if not found:
-        raise UsageError(f"no alert has an id that begins with {escaped(alert_id[:40])}; see `lanner alerts list`")
-    if len(found) > 1:
-        raise UsageError(f"{len(found)} alerts have an id that begins so: {', '.join(a.alert_id for a in found)}")
-    (a,) = found
+    with store(config) as engine:
+        a = one_alert(engine, alert_id)
+        line = alertlog.timeline(engine, a.alert_id)
+        acts = people.acts_of(engine, [a.alert_id]).get(a.alert_id, [])
     if as_json:
         steps = [{"seq": e.seq, "recorded": rfc3339(e.recorded_us), **e.body} for e in line]
-        typer.echo(json.dumps({"alert": alert_json(a), "transitions": steps}))
+        typer.echo(
+            json.dumps({"alert": alert_json(a, acts), "transitions": steps, "acts": [act_json(x) for x in acts]})
+        )
         return
     typer.echo(a.text)
     typer.echo(f"\nalert {a.alert_id}")
@@ -80,6 +82,9 @@ def show_alert(
         typer.echo(
             f"  {e.seq:3}  {rfc3339(e.time_us)}  {e.action:6}  {e.body['severity']}  recorded {rfc3339(e.recorded_us)}"
         )
+    for x in acts:
+        what = x.act.kind if x.act.said is None else f"verdict {x.act.said.value}"
+        typer.echo(f"  {rfc3339(x.act.time_us)}  {what} by {shown(x.act.actor)}: {shown(x.act.reason, 200)}")
     typer.echo("\nevidence")
     typer.echo("\n".join(escaped(text) for text in json.dumps(a.evidence, indent=2).splitlines()))
 
@@ -94,10 +99,10 @@ def list_outbox(
 ) -> None:
     """List deliveries, the newest first, with the reason why each is where it is."""
     from alerts.text import shown, title
-    from monitor.store import outbox as store
+    from monitor.store import outbox as rows_of
 
-    with _store(config) as engine:
-        found = store.rows(engine, state=state, sink=sink, limit=limit)
+    with store(config) as engine:
+        found = rows_of.rows(engine, state=state, sink=sink, limit=limit)
     if as_json:
         typer.echo(json.dumps({"outbox": [row_json(r) for r in found]}))
         return
@@ -118,13 +123,13 @@ def redrive(
     as_json: AsJson = False,
 ) -> None:
     """Send dead rows again. Those that a newer state has replaced are not sent."""
-    from monitor.store import outbox as store
+    from monitor.store import outbox as rows_of
 
     if bool(row_ids) + bool(sink) + everything != 1:
         raise UsageError("say which: ids of rows, --sink NAME, or --all")
-    with _store(config) as engine:
+    with store(config) as engine:
         wanted: list[str] = []
-        dead = [r.row_id for r in store.rows(engine, state=OutboxState.DEAD, limit=1_000_000)] if row_ids else []
+        dead = [r.row_id for r in rows_of.rows(engine, state=OutboxState.DEAD, limit=1_000_000)] if row_ids else []
         for prefix in row_ids or ():
             matching = [row_id for row_id in dead if row_id.startswith(prefix)]
             if len(matching) != 1:
@@ -132,12 +137,35 @@ def redrive(
                     f"{len(matching)} dead rows have an id that begins with {prefix[:40]!a}; one is needed"
                 )
             wanted += matching
-        n = store.redrive(engine, time.time_ns() // 1000, row_ids=wanted, sink=sink)
+        n = rows_of.redrive(engine, time.time_ns() // 1000, row_ids=wanted, sink=sink)
     typer.echo(json.dumps({"redriven": n}) if as_json else f"{n} rows will be sent again")
 
 
-def alert_json(alert: Alert) -> dict[str, Any]:
-    """An alert as commands print it: the fields of a replay line, and its state."""
+def one_alert(engine: Any, prefix: str) -> Alert:
+    """The alert whose id begins so. UsageError when it is none or not the only one."""
+    from monitor.store import alertlog
+    from monitor.telemetry import escaped
+
+    found = alertlog.by_id(engine, prefix)
+    if not found:
+        raise UsageError(f"no alert has an id that begins with {escaped(prefix[:40])}; see `lanner alerts list`")
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} alerts have an id that begins so: {', '.join(a.alert_id for a in found)}")
+    return found[0]
+
+
+def act_json(row: Any) -> dict[str, Any]:
+    """What a person did, as commands print it."""
+    said = None if row.act.said is None else row.act.said.value
+    return {"kind": row.act.kind, "verdict": said, "by": row.act.actor, "why": row.act.reason, "source": row.act.source,
+            "at": rfc3339(row.act.time_us)}  # fmt: skip
+
+
+def alert_json(alert: Alert, acts: Sequence[Any] = ()) -> dict[str, Any]:
+    """An alert as commands print it: the fields of a replay line, its state, and what people did about it."""
+    from monitor.store import people
+
+    taken, said = people.acknowledged(alert, acts), people.verdict(acts)
     line = Transition(Action.UPDATE, alert.updated_us, alert).to_json()
     del line["time"], line["action"]
     return {
@@ -150,6 +178,8 @@ def alert_json(alert: Alert) -> dict[str, Any]:
         "opened": rfc3339(alert.opened_us),
         "updated": rfc3339(alert.updated_us),
         "cleared": None if alert.cleared_us is None else rfc3339(alert.cleared_us),
+        "acknowledged": None if taken is None else act_json(taken),
+        "verdict": None if said is None else act_json(said),
     }
 
 
@@ -172,7 +202,7 @@ def row_json(row: OutboxRow) -> dict[str, Any]:
 
 
 @contextmanager
-def _store(config: Path) -> Iterator[Any]:
+def store(config: Path) -> Iterator[Any]:
     """The engine of the state store that a configuration names; reading must not make one."""
     from monitor.config import load
     from monitor.service.compose import state_url

@@ -76,6 +76,14 @@ def alerts_between(engine: sa.Engine, model: str, from_us: int, to_us: int) -> l
         return [alert_from_json(body) for body in conn.scalars(query)]
 
 
+def opened_between(engine: sa.Engine, from_us: int, to_us: int, limit: int = 20_000) -> list[Alert]:
+    """Alerts that opened in (from, to], the newest `limit`, oldest first."""
+    wanted = (alerts.c.opened_us > from_us, alerts.c.opened_us <= to_us)
+    with read(engine) as conn:
+        query = sa.select(alerts.c.body).where(*wanted).order_by(alerts.c.opened_us.desc(), alerts.c.alert_id)
+        return [alert_from_json(body) for body in reversed(list(conn.scalars(query.limit(limit))))]
+
+
 def find(
     engine: sa.Engine, *, model: str | None = None, event: str | None = None, open_only: bool = False, limit: int = 100
 ) -> list[Alert]:

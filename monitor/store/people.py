@@ -91,9 +91,10 @@ def apply(conn: sa.Connection, ids: Sequence[int], hits: Mapping[str, int], now_
 def acts_of(engine: sa.Engine, alert_ids: Sequence[str]) -> dict[str, list[ActRow]]:
     """What people did about these incidents, oldest first."""
     found: dict[str, list[ActRow]] = {}
-    if alert_ids:
-        with read(engine) as conn:
-            query = sa.select(acts).where(acts.c.alert_id.in_(alert_ids)).order_by(acts.c.time_us, acts.c.id)
+    with read(engine) as conn:
+        for i in range(0, len(alert_ids), 500):
+            some = alert_ids[i : i + 500]
+            query = sa.select(acts).where(acts.c.alert_id.in_(some)).order_by(acts.c.time_us, acts.c.id)
             for r in conn.execute(query):
                 found.setdefault(r.alert_id, []).append(_act(r))
     return found

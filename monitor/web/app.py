@@ -1,4 +1,4 @@
-"""The web application: pages, JSON twin, health and metrics over the state store, with nothing that writes.
+"""The web application: pages, JSON twin, health and metrics over the state store; only `acts` writes.
 
 Every answer carries a strict content security policy: no inline script or style, nothing from another host, no frame.
 On a loopback address only loopback host names are answered, so that no web page elsewhere can read it by re-binding
@@ -7,7 +7,6 @@ a name to 127.0.0.1.
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Awaitable, Callable
 from importlib import metadata
@@ -24,8 +23,8 @@ from monitor import telemetry
 from monitor.config import Config
 from monitor.store.engine import check_migrated
 from monitor.store.queries import Engine
-from monitor.web import api, assets, pages, view
-from monitor.web.site import Site
+from monitor.web import acts, api, assets, pages, view
+from monitor.web.site import Site, is_loopback
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
@@ -42,6 +41,7 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 PROBLEMS: Final = {
+    403: ("Not from here", "There is no login yet: acts are taken from this machine and this page only."),
     404: ("Not here", "There is no such page. The address may be old, or the thing it names was never recorded."),
     405: ("Not possible", "This page can only be read."),
     500: ("Something failed", "The page could not be made; the log says why. Reload it, and look at /readyz."),
@@ -64,6 +64,8 @@ def create_app(config: Config, engine: Engine, *, now_us: Callable[[], int] = wa
         description="What the page shows, as JSON. Times are RFC 3339 UTC; errors are problem documents (RFC 9457).",
     )  # fmt: skip
     app.include_router(api.router(site), prefix="/api/v1")
+    app.include_router(acts.router(site), prefix="/api/v1")
+    app.include_router(acts.forms(site), include_in_schema=False)
     app.include_router(pages.router(site), include_in_schema=False)
     _operations(app, site)
     app.add_middleware(GZipMiddleware, minimum_size=2_000, compresslevel=5)  # a live page comes again every few seconds
@@ -148,9 +150,6 @@ def _allowed_hosts(bind: str) -> frozenset[str] | None:
     >>> sorted(_allowed_hosts("127.0.0.1:8080")), _allowed_hosts("0.0.0.0:8080")
     (['127.0.0.1', '::1', 'localhost'], None)
     """
-    host = bind.rpartition(":")[0].strip("[]")
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    return frozenset({"127.0.0.1", "::1", "localhost", host}) if loopback else None
+    if not is_loopback(bind):
+        return None
+    return frozenset({"127.0.0.1", "::1", "localhost", bind.rpartition(":")[0].strip("[]")})

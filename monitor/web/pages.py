@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict
 
 from alerts.text import TITLES
 from collectors.base import REASONS
-from monitor.model import rfc3339
+from monitor.model import Said, rfc3339
 from monitor.reports import charts, features, owner
 from monitor.reports.charts import Annotation, Chart, Span
 from monitor.reports.words import moment, number
-from monitor.store import lookups, queries
+from monitor.store import lookups, people, queries
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import ModelRow
 from monitor.web import view
@@ -174,6 +174,9 @@ def router(site: Site) -> APIRouter:
             deliveries=[d for i, d in enumerate(sent) if i == 0 or sent[i - 1].sink != d.sink],
             delivered_before=[d for i, d in enumerate(sent) if i and sent[i - 1].sink == d.sink],
             runbook=configured.runbook if configured else None,
+            acts=people.acts_of(site.engine, [alert_id]).get(alert_id, []),
+            may_act=site.may_act,
+            verdicts=[s.value for s in Said],
         )
 
     @routes.get("/sources")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,19 @@ from monitor.store import queries
 from monitor.store.queries import Engine, ModelRow
 
 
+def is_loopback(bind: str) -> bool:
+    """Whether an address of the form HOST:PORT can be reached from this machine only.
+
+    >>> is_loopback("127.0.0.1:8080"), is_loopback("[::1]:80"), is_loopback("0.0.0.0:8080")
+    (True, True, False)
+    """
+    host = bind.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """One running web application."""
@@ -22,6 +36,11 @@ class Site:
     templates: jinja2.Environment
     now_us: Callable[[], int]
     version: str
+
+    @property
+    def may_act(self) -> bool:
+        """Whether people may act here: there is no login yet, so only who sits at this machine."""
+        return is_loopback(self.config.server.bind)
 
     @property
     def grace_us(self) -> int:

@@ -16,7 +16,7 @@ import jinja2
 
 from alerts.techniques import table as technique_table
 from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES
-from monitor.model import HOUR_US, SECOND_US, Event, Family, rfc3339
+from monitor.model import HOUR_US, SECOND_US, Act, Event, Family, rfc3339
 from monitor.reports.charts import share_bar, spark
 from monitor.reports.words import moment, number, seen
 from monitor.store.lookups import IncidentRow, TransitionRow
@@ -114,6 +114,13 @@ def guidance(incident: IncidentRow) -> tuple[str, list[str]]:
         return "", []
     steps = [s.strip() for s in re.split(r"(?:^|\s{2,})\d+ ", STEPS.get(event, "")) if s.strip()]
     return LOOKALIKES.get(event, ""), steps
+
+
+def act_words(act: Act) -> str:
+    """What a person did."""
+    if act.said is not None:
+        return f"verdict {act.said.value}"
+    return {"ack": "acknowledged", "shelve": "shelved", "unack": "taken back"}.get(act.kind, act.kind)
 
 
 def technique(code: str) -> str:
@@ -248,6 +255,6 @@ def environment(assets: Assets) -> jinja2.Environment:
     env.globals.update(
         asset=assets.url, spark=spark, share_bar=share_bar, model_url=model_url, with_query=with_query,
         status_words=STATUS_WORDS, outcome_words=OUTCOME_WORDS, delivery_words=DELIVERY_WORDS, total=total,
-        changes=changes, other_evidence=other_evidence, evidence_tables=evidence_tables, guidance=guidance,
+        act_words=act_words, changes=changes, other_evidence=other_evidence, evidence_tables=evidence_tables, guidance=guidance,
     )  # fmt: skip
     return env
