@@ -42,22 +42,32 @@ class Log:
 
 
 def table(log: Log) -> pa.Table:
-    """The columns of docs/event-log.md that detectors may read; features typed as the reference has them."""
+    """The columns of docs/event-log.md that detectors may read; features typed as the reference has them.
+
+    Every principal has one key and one network of its own; sybils too, so nothing but their queries links them.
+    """
     v, n = log.victim, log.n
     label = np.argmax(log.scores, axis=1)
     names = pa.array(list(v.classes), pa.string())
+    who = pa.array(log.who)
     flat = pa.array(np.ascontiguousarray(log.scores).ravel())
     offsets = pa.array(np.arange(n + 1, dtype=np.int32) * len(v.classes))
     repeated = pa.ListArray.from_arrays(offsets, names.take(pa.array(np.tile(np.arange(len(names)), n))))
     columns: dict[str, Any] = {
         "event_time": log.time_us,
-        "principal": pa.array(list(log.principals), pa.string()).take(pa.array(log.who)),
+        "principal": pa.array(list(log.principals), pa.string()).take(who),
+        "credential_id": pa.array([f"key-{i}" for i in range(len(log.principals))], pa.string()).take(who),
+        "source_ip": pa.array([f"10.{i // 250}.{i % 250}.7" for i in range(len(log.principals))], pa.string()).take(
+            who
+        ),
+        "model_version": pa.array(np.full(n, "1", dtype=object), pa.string()),
         "prediction_label": names.take(pa.array(label)),
         "prediction_value": pa.nulls(n, pa.float64()),
         "scores": pa.ListArray.from_arrays(offsets, flat),
         "class_names": repeated,
         "returned": pa.array(np.full(n, "scores", dtype=object), pa.string()),
         "status": pa.array(np.full(n, "ok", dtype=object), pa.string()),
+        "http_status": pa.array(np.full(n, 200, dtype=np.int32)),
         "quality": pa.nulls(n, pa.list_(pa.string())),
         "extra": pa.nulls(n, pa.string()),
         "mismatched": pa.array(np.zeros(n, dtype=bool)),

@@ -22,7 +22,7 @@ from monitor.model import Family
 from monitor.service.windows import Stretch
 
 FIRST = 150  # flagged queries of an attacker that count
-SMOOTH = 0.5
+SMOOTH = 0.2  # share of a family's tokens that is spread evenly
 TEMPER = 0.25  # queries of one attacker resemble each other: a query says a quarter of what it would if they did not
 ABSENT = 0.1  # a membership test looks like evasion; without a training record each query speaks a little against it
 GROUPS = ("unmasked", "valid", "snap", "noise")
@@ -47,6 +47,7 @@ def main(names: Sequence[str]) -> None:
             said = np.bincount(found.tokens[found.flag][:FIRST], minlength=TOKENS)
             for f in wanted:
                 counts[NAMED.index(f)] += said / said.sum() / len(wanted)
+    counts /= np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
     share = (counts + SMOOTH / TOKENS) / (counts + SMOOTH / TOKENS).sum(axis=1, keepdims=True)
     nats = TEMPER * np.log(share)
     nats[NAMED.index(Family.MEMBERSHIP)] = nats[NAMED.index(Family.EVASION)] - ABSENT

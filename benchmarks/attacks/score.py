@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ class Outcome:
     """One actor. `queries`: from the first attack query to the opening decision, over all its principals; None: never.
 
     queries counts what the attacker sent since onset, padding included; `hostile` only those of the attack. `before`:
-    alarmed on the honest history. family, family_later: at opening, and LATER queries after onset. peaks: largest running
+    alarmed on the honest history. distinct: different rows sent. family, family_later: at opening, and LATER queries after onset. peaks: largest running
     log evidence per signal (best bet), flags: share of flagged events.
     """
 
@@ -32,6 +32,7 @@ class Outcome:
     kind: str
     attack: bool
     n: int
+    distinct: int
     alarmed: bool
     queries: int | None = None
     hostile: int | None = None
@@ -77,30 +78,24 @@ def _outcome(
         for signal, value in peaks.get(p, {}).items():
             own[signal] = max(own.get(signal, -np.inf), round(value, 2))
     base = Outcome(
-        data, a.name, a.group, a.kind, a.hostile, len(s.rows), bool(opened), principals=a.principals,
+        data, a.name, a.group, a.kind, a.hostile, len(s.rows), len({r.tobytes() for r in s.rows}), bool(opened), principals=a.principals,
         suspects=len({d.subject.id for d in opened}), peaks=own,
     )  # fmt: skip
     if not a.hostile or not opened:
-        return _with(base, family=str(opened[0].family) if opened else "")
+        return replace(base, family=str(opened[0].family) if opened else "")
     places = [int(np.searchsorted(times, d.time_us)) for d in opened]
     after = [(p, d) for p, d in zip(places, opened, strict=True) if p >= first]
     before = any(p < first for p in places)
     if not after:
-        return _with(base, before=before, alarmed=False)
+        return replace(base, before=before, alarmed=False)
     place, opening = after[0]
     later = [d for p, d in after if p <= max(first + LATER, place)]
     family, family_later = opening.family, later[-1].family
     right = a.families
-    return _with(
+    return replace(
         base, before=before, queries=place - first + 1, hostile=int(s.attack[first : place + 1].sum()),
         family=str(family), family_later=str(family_later), right=family in right, right_later=family_later in right,
     )  # fmt: skip
-
-
-def _with(o: Outcome, **changed: Any) -> Outcome:
-    from dataclasses import replace
-
-    return replace(o, **changed)
 
 
 def _by_subject(decisions: Iterable[Decision]) -> dict[str, list[Decision]]:
