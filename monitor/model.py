@@ -27,7 +27,8 @@ def stable_id(*parts: object) -> str:
     >>> stable_id("alert", "prod", 1) == stable_id("alert", "prod", 1)
     True
     """
-    return str(uuid.uuid5(NAMESPACE, "\x1f".join(str(p) for p in parts)))
+    text = "\x1f".join(str(p) for p in parts)
+    return str(uuid.uuid5(NAMESPACE, text.encode("utf-8", "backslashreplace").decode()))  # logs hold lone surrogates
 
 
 def rfc3339(time_us: int) -> str:
