@@ -133,6 +133,20 @@ def _padded(kind: str, part: float) -> Callable[[Split, Victim, Rng], Any]:
     return make
 
 
+def _padded_valid(kind: str, part: float) -> Callable[[Split, Victim, Rng], Any]:
+    """The same with attack queries that keep to valid values."""
+
+    def make(split: Split, v: Victim, rng: Rng) -> Any:
+        n = 2_000
+        hostile = rng.random(n) < part
+        hostile[0] = True
+        rows = natural(v, n, rng)
+        rows[hostile] = attack(v, kind, int(hostile.sum()), rng, mode="valid")
+        return rows, hostile
+
+    return make
+
+
 def _late(kind: str) -> Callable[[Split, Victim, Rng], Any]:
     """Honest use first, then the attack under the same name."""
 
@@ -165,6 +179,8 @@ def attackers(round_: int) -> Iterator[Actor]:
     for part in (0.2, 0.1, 0.05):
         for kind in ("hop_skip_jump", "line_search", "knockoff_random", "inversion"):
             yield actor(f"padded-{part:.0%}", kind, _padded(kind, part))
+    for kind in ("hop_skip_jump", "line_search", "inversion"):
+        yield actor("padded-10%-valid", kind, _padded_valid(kind, 0.1))
     for k in (5, 20):
         for kind in ("hop_skip_jump", "jbda", "copycat"):
             yield actor(f"sybil-{k}", kind, _plain(kind), principals=k)

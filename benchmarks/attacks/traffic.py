@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -67,7 +68,9 @@ def scene(split: Split, name: str, only: str = "", cache: Path = CACHE / "attack
     apart = replace(whole, pool=whole.pool[order[cut:]], labels=whole.labels[order[cut:]])
     words = only.split(",")
     chosen = [a for a in acting.actors(split, name) if any(w in f"{a.group} {a.name}" for w in words)]
-    with threadpool_limits(1):  # attackers ask row by row: more threads only wait for each other
+    # Attackers ask row by row: more threads only wait for each other. Their copies need not converge.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         streams = _cached(split, name, apart, chosen, cache)
     return Scene(name, apart, _reference(apart, whole.pool[order[:cut]], rng), streams)
 
