@@ -1,7 +1,7 @@
 """The clockwork: APScheduler drives publishing, ticks, delivery and upkeep of one process.
 
 Jobs of several processes may overlap freely: leases and fencing tokens in the state store decide who may write.
-Wall time enters Lanner here and in the collectors' loops, nowhere else.
+Wall time enters Lanner here, by the clock of the state store, and in the collectors' loops, nowhere else.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from monitor.service import attention
 from monitor.service.compose import Service
 from monitor.service.system import system_tick
 from monitor.store import ledger
+from monitor.store.engine import StoreClock
 from monitor.store.outbox import SqlOutbox
 from monitor.store.pairing import pair
 
@@ -35,8 +36,8 @@ UPKEEP_S = 60.0  # one merge per table and run
 ATTEND_S = 60.0  # what people did and did not do, and signs of life
 
 
-def now_us() -> int:
-    """Wall time in microseconds UTC."""
+def wall_us() -> int:
+    """Wall time of this machine in microseconds UTC."""
     return time.time_ns() // 1000
 
 
@@ -45,11 +46,12 @@ class Jobs:
 
     def __init__(self, service: Service, sinks: dict[str, Sink] | None = None) -> None:
         self.service = service
+        self.now_us = StoreClock(service.engine, wall_us)
         self.publisher = service.publisher()
         self.outbox = SqlOutbox(service.engine)
         self.sinks = configured_sinks(service.config) if sinks is None else sinks
         self.rng = random.Random(service.owner)
-        self.ticked_us = now_us()  # when all models were last seen to
+        self.ticked_us = self.now_us()  # when all models were last seen to
         self.beaten_us = 0
         self.timeout_us = round(
             max((s.pairing_timeout for s in service.config.sources.values()), default=900.0) * SECOND_US
@@ -57,7 +59,7 @@ class Jobs:
 
     def publish(self) -> None:
         """Pair what has met, then make every recorded segment readable."""
-        service, at = self.service, now_us()
+        service, at = self.service, self.now_us()
         pair(service.log, at, self.timeout_us, service.owner)
         for table in service.tables.values():
             self.publisher.publish(table.model_id, at)
@@ -66,24 +68,24 @@ class Jobs:
     def tick(self) -> None:
         """One tick of every model whose lease is free or ours, then one of the system."""
         for name in sorted(self.service.config.models):
-            at = now_us()
+            at = self.now_us()
             try:
                 if self.service.model(name, at).tick(self.service.owner, at):
                     ledger.beat(self.service.engine, f"model:{name}", at, {"owner": self.service.owner})
-                    telemetry.observe("tick_duration_seconds", (now_us() - at) / SECOND_US, model=name)
+                    telemetry.observe("tick_duration_seconds", (self.now_us() - at) / SECOND_US, model=name)
             except FencedOut as error:
                 log.warning("fenced_out", model=name, reason=str(error))
-        system_tick(self.service, now_us())
-        self.ticked_us = now_us()
+        system_tick(self.service, self.now_us())
+        self.ticked_us = self.now_us()
 
     def deliver(self) -> None:
         """Send what is due; outcomes are settled in the outbox."""
         if self.sinks:
-            pipeline.deliver(self.outbox, self.sinks, self.service.owner, now_us(), self.rng)
+            pipeline.deliver(self.outbox, self.sinks, self.service.owner, self.now_us(), self.rng)
 
     def attend(self) -> None:
         """Mend what sinks show wrongly, hear and tell what people did, escalate what nobody took, pass heartbeats on."""
-        at = now_us()
+        at = self.now_us()
         if self.sinks:
             attention.read_back(self.service, self.sinks, at)
             attention.nobody_came(self.service, at)
@@ -93,13 +95,13 @@ class Jobs:
 
     def alive(self) -> None:
         """Tell the dead-man's switch that all is well, if it is."""
-        attention.alive(self.service, self.ticked_us, now_us())
+        attention.alive(self.service, self.ticked_us, self.now_us())
 
     def upkeep(self) -> None:
         """Compact tables and sweep files that no segment names."""
         for table in self.service.tables.values():
-            self.publisher.compact(table.model_id, now_us())
-        self.publisher.sweep(now_us())
+            self.publisher.compact(table.model_id, self.now_us())
+        self.publisher.sweep(self.now_us())
 
 
 def guarded(name: str, job: Callable[[], None]) -> Callable[[], None]:
@@ -141,7 +143,7 @@ def run(service: Service, stop: threading.Event) -> None:
     jobs = Jobs(service)
     # Calibration may take a while: do it before the first interval, so that ticks start warm.
     for name in sorted(service.config.models):
-        service.model(name, now_us())
+        service.model(name, jobs.now_us())
     scheduler = clockwork(service, jobs)
     scheduler.start()
     log.info("scheduler_started", owner=service.owner, models=len(service.config.models))

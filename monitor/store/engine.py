@@ -7,10 +7,11 @@ more than one statement go through `read`, which sees one snapshot.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ BUSY_TIMEOUT_S: Final = 10.0  # how long a writer waits for the other writers of
 CONNECT_TIMEOUT_S: Final = 3  # PostgreSQL
 STATEMENT_TIMEOUT_MS: Final = 60_000
 IDLE_TIMEOUT_MS: Final = 60_000  # a transaction that a paused process holds open is ended by the server
+TOLERATED_SKEW_US: Final = 500_000
 MIGRATION_LOCK: Final = 0x6C616E6E  # advisory lock of PostgreSQL: one migration at a time
 
 _held = threading.local()
@@ -150,6 +152,39 @@ def _refusals() -> Iterator[None]:
         raise StoreError(f"the state store refused: {str(e.orig).splitlines()[0][:200] if e.orig else e}") from e
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as e:
         raise StoreError(f"the state store failed ({type(e).__name__})") from e
+
+
+class StoreClock:
+    """Wall time by the clock of the state store, so that machines whose clocks differ agree on leases and retries.
+
+    Called, it gives microseconds UTC. The difference to the clock of this machine is measured again every `every_s`.
+    """
+
+    def __init__(self, engine: sa.Engine, local_us: Callable[[], int], every_s: float = 30.0) -> None:
+        self._engine = engine
+        self._local_us = local_us
+        self._every_s = every_s
+        self._measured_s = -math.inf
+        self.skew_us = 0  # how far this machine is behind the store
+
+    def __call__(self) -> int:
+        if time.monotonic() - self._measured_s > self._every_s:
+            self._measure()
+        return self._local_us() + self.skew_us
+
+    def _measure(self) -> None:
+        query = (
+            "SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+            if self._engine.dialect.name == "sqlite"
+            else "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
+        )
+        before_us = self._local_us()
+        with read(self._engine) as conn:
+            there_us = int(conn.execute(sa.text(query)).scalar_one())
+        here_us = (before_us + self._local_us()) // 2
+        # A SQLite file is on this machine: what differs is rounding. Small differences elsewhere harm nothing.
+        self.skew_us = there_us - here_us if abs(there_us - here_us) > TOLERATED_SKEW_US else 0
+        self._measured_s = time.monotonic()
 
 
 def insert(conn: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from alembic.script import ScriptDirectory
 
 from monitor.errors import MigrationNeeded, StoreError
 from monitor.store import migrations
-from monitor.store.engine import check_migrated, migrate, open_state, read, write
+from monitor.store.engine import StoreClock, check_migrated, migrate, open_state, read, write
 from monitor.store.schema import metadata, models
 
 
@@ -156,4 +157,14 @@ def test_unusable_places_are_named() -> None:
     engine = open_state("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(StoreError, match="refused"), read(engine):
         pass  # pragma: no cover
+    engine.dispose()
+
+
+@pytest.mark.parametrize("skew_s", [-120, 0, 120])
+def test_machines_agree_on_the_time_by_the_stores_clock(state_url: str, skew_s: int) -> None:
+    """A machine whose clock is two minutes off reads the same time as the others."""
+    engine = open_state(state_url)
+    clock = StoreClock(engine, lambda: time.time_ns() // 1000 + skew_s * 1_000_000)
+    assert abs(clock() - time.time_ns() // 1000) < 2_000_000
+    assert round(clock.skew_us / 1e6) == -skew_s
     engine.dispose()
