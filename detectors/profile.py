@@ -1,8 +1,9 @@
 """Profiles: mergeable counts of a window on bins that the reference fixed once.
 
 Every number is cut at quantiles of the reference, every category keeps its own bin (rare and new ones share "other"),
-and missing has a bin of its own. A profile holds whole counts only, so merging is exact: the same rows give the same
-profile however they were cut. Its size depends on the bins, never on the rows (some kilobytes per model and window).
+and missing has a bin of its own. For dependence a profile also holds the sum of products of every two numbers' levels.
+It holds whole numbers only, so merging is exact: the same rows give the same profile however they were cut. Its size
+depends on the bins, never on the rows (some kilobytes per model and window).
 The answer of the model is profiled like a feature: `prediction`, and `score:CLASS` per class.
 """
 
@@ -13,49 +14,31 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors import stats
 from detectors.base import pack, unpack
+from detectors.binned import (
+    MAX_SCORES,
+    NUMBER,
+    Binned,
+    category_codes,
+    class_names,
+    fit_category,
+    fit_number,
+    floats,
+    number_codes,
+    scores,
+)
 
-NUMBER: Final = "number"
-CATEGORY: Final = "category"
 FIT_ROWS: Final = 200_000  # quantiles of a longer reference are read from evenly spaced rows
-MANY_ROWS: Final = 2_000  # from here on comparing with every edge beats searching
-MAX_COMPARED: Final = 64  # edges
 BLOCK_ROWS: Final = 32_000  # rows whose codes are held at once
-MAX_SCORES: Final = 12  # classes whose scores are followed
-
-
-@dataclass(frozen=True)
-class Binned:
-    """One feature's bins. `edges` of a number: bin i holds edges[i-1] <= x < edges[i]. `centers`: mean reference value
-    of each of those bins; `spread`: the reference's standard deviation. `categories` of a category, most frequent first.
-    """
-
-    name: str
-    column: str
-    kind: str
-    edges: tuple[float, ...] = ()
-    centers: tuple[float, ...] = ()
-    spread: float = 0.0
-    categories: tuple[str, ...] = ()
-
-    @property
-    def slots(self) -> int:
-        """Bins including "other" (categories) and missing, which is always the last."""
-        return len(self.edges) + 2 if self.kind == NUMBER else len(self.categories) + 2
-
-    @property
-    def is_output(self) -> bool:
-        """Whether this is the model's answer rather than its input."""
-        return not self.column.startswith("feature:")
+MAX_CROSSED: Final = 32  # numbers whose dependence is followed: 496 pairs, 4 kB a profile
 
 
 @dataclass(frozen=True)
@@ -69,6 +52,27 @@ class Bins:
     def offsets(self) -> NDArray[np.int64]:
         """Start of each feature's slots in `Profile.counts`; one longer than the features."""
         return np.concatenate([[0], np.cumsum([f.slots for f in self.features], dtype=np.int64)]).astype(np.int64)
+
+    @cached_property
+    def crossed(self) -> tuple[int, ...]:
+        """Features whose products a profile sums up: numbers that vary, answers and the most varied first if too many."""
+        found = [i for i, f in enumerate(self.features) if len(set(f.levels)) > 1]
+        first = sorted(found, key=lambda i: (not self.features[i].is_output, -len(self.features[i].edges), i))
+        return tuple(sorted(first[:MAX_CROSSED]))
+
+    @cached_property
+    def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Every two of `crossed` (as places in it), in the order of `Profile.cross`."""
+        left, right = np.triu_indices(len(self.crossed), k=1)
+        return left.astype(np.int64), right.astype(np.int64)
+
+    @cached_property
+    def levels(self) -> NDArray[np.float64]:
+        """The level of each slot, flat as `Profile.counts`: a number's normal score in hundredths, 0 for missing."""
+        out = np.zeros(int(self.offsets[-1]))
+        for f, start in zip(self.features, self.offsets.tolist(), strict=False):
+            out[start : start + len(f.levels)] = f.levels
+        return out
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -101,25 +105,26 @@ class Bins:
         """
         if rows.num_rows > FIT_ROWS:
             rows = rows.take(pa.array(np.linspace(0, rows.num_rows - 1, FIT_ROWS).astype(np.int64)))
-        found = [_fit_number(n, f"feature:{n}", _floats(rows, f"feature:{n}"), max_bins) for n in numeric]
-        found += [_fit_category(n, f"feature:{n}", rows, max_categories) for n in categorical]
+        found = [fit_number(n, f"feature:{n}", floats(rows, f"feature:{n}"), max_bins) for n in numeric]
+        found += [fit_category(n, f"feature:{n}", rows, max_categories) for n in categorical]
         taken = {f.name for f in found}
         name = "prediction" if "prediction" not in taken else "prediction (answer)"
-        values = _floats(rows, "prediction_value")
+        values = floats(rows, "prediction_value")
         if np.isfinite(values).sum() * 2 > rows.num_rows:
-            found.append(_fit_number(name, "prediction_value", values, max_bins))
+            found.append(fit_number(name, "prediction_value", values, max_bins))
         elif "prediction_label" in rows.column_names and rows["prediction_label"].null_count < rows.num_rows:
-            found.append(_fit_category(name, "prediction_label", rows, max_categories))
-        classes = _classes(rows)
+            found.append(fit_category(name, "prediction_label", rows, max_categories))
+        classes = class_names(rows)
         # Two scores that sum to one are one number: follow the second.
         for c in classes[1:] if len(classes) == 2 else classes[:MAX_SCORES]:
-            found.append(_fit_number(f"score:{c}", "scores", scores(rows, classes)[c], max_bins))
+            found.append(fit_number(f"score:{c}", "scores", scores(rows, classes)[c], max_bins))
         return cls(tuple(found), classes)
 
     def empty(self) -> Profile:
         """The profile of no rows."""
         blank = np.full(len(self.features), np.nan)
-        return Profile(0, np.zeros(int(self.offsets[-1]), dtype=np.int64), blank, blank, self.key, self)
+        counts, cross = np.zeros(int(self.offsets[-1]), np.int64), np.zeros(len(self.pairs[0]), np.int64)
+        return Profile(0, counts, blank, blank, cross, self.key, self)
 
     def count(self, rows: pa.Table) -> Profile:
         """Counts of these rows. A column that is absent counts as missing in every row."""
@@ -146,7 +151,7 @@ class Bins:
         by_class = scores(rows, self.classes) if self.classes else {}
         for i, f in enumerate(self.features):
             if f.kind == NUMBER:
-                x = by_class[f.name.removeprefix("score:")] if f.column == "scores" else _floats(rows, f.column)
+                x = by_class[f.name.removeprefix("score:")] if f.column == "scores" else floats(rows, f.column)
                 codes[i] = number_codes(x, f.edges)
                 values[i] = np.where(np.isfinite(x), x, np.nan)
             else:
@@ -190,17 +195,28 @@ class Coded:
         counts = np.bincount(self.codes[:, start:stop].ravel(), minlength=int(self.bins.offsets[-1]))
         low = np.fmin.reduce(self.values[:, start:stop], axis=1)
         high = np.fmax.reduce(self.values[:, start:stop], axis=1)
-        return Profile(stop - start, counts, low, high, self.bins.key, self.bins)
+        return Profile(stop - start, counts, low, high, self._cross(start, stop), self.bins.key, self.bins)
+
+    def _cross(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Sums of products of levels; exact in float64, whose whole numbers reach far beyond any count of hundredths."""
+        used, total = list(self.bins.crossed), np.zeros((len(self.bins.crossed),) * 2)
+        for at in range(start, stop, BLOCK_ROWS):
+            x = self.bins.levels[self.codes[used, at : min(stop, at + BLOCK_ROWS)]]
+            total += x @ x.T
+        return np.asarray(np.rint(total[self.bins.pairs]), dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Counts of n rows, flat over all features (see Bins.offsets), and each number's smallest and largest value."""
+    """Counts of n rows, flat over all features (see Bins.offsets), each number's smallest and largest value, and `cross`:
+    the sum over rows of the product of the levels of every two of `Bins.crossed`, in the order of `Bins.pairs`.
+    """
 
     n: int
     counts: NDArray[np.int64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    cross: NDArray[np.int64]
     key: str
     bins: Bins | None = field(default=None, compare=False, repr=False)
 
@@ -216,15 +232,17 @@ class Profile:
         if self.key != other.key:
             raise ValueError("profiles on different bins cannot be merged: count the rows again on the new bins")
         low, high = np.fmin(self.low, other.low), np.fmax(self.high, other.high)
-        return Profile(self.n + other.n, self.counts + other.counts, low, high, self.key, self.bins or other.bins)
+        counts, cross = self.counts + other.counts, self.cross + other.cross
+        return Profile(self.n + other.n, counts, low, high, cross, self.key, self.bins or other.bins)
 
     def to_bytes(self) -> bytes:
-        return pack({"n": self.n, "bins": self.key}, {"counts": self.counts, "low": self.low, "high": self.high})
+        arrays = {"counts": self.counts, "low": self.low, "high": self.high, "cross": self.cross}
+        return pack({"n": self.n, "bins": self.key}, arrays)
 
     @classmethod
     def from_bytes(cls, raw: bytes, bins: Bins | None = None) -> Profile:
         meta, a = unpack(raw)
-        return cls(meta["n"], a["counts"], a["low"], a["high"], meta["bins"], bins)
+        return cls(meta["n"], a["counts"], a["low"], a["high"], a["cross"], meta["bins"], bins)
 
 
 def merged(profiles: Iterable[Profile]) -> Profile | None:
@@ -254,137 +272,3 @@ def compare(bins: Bins, reference: Profile, current: Profile) -> dict[str, dict[
                 row["wasserstein"] = stats.wasserstein(p, q, np.array(f.centers), f.spread)
         out[f.name] = row
     return out
-
-
-def number_codes(x: NDArray[np.float64], edges: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
-    """Bin of each value; missing (NaN) and infinite values get the last slot, len(edges) + 1.
-
-    >>> number_codes(np.array([0.5, 1.0, 9.0, np.nan]), [1.0, 2.0]).tolist()
-    [0, 1, 2, 3]
-    """
-    cuts = np.asarray(edges, dtype=np.float64)
-    if len(x) < MANY_ROWS or len(cuts) > MAX_COMPARED:
-        code = np.searchsorted(cuts, x, side="right")
-    else:  # a block fits the cache, where twenty comparisons a value cost a third of a binary search
-        passed, count = np.empty(len(x), dtype=np.bool_), np.zeros(len(x), dtype=np.uint8)
-        for cut in cuts:
-            np.add(count, np.greater_equal(x, cut, out=passed), out=count, casting="unsafe")
-        code = count.astype(np.int64)
-    code[~np.isfinite(x)] = len(cuts) + 1
-    return code
-
-
-def category_codes(rows: pa.Table, column: str, categories: Sequence[str]) -> NDArray[np.int64]:
-    """Index of each value in `categories`; len(categories) for others, one more for missing."""
-    other, missing = len(categories), len(categories) + 1
-    if column not in rows.column_names or pa.types.is_null(rows.schema.field(column).type):
-        return np.full(rows.num_rows, missing, dtype=np.int64)
-    parts = []
-    known = pa.array(categories, pa.string())
-    for chunk in rows[column].chunks:
-        words = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
-        code = (
-            pc.index_in(words.cast(pa.string()), known).fill_null(other).to_numpy(zero_copy_only=False).astype(np.int64)
-        )
-        if pa.types.is_dictionary(chunk.type):
-            place = chunk.indices.fill_null(0).to_numpy(zero_copy_only=False)
-            code = code[place] if len(code) else np.full(len(chunk), other, dtype=np.int64)
-        if chunk.null_count:
-            code[chunk.is_null().to_numpy(zero_copy_only=False)] = missing
-        parts.append(code)
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-
-def scores(rows: pa.Table, classes: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """The score of each class per row, NaN where it is not given. Rows without class names go by position."""
-    out = {c: np.full(rows.num_rows, np.nan) for c in classes}
-    if not classes or "scores" not in rows.column_names or pa.types.is_null(rows.schema.field("scores").type):
-        return out
-    lists = rows["scores"].combine_chunks()
-    lengths = pc.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False)
-    named = np.zeros(rows.num_rows, dtype=bool)
-    if "class_names" in rows.column_names and not pa.types.is_null(rows.schema.field("class_names").type):
-        names = rows["class_names"].combine_chunks()
-        named = (lengths > 0) & (pc.list_value_length(names).fill_null(-2).to_numpy(zero_copy_only=False) == lengths)
-        words = pc.list_flatten(names.filter(pa.array(named)))
-        code = pc.index_in(words.cast(pa.string()), pa.array(classes)).fill_null(-1).to_numpy(zero_copy_only=False)
-        _spread(out, classes, np.flatnonzero(named), lengths, code, lists.filter(pa.array(named)))
-    plain = ~named & (lengths == len(classes))
-    code = np.tile(np.arange(len(classes)), int(plain.sum()))
-    _spread(out, classes, np.flatnonzero(plain), lengths, code, lists.filter(pa.array(plain)))
-    return out
-
-
-def _spread(
-    out: dict[str, NDArray[np.float64]],
-    classes: Sequence[str],
-    rows: NDArray[np.int64],
-    lengths: NDArray[Any],
-    code: NDArray[Any],
-    lists: pa.Array,
-) -> None:
-    """Put flattened scores into their class's column."""
-    values = pc.list_flatten(lists).cast(pa.float64()).to_numpy(zero_copy_only=False)
-    parent = np.repeat(rows, lengths[rows])
-    for k, c in enumerate(classes):
-        mine = code == k
-        out[c][parent[mine]] = values[mine]
-
-
-def _classes(rows: pa.Table) -> tuple[str, ...]:
-    if "scores" not in rows.column_names or rows["scores"].null_count == rows.num_rows:
-        return ()
-    if "class_names" in rows.column_names and rows["class_names"].null_count < rows.num_rows:
-        return tuple(
-            str(c)
-            for c in pc.unique(pc.list_flatten(rows["class_names"].combine_chunks())).to_pylist()
-            if c is not None
-        )
-    longest = pc.max(pc.list_value_length(rows["scores"])).as_py() or 0
-    return tuple(str(i) for i in range(min(longest, MAX_SCORES)))
-
-
-def _floats(rows: pa.Table, column: str) -> NDArray[np.float64]:
-    """A numeric column with NaN for missing; all NaN when it is absent."""
-    if column not in rows.column_names or pa.types.is_null(rows.schema.field(column).type):
-        return np.full(rows.num_rows, np.nan)
-    values = rows[column]
-    values = values if values.type == pa.float64() else values.cast(pa.float64())
-    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)  # nulls read as NaN
-
-
-def _fit_number(name: str, column: str, x: NDArray[np.float64], max_bins: int) -> Binned:
-    x = x[np.isfinite(x)]
-    if not len(x):
-        return Binned(name, column, NUMBER)
-    edges = quantile_edges(x, max_bins)
-    code = number_codes(x, edges)
-    n = np.bincount(code, minlength=len(edges) + 1)[: len(edges) + 1]
-    total = np.bincount(code, weights=x, minlength=len(edges) + 1)[: len(edges) + 1]
-    bounds = np.concatenate([[edges[0]], edges])  # an empty bin stands at its lower edge
-    centers = np.where(n > 0, total / np.maximum(n, 1), bounds)
-    return Binned(name, column, NUMBER, tuple(edges.tolist()), tuple(centers.tolist()), float(np.std(x)))
-
-
-def quantile_edges(x: NDArray[np.float64], max_bins: int) -> NDArray[np.float64]:
-    """Inner bin edges at quantiles of finite values. A value that repeats more than a bin's share gets its own bin.
-
-    Few distinct values: one bin each, and outer bins for whatever lies below or above them.
-
-    >>> quantile_edges(np.array([0.0, 0.0, 0.0, 1.0]), 20).tolist()
-    [0.0, 1.0, 1.0000000000000002]
-    """
-    values, counts = np.unique(x, return_counts=True)
-    if len(values) <= max_bins:
-        return np.append(values, np.nextafter(values[-1], np.inf))
-    cuts = np.quantile(x, np.linspace(0, 1, max_bins + 1)[1:-1], method="inverted_cdf")
-    heavy = values[counts > len(x) / max_bins]
-    return np.unique(np.concatenate([cuts, heavy, np.nextafter(heavy, np.inf)]))
-
-
-def _fit_category(name: str, column: str, rows: pa.Table, max_categories: int) -> Binned:
-    if column not in rows.column_names or rows[column].null_count == rows.num_rows:
-        return Binned(name, column, CATEGORY)
-    counted = pc.value_counts(rows[column].cast(pa.string()).drop_null()).to_pylist()
-    ordered = sorted(((c["values"], c["counts"]) for c in counted), key=lambda vc: (-vc[1], vc[0]))
-    return Binned(name, column, CATEGORY, categories=tuple(v for v, _ in ordered[:max_categories]))

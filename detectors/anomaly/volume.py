@@ -11,6 +11,7 @@ import numpy as np
 from detectors import conformal, stats
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window
 from detectors.conformal import LAMBDAS, MIN_HISTORY, History, Live
+from detectors.season import Calendar
 from monitor.model import Event, Family, Subject, Verdict
 
 VERSION: Final = 1
@@ -21,20 +22,21 @@ NAMES: Final = tuple(f"events/{sign}/{lam}" for lam in LAMBDAS for sign in "+-")
 class Volume:
     """Events per window against this model's own traffic.
 
-    Idea: log(1 + events) of a window is ranked against all earlier windows, the hour of the day and the correlation of
-    successive windows removed first. History is learnt from live windows: a reference is often a sample, so its rate
+    Idea: log(1 + events) of a window is ranked against all earlier windows, season and the correlation of successive
+    windows removed first. History is learnt from live windows: a reference is often a sample, so its rate
     says nothing about the log's.
 
     Math: z_t = Phi^-1(1 - p_t) of the conformal rank; bets exp(lambda (|z| side - kappa) - lambda^2 / 2) on both signs;
     budget() adds them up (detectors.decide).
 
-    Assumptions: windows of one hour of the day are exchangeable up to AR(1) when nothing changed. Weekly seasons show
-    as variance until the history is long enough to tell hours of the day apart.
+    Assumptions: windows are exchangeable up to season and AR(1) when nothing changed. Seasons show as variance until
+    the history is long enough (detectors.season): a week for hours, two for kinds of day, eight for hours of the week.
 
     False alarms: a tenth of the model's budget (so one in 300 days by default) when windows are exchangeable; see
     docs/detectors.md for the measured rate. Below 50 windows of history it learns and cannot alarm.
 
-    Parameters: kappa: tolerated shift of z in standard deviations; keep: windows remembered.
+    Parameters: kappa: tolerated shift of z in standard deviations; keep: windows remembered; timezone, weekend,
+    holidays: the calendar of the season (lists with commas; models get theirs from `calendars`).
 
     Reference: Vovk 2021; Shin, Ramdas and Rinaldo 2023.
 
@@ -48,6 +50,9 @@ class Volume:
 
     kappa: float = 0.4
     keep: int = 1344
+    timezone: str = "UTC"
+    weekend: str = "sat,sun"
+    holidays: str = ""
 
     def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
         """Nothing is taken from the reference; never refused."""
@@ -69,7 +74,11 @@ class Volume:
         if len(past) >= MIN_HISTORY:
             length_us = window.end_us - window.start_us
             scored = conformal.score(
-                past, last.plus(newest), length_us, stats.seeded(window.model, self.name, cal.hash, window.end_us)
+                past,
+                last.plus(newest),
+                length_us,
+                stats.seeded(window.model, self.name, cal.hash, window.end_us),
+                Calendar.parse(self.timezone, self.weekend, self.holidays),
             )
             z = np.array([scored.z[0], -scored.z[0]])
             streams = Streams(

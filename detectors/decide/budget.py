@@ -187,7 +187,8 @@ def _crossed(lane: _Lane, d: Detection, log_level: float) -> tuple[Event | None,
         return None, total
     shares = stats.blame(lane.blame, parts)
     event = d.event
-    if event is Event.FEATURE_DRIFT and sum(s for n, s in shares.items() if n.startswith(OUTPUTS)) >= MOSTLY:
+    alone = Event.FEATURE_DRIFT.value not in lane.named  # answers that follow named features join their incident
+    if event is Event.FEATURE_DRIFT and alone and sum(s for n, s in shares.items() if n.startswith(OUTPUTS)) >= MOSTLY:
         event = Event.PREDICTION_DRIFT
     features = lane.named.setdefault(event.value, [])
     for feature, share in shares.items():

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from detectors import stats
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Window
 from detectors.conformal import MIN_HISTORY, History, Live
+from detectors.dependence import between, relate
 from detectors.directions import Compared, Layout, lay_out
 from detectors.profile import Profile, compare, merged
+from detectors.season import Calendar
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict
 
-VERSION: Final = 2
+VERSION: Final = 3
 TYPICAL_ROWS: Final = 100  # rows a window is taken to have where the reference does not tell
 
 
@@ -27,10 +29,11 @@ class Marginals:
 
     Idea: a window is turned into a few numbers per feature, each a linear function of its counts: mean normal score
     (location), mean squared normal score (spread), share of missing, share of each category above 2 %, share of new and
-    rare categories; and one chi-square over all bins (shape). Each number is ranked against the same number of all
+    rare categories; one chi-square over all bins (shape); and how far its correlations with the other numbers are from
+    the reference's (dependence), which finds changes that no feature shows by itself. Each number is ranked against the same number of all
     earlier windows, so what counts as unusual is how much windows of this model vary when nothing is wrong.
 
-    Math: z_t = Phi^-1(1 - p_t) of the conformal rank p_t (ties at random, hours of the day and AR(1) removed first);
+    Math: z_t = Phi^-1(1 - p_t) of the conformal rank p_t (ties at random, season and AR(1) removed first);
     bets e_t = exp(lambda (z_t - kappa) - lambda^2 / 2), lambda in {.5, 1, 1.5, 2}, both signs for directions. The
     running sums M_t = (M_{t-1} + 1) e_t and the alarm are budget()'s (detectors.decide).
 
@@ -43,7 +46,8 @@ class Marginals:
 
     Parameters: kappa (directions), kappa_shape: shifts of z that are tolerated, in standard deviations between windows,
     never less than two standard errors of the history itself;
-    min_rows: rows a window needs; keep: live windows remembered beside those of the reference.
+    min_rows: rows a window needs; keep: live windows remembered beside those of the reference; timezone, weekend,
+    holidays: the calendar of the season (lists with commas; models get theirs from `calendars`).
 
     Reference: Vovk 2021 (testing randomness online); Volkhonskiy et al. 2017 (conformal martingales for change points);
     Shin, Ramdas and Rinaldo 2023 (e-detectors).
@@ -60,6 +64,13 @@ class Marginals:
     kappa_shape: float = 0.4
     min_rows: int = 20
     keep: int = 720
+    timezone: str = "UTC"
+    weekend: str = "sat,sun"
+    holidays: str = ""
+
+    @property
+    def _calendar(self) -> Calendar:
+        return Calendar.parse(self.timezone, self.weekend, self.holidays)
 
     def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
         """Counts of the whole reference, and the values of each of its windows that has times and rows enough.
@@ -76,7 +87,9 @@ class Marginals:
             -self.keep :
         ]
         typical = int(np.median([p.n for _, p in used])) if len(used) >= MIN_HISTORY else TYPICAL_ROWS
-        layout = lay_out(total.bins.to_bytes(), total.counts.tobytes(), typical)
+        steady = np.zeros(len(total.cross))
+        varied = between(relate(total.bins, total.counts, total.cross, steady), [p for _, p in used])
+        layout = _layout(total.bins.to_bytes(), total.counts, total.cross, varied, typical)
         values = [layout.values(p, total.n, inside=True, min_rows=self.min_rows) for _, p in used]
         meta = {
             "kappa": self.kappa, "kappa_shape": self.kappa_shape, "min_rows": self.min_rows, "keep": self.keep,
@@ -84,6 +97,8 @@ class Marginals:
         }  # fmt: skip
         arrays: dict[str, NDArray[Any]] = {
             "counts": total.counts,
+            "cross": total.cross,
+            "between": varied,
             "values": np.array(values, dtype=np.float32).reshape(len(used), len(layout.names)),
             "inverse_n": np.array([1 / p.n for _, p in used], dtype=np.float64),
             "end_us": np.array([w.end_us for w, _ in used], dtype=np.int64),
@@ -94,7 +109,8 @@ class Marginals:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """One detection: the largest change of shape as statistic, distances and evidence per feature, streams to bet on."""
-        layout = lay_out(cal.meta["bins"], np.asarray(cal.arrays["counts"]).tobytes(), int(cal.meta["typical_rows"]))
+        a = cal.arrays
+        layout = _layout(cal.meta["bins"], a["counts"], a["cross"], a["between"], int(cal.meta["typical_rows"]))
         own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
         nothing = History.none(len(layout.names))
         live = Live(History.load(own.arrays), int(own.meta["pending"])) if own is not None else Live(nothing)
@@ -111,7 +127,7 @@ class Marginals:
         values = layout.values(profile, int(cal.meta["rows"]), inside=False, min_rows=self.min_rows)
         newest = History.of(values, 1 / profile.n, window.end_us)
         rng = stats.seeded(window.model, self.name, cal.hash, window.end_us)
-        found = layout.score(past, last.plus(newest), window.end_us - window.start_us, rng)
+        found = layout.score(past, last.plus(newest), window.end_us - window.start_us, rng, self._calendar)
         learning = len(past) < MIN_HISTORY
         detection = self._judged(layout, cal, window, profile, found, evidence, learning=learning)
         live = live.learn(newest, suspicious=feedback.frozen, others=len(reference), keep=self.keep)
@@ -129,9 +145,8 @@ class Marginals:
         learning: bool,
     ) -> Detection:
         streams = layout.streams(found, self.kappa, self.kappa_shape)
-        reference = Profile(
-            cal.meta["rows"], np.asarray(cal.arrays["counts"]), profile.low, profile.high, profile.key, layout.bins
-        )
+        counts, cross = np.asarray(cal.arrays["counts"]), np.asarray(cal.arrays["cross"])
+        reference = Profile(cal.meta["rows"], counts, profile.low, profile.high, cross, profile.key, layout.bins)
         distances = compare(layout.bins, reference, profile)
         per_feature = layout.per_feature(found.scored, streams)
         evidence["features"] = [
@@ -162,6 +177,11 @@ class Marginals:
             detector=self.name, family=self.family, event=Event.FEATURE_DRIFT, subject=Subject("model", window.model),
             window_us=(window.start_us, window.end_us), n=n, evidence=evidence, **fields,
         )  # fmt: skip
+
+
+def _layout(raw_bins: bytes, counts: Any, cross: Any, varied: Any, typical_rows: int) -> Layout:
+    """The layout, made once per calibration in a process."""
+    return lay_out(raw_bins, counts.tobytes(), cross.tobytes(), varied.tobytes(), typical_rows)
 
 
 def _state(cal: Calibration, live: Live, last: History) -> State:

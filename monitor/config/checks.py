@@ -91,6 +91,9 @@ def _references(config: Config, data: Mapping[str, Any]) -> Found:
             yield unknown(("monitors", name, "model"), monitor.model, "model", models)
         if monitor.window <= 0:
             yield ("monitors", name, "window"), f"monitors.{name}.window: must be more than 0"
+    for name, model in config.models.items():
+        if model.calendar is not None and model.calendar not in config.calendars:
+            yield unknown(("models", name, "calendar"), model.calendar, "calendar", config.calendars)
     for i, route in enumerate(config.routes):
         for what, names, known in (
             ("sink", route.sinks, sinks),

@@ -209,6 +209,8 @@ class ModelConfig(Section):
     """JSONL of objects with `features` that no honest caller sends."""
     principals: Path | None = None
     """YAML list of known callers: id pattern, kind, group, owner, profile, budget."""
+    calendar: str | None = None
+    """An entry of `calendars`; without one the only entry there is, else UTC with Saturday and Sunday off."""
     runbook: str | None = None
     """A link for whoever works on the alert."""
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from detectors.base import Calibration
-from detectors.profile import Binned, Bins, Profile, compare, merged
+from detectors.binned import Binned
+from detectors.profile import Bins, Profile, compare, merged
 from monitor.model import HOUR_US
 from monitor.reports.charts import LEVELS, Point
 from monitor.store.queries import CountRow, DetectionRow

@@ -39,6 +39,7 @@ from monitor.store.queries import Engine
 
 NO_REFERENCE: Final = "none"  # reference hash of a model that has none yet
 CHUNK_ROWS: Final = 20_000
+CALENDAR: Final = ("timezone", "weekend", "holidays")  # parameters that detectors take from the model's calendar
 
 BASE_COLUMNS: Final = (  # what detectors may ask for beside the features
     "event_time", "segment", "position", "principal", "credential_id", "source_ip", "session_id", "request_id", "model_version",
@@ -257,7 +258,8 @@ def _bins(engine: Engine, table: ModelTable, digest: str, rows: pa.Table, now_us
 def _calibration(
     engine: Engine, model_id: str, detector: Detector, windows: Sequence[Stretch], digest: str, now_us: int
 ) -> Calibration:
-    params = asdict(detector)  # type: ignore[call-overload]  # a Protocol cannot say "frozen dataclass"
+    known = asdict(detector)  # type: ignore[call-overload]  # a Protocol cannot say "frozen dataclass"
+    params = {k: v for k, v in known.items() if k not in CALENDAR}  # a new holiday calibrates nothing anew
     stored = registry.get_calibration(engine, model_id, detector.name, params, digest)
     if stored is not None:
         return Calibration.from_bytes(stored)
@@ -270,7 +272,9 @@ def _calibration(
 
 def _configured(config: Config, model: str) -> dict[str, tuple[Detector, int]]:
     """Monitors of a model by name: the defaults of every family, replaced or added to by the configuration."""
-    found: dict[str, tuple[Detector, int]] = {name: (REGISTRY[name](), HOUR_US) for name in DEFAULTS}
+    days = _calendar(config, model)
+    made = {name: REGISTRY[name](**_params(name, {}, days)) for name in DEFAULTS}
+    found: dict[str, tuple[Detector, int]] = {name: (detector, HOUR_US) for name, detector in made.items()}
     for name, m in config.monitors.items():
         if m.model != model:
             continue
@@ -287,8 +291,25 @@ def _configured(config: Config, model: str) -> dict[str, tuple[Detector, int]]:
             )
         found.pop(m.detector, None)
         if m.enabled:
-            found[name] = (REGISTRY[m.detector](**m.params), round(m.window * SECOND_US))
+            found[name] = (REGISTRY[m.detector](**_params(m.detector, m.params, days)), round(m.window * SECOND_US))
     return found
+
+
+def _calendar(config: Config, model: str) -> Mapping[str, str]:
+    """The model's calendar (its own, else the only one there is) as detector parameters; nothing without one."""
+    name = config.models[model].calendar or (next(iter(config.calendars)) if len(config.calendars) == 1 else None)
+    if name is None:
+        return {}
+    days = config.calendars[name]
+    return {
+        "timezone": days.timezone, "weekend": ",".join(days.weekend), "holidays": ",".join(sorted(days.holidays)),
+    }  # fmt: skip
+
+
+def _params(detector: str, given: Mapping[str, Any], days: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters of a detector: the calendar where it knows one, and what the configuration gives."""
+    known = {f.name for f in fields(REGISTRY[detector])}
+    return {**{k: v for k, v in days.items() if k in known}, **given}
 
 
 def refusals(watched: Watched) -> dict[str, Any]:

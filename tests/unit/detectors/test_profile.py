@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 from scipy.stats import ks_2samp
 
-from detectors.profile import Bins, Profile, compare, merged, quantile_edges
+from detectors.binned import quantile_edges
+from detectors.profile import Bins, Profile, compare, merged
 from tests.judging import bins_of, events
 
 

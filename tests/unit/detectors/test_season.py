@@ -1,0 +1,89 @@
+"""Hours of the day, kinds of day and hours of the week are compared with themselves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from detectors.season import Calendar, without_season
+from monitor.model import HOUR_US
+
+DAY = 24
+MONDAY_US = int(datetime(2026, 8, 31, tzinfo=UTC).timestamp()) * 1_000_000
+QATAR = Calendar("Asia/Qatar", ("fri", "sat"), ("2026-10-08", "2026-10-13"))
+
+
+def ends(hours: int, length: int = 1) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Ends of successive windows from a Monday in UTC on."""
+    return MONDAY_US + np.arange(1, hours // length + 1, dtype=np.int64) * length * HOUR_US
+
+
+def test_a_weekend_of_other_days_is_known_by_the_calendar() -> None:
+    """Fridays and Saturdays in Doha are quieter: the right calendar takes that out, the wrong one leaves it."""
+    rng = np.random.default_rng(1)
+    at = ends(29 * DAY)
+    _, _, kind = QATAR.local(at - HOUR_US)
+    x = (rng.normal(0, 1, len(at)) - 4.0 * (kind == 1))[:, None]
+    k = 28 * DAY - 4 * DAY  # judged: the days after a Thursday
+    right = without_season(x, at, k, HOUR_US, QATAR)[k:, 0]
+    wrong = without_season(x, at, k, HOUR_US, Calendar())[k:, 0]
+    off = kind[k:] == 1
+    assert abs(right[off].mean() - right[~off].mean()) < 0.7
+    assert wrong[off].mean() - wrong[~off].mean() < -2.5
+
+
+def test_hours_of_the_week_are_told_apart_after_eight_weeks() -> None:
+    """A job that runs on Tuesdays at nine only is usual then."""
+    rng = np.random.default_rng(2)
+    at = ends(73 * DAY)
+    second, weekday, _ = Calendar().local(at - HOUR_US)
+    job = (weekday == 1) & (second == 9 * 3600)
+    x = (rng.normal(0, 1, len(at)) + 8.0 * job)[:, None]
+    k = 66 * DAY
+    left = without_season(x, at, k, HOUR_US)[k:, 0]
+    assert job[k:].sum() >= 1
+    assert (np.abs(left[job[k:]]) < 4).all()
+    short = without_season(x[-30 * DAY :], at[-30 * DAY :], 30 * DAY - 6 * DAY, HOUR_US)[30 * DAY - 6 * DAY :, 0]
+    assert (short[job[-6 * DAY :]] > 4).all()
+
+
+def test_windows_of_a_day_know_weekends() -> None:
+    """24-hour windows have no hours of the day, and still kinds of day."""
+    rng = np.random.default_rng(3)
+    at = ends(60 * DAY, DAY)
+    _, _, kind = Calendar().local(at - DAY * HOUR_US)
+    x = (rng.normal(0, 1, len(at)) + 5.0 * (kind == 1))[:, None]
+    left = without_season(x, at, 55, DAY * HOUR_US)[55:, 0]
+    assert kind[55:].sum() >= 1
+    assert (np.abs(left) < 3.5).all()
+
+
+def test_an_outlier_in_the_past_does_not_bend_the_profile() -> None:
+    """One broken hour among twenty: the next days' same hour is as usual."""
+    rng = np.random.default_rng(4)
+    at = ends(22 * DAY)
+    second, _, _ = Calendar().local(at - HOUR_US)
+    x = (3.0 * (second == 9 * 3600) + rng.normal(0, 0.5, len(at)))[:, None]
+    x[9 + 5 * DAY] = 500.0
+    k = 21 * DAY
+    left = without_season(x, at, k, HOUR_US)
+    assert abs(left[k + 9, 0]) < 2
+    assert left[9 + 5 * DAY, 0] > 400  # and it stays what it was
+
+
+@pytest.mark.parametrize("length_us", [7 * HOUR_US, 36 * HOUR_US])
+def test_other_lengths_have_no_season(length_us: int) -> None:
+    """Windows that do not divide a day are left as they are."""
+    x = np.random.default_rng(5).normal(size=(200, 2))
+    at = MONDAY_US + np.arange(200, dtype=np.int64) * length_us
+    assert (without_season(x.copy(), at, 190, length_us) == x).all()
+
+
+def test_clock_changes_move_the_local_hour() -> None:
+    """Nine o'clock in Berlin is seven hours after midnight UTC in summer and eight in winter."""
+    berlin = Calendar("Europe/Berlin")
+    summer = int(datetime(2026, 7, 1, 7, tzinfo=UTC).timestamp()) * 1_000_000
+    winter = int(datetime(2026, 12, 1, 8, tzinfo=UTC).timestamp()) * 1_000_000
+    assert berlin.local(np.array([summer, winter]))[0].tolist() == [9 * 3600, 9 * 3600]
