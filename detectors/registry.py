@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from detectors.abuse.surges import Abuse
+from detectors.access.novelty import Access
 from detectors.anomaly.queries import Queries
 from detectors.anomaly.volume import Volume
 from detectors.drift.marginals import Marginals
@@ -12,6 +14,8 @@ from detectors.quality.missing import Missing
 
 REGISTRY: Final[Mapping[str, type[Any]]] = {
     Marginals.name: Marginals,
+    Abuse.name: Abuse,
+    Access.name: Access,
     Missing.name: Missing,
     Queries.name: Queries,
     Volume.name: Volume,

@@ -187,12 +187,14 @@ class Case:
 
     reference: windows to calibrate on. usual(i): the i-th window after it with nothing wrong. wrong(size): a window with
     the detector's finding in it, more of it for a larger size. settled: how many usual windows it needs first.
+    log: a log whose cuts must not matter, and the principals to be found in it; None: searches over the model.
     """
 
     reference: Callable[[], list[Rows]]
     usual: Callable[[int], Rows]
     wrong: Callable[[float], Rows]
     settled: int = 0
+    log: Callable[[], tuple[pa.Table, set[str]]] | None = None
 
 
 @functools.cache
@@ -219,7 +221,78 @@ def _queries(share: float) -> Rows:
     return as_log(sent(x, table, "client"))
 
 
+def calls(hours: Iterable[int], per_hour: int, rng: Rng, principal: str = "client", **fields: Any) -> pa.Table:
+    """`per_hour` calls in each of these hours, with columns about the call; a field may be one value or one per event."""
+    start = np.repeat(np.array(list(hours), np.int64), per_hour) * HOUR_US
+    n = len(start)
+    table = {"event_time": np.sort(start + rng.integers(0, HOUR_US, n)), "principal": [principal] * n}
+    usual = {"credential_id": "key", "source_ip": "10.0.0.1", "model_version": "3", "status": "ok", "returned": "label"}
+    said = {k: list(v) if isinstance(v, list | tuple) else [v] * n for k, v in (usual | fields).items()}
+    kinds = {"event_time": pa.int64()}
+    return pa.table({k: pa.array(v, kinds.get(k, pa.string())) for k, v in (table | said).items()})
+
+
+def places(n: int, first: int = 0) -> list[str]:
+    """n addresses, each in a network of its own."""
+    return [f"10.{(first + i) // 200}.{(first + i) % 200}.9" for i in range(n)]
+
+
+def _habit(i: int) -> Rows:
+    """Two days of one client's usual calls, features included."""
+    rng = np.random.default_rng([5, i])
+    span = range(1000 + 48 * i, 1048 + 48 * i)
+    return as_log(_with_features(calls(span, 4, rng)))
+
+
+def _with_features(table: pa.Table) -> pa.Table:
+    like = events(table.num_rows, np.random.default_rng(6))
+    for name in (c for c in like.column_names if c.startswith("feature:")):
+        table = table.append_column(name, like[name])
+    return table
+
+
+def _wrong_calls(size: float, **odd: Any) -> Rows:
+    """The next 40 hours of that client; in a share of them something new."""
+    rng = np.random.default_rng(7)
+    span, bad = range(1000 + 48 * 6, 1000 + 48 * 6 + 40), round(40 * size)
+    quiet = calls(list(span)[bad:], 4, rng)
+    loud = calls(list(span)[:bad], odd.pop("per_hour", 4), rng, **{k: v(4 * bad) for k, v in odd.items()})
+    return as_log(_with_features(mixed(quiet, loud)))
+
+
+def _habit_log(**odd: Any) -> tuple[pa.Table, set[str]]:
+    """Ten days of six clients; then two of them go wrong for a day."""
+    rng = np.random.default_rng(8)
+    base = [calls(range(2000, 2264), 3, rng, f"honest-{i}", credential_id=f"k{i}") for i in range(6)]
+    per_hour = odd.pop("per_hour", 5)
+    made = [
+        calls(
+            range(2240, 2264),
+            per_hour,
+            rng,
+            f"honest-{i}",
+            **{"credential_id": f"k{i}"} | {k: v(24 * per_hour) for k, v in odd.items()},
+        )
+        for i in (1, 4)
+    ]
+    return mixed(*base, *made), {"honest-1", "honest-4"}
+
+
 CASES: dict[str, Case] = {
+    "abuse": Case(
+        _reference,
+        _habit,
+        lambda size: _wrong_calls(size, per_hour=400),
+        settled=6,
+        log=lambda: _habit_log(per_hour=400),
+    ),
+    "access": Case(
+        _reference,
+        _habit,
+        lambda size: _wrong_calls(size, source_ip=places),
+        settled=6,
+        log=lambda: _habit_log(source_ip=places),
+    ),
     "marginals": Case(_reference, _hour, lambda size: _hour(80, shift=size)),
     "volume": Case(_reference, _hour, lambda size: _hour(80, rows=round(100 * (1 + 3 * size))), settled=60),
     "missing": Case(_reference, lambda i: _silence(10.0), lambda size: _silence(1000.0 * size)),

@@ -1,0 +1,183 @@
+"""Principals that show up in ways new to them: other credentials, other networks, other model versions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from detectors.base import Calibration, Feedback, Measured, State, Window
+from detectors.habits import Bets, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
+from monitor.model import Family, network
+
+VERSION: Final = 1
+KINDS: Final = ("credential", "network", "version")
+COLUMNS: Final = {"credential": "credential_id", "network": "source_ip", "version": "model_version"}
+KEPT: Final = 14  # values remembered of each kind
+LEARNT: Final = 2  # new values learnt in one hour: a flood of them must not become normal at once
+EXPLAINED: Final[Mapping[str, frozenset[str]]] = {"load_test": frozenset(KINDS)}
+
+
+@dataclass(frozen=True)
+class Access:
+    """Per principal: credentials, networks and model versions that it has never used, hour after hour.
+
+    Idea: a stolen or shared key, a rented proxy net, or a client that tries older versions shows as values that are new
+    to the principal. One new value is a rotated key or a moved job and pages nobody; several hours in a row that each
+    bring another one are no habit. A principal that comes back after a long silence learns nothing for a week: what is
+    unknown of it stays unknown, so its whole new life counts.
+
+    Math: each active hour is one trial per kind of value; it fires at its first event with a value outside the last 14
+    that the principal used (at most two new ones are learnt an hour). e-values r/rho and (1-r)/(1-rho) for r of 0.3
+    and 0.9, with rho the largest of 2 %, the principal's own share of hours that fired, and twice the share among all
+    principals in the last 24 h without one principal an hour: a proxy or version that everybody moves to is no anomaly.
+    fuse() runs a CUSUM of each per principal and averages them (detectors.decide).
+
+    Assumptions: given its past, an hour of a principal fires with probability rho or less. Addresses count by network
+    (/24, /48), also where pseudonyms are stored. Principals are bet on from `min_hours` active hours and `min_days` on;
+    before that, and in a young log, nothing is anomalous.
+
+    False alarms: at most one per `FuseSettings.level` events over all principals under that assumption. At least five
+    hours that fire within about a day are needed; measured on honest clients of every kind: docs/detectors.md.
+
+    Parameters: min_hours, min_days: past that a principal needs; dormant_days: silence after which nothing is learnt
+    for a week, if it is four times the principal's longest; max_principals: remembered at once, 350 bytes each.
+
+    Reference: threats D5 (access novelty); Shin, Ramdas and Rinaldo 2023 (e-detectors).
+
+    >>> Access().min_days
+    7
+    """
+
+    name: ClassVar[str] = "access"
+    family: ClassVar[Family] = Family.ACCESS
+    reads: ClassVar[str] = "log"
+
+    min_hours: int = 48
+    min_days: int = 7
+    dormant_days: int = 30
+    max_principals: int = 50_000
+
+    def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
+        """Nothing is taken from the reference: only the log knows who came from where. Never refused."""
+        meta = {"min_hours": self.min_hours, "min_days": self.min_days, "dormant_days": self.dormant_days}
+        return Calibration(self.name, VERSION, reference_hash, meta)
+
+    def measure(
+        self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
+    ) -> Measured:
+        """Evidence at the events that begin an hour of a principal or bring something new; no detections."""
+        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
+        habits = Habits.load(
+            own, KINDS, (1,) * len(KINDS), Settled(self.min_hours, self.min_days),
+            {
+                "known": (np.uint32, (len(KINDS), KEPT)), "cursor": (np.int64, (len(KINDS),)),
+                "fresh": (np.uint32, (len(KINDS), LEARNT)), "longest": (np.int64, ()), "held": (np.int64, ()),
+            },
+        )  # fmt: skip
+        rows = window.rows(["event_time", "principal", "quality", *COLUMNS.values()])
+        stretch = Stretch.of(rows, habits.clock)
+        if not len(stretch.at):
+            return Measured(habits.save(self.name, VERSION, cal.hash))
+        habits.clock = stretch.clock
+        places = habits.place(stretch.names)
+        values = [_hashed(rows, kind, stretch.at) for kind in KINDS]
+        silent = excuses(window, stretch.names, KINDS, EXPLAINED)
+        bets = Bets(KINDS)
+        for hour, span in stretch.hours():
+            self._hour(habits, hour, span.start, stretch.who[span], places, [v[span] for v in values], silent, bets)
+        habits.forget(self.max_principals)
+        evidence = bets.evidence(self.name, self.family, stretch)
+        return Measured(habits.save(self.name, VERSION, cal.hash), (), evidence)
+
+    def _hour(
+        self,
+        habits: Habits,
+        hour: int,
+        start: int,
+        who: Ints,
+        places: Ints,
+        values: Sequence[NDArray[np.uint32]],
+        silent: Any,
+        bets: Bets,
+    ) -> None:
+        """The events of one hour. `start`: place of the first in the stretch."""
+        active, first, member = np.unique(who, return_index=True, return_inverse=True)
+        rows = places[active]
+        self._close(habits, hour, rows)
+        turn = habits.arrive(hour, rows, habits.more["held"][rows] < hour)
+        excused = silent(active)
+        bets.begin(turn, start + first, excused)
+        for k in range(len(KINDS)):
+            self._novel(habits, turn, k, start, member, values[k], excused[:, k], bets)
+
+    def _close(self, habits: Habits, hour: int, rows: Ints) -> None:
+        """What an earlier hour brought becomes known, unless the principal has only just come back from a long silence."""
+        more, seen = habits.more, habits.seen[rows]
+        over = rows[(seen != hour) & (seen >= 0)]
+        gap = hour - habits.seen[over]
+        learns = over[more["held"][over] <= habits.seen[over]]
+        for j in range(LEARNT):
+            for k in range(len(KINDS)):
+                new = learns[more["fresh"][learns, k, j] != 0]
+                more["known"][new, k, more["cursor"][new, k] % KEPT] = more["fresh"][new, k, j]
+                more["cursor"][new, k] += 1
+        more["fresh"][over] = 0
+        long = (gap >= 24 * self.dormant_days) & (gap >= 4 * more["longest"][over])
+        more["held"][over] = np.where(long, hour + 24 * 7, more["held"][over])
+        more["longest"][over] = np.maximum(more["longest"][over], gap)
+
+    def _novel(
+        self,
+        habits: Habits,
+        turn: Turn,
+        k: int,
+        start: int,
+        member: Ints,
+        values: NDArray[np.uint32],
+        excused: NDArray[np.bool_],
+        bets: Bets,
+    ) -> None:
+        """Values of one kind that a principal has not used in an earlier hour."""
+        some = np.flatnonzero(values)
+        if not len(some):
+            return
+        pair, first = np.unique((member[some] << 32) | values[some].astype(np.int64), return_index=True)
+        order = np.argsort(first, kind="stable")
+        pair, at = pair[order], some[first[order]]
+        who, value = pair >> 32, (pair & 0xFFFFFFFF).astype(np.uint32)
+        rows = turn.rows[who]
+        known = habits.more["known"][rows, k]
+        new = ~(known == value[:, None]).any(axis=1)
+        who, value, rows, at, any_known = who[new], value[new], rows[new], at[new], known[new].any(axis=1)
+        which, earliest = np.unique(who[any_known], return_index=True)
+        where = dict(zip(which.tolist(), at[any_known][earliest].tolist(), strict=True))
+        for i in habits.fire(turn, which, k).tolist():
+            if not excused[i]:
+                row = int(turn.rows[i])
+                used = int((habits.more["known"][row, k] != 0).sum())
+                silence = {"dormant": True} if habits.more["held"][row] >= turn.hour else {}
+                bets.hit(turn, i, k, start + where[i], {f"new_{KINDS[k]}": {"known": used, **silence}})
+        fresh = habits.more["fresh"]
+        apart = ~(fresh[rows, k] == value[:, None]).any(axis=1)
+        rows, value = rows[apart], value[apart]
+        order = np.argsort(rows, kind="stable")
+        rows, value = rows[order], value[order]
+        begin = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]]) if len(rows) else np.zeros(0, np.int64)
+        rank = np.arange(len(rows)) - np.repeat(begin, np.diff(np.r_[begin, len(rows)]))
+        slot = rank + (fresh[rows, k] != 0).sum(axis=1)
+        fits = slot < LEARNT
+        fresh[rows[fits], k, slot[fits]] = value[fits]
+
+
+def _hashed(rows: pa.Table, kind: str, at: Ints) -> NDArray[np.uint32]:
+    """The values of a kind as 32-bit hashes, 0 for missing; addresses by their network."""
+    code, words = encoded(rows, COLUMNS[kind])
+    texts = [network(w) for w in words] if kind == "network" else words
+    hashes = [int.from_bytes(hashlib.blake2b(t.encode(), digest_size=4).digest(), "little") | 1 for t in texts]
+    return np.array([*hashes, 0], dtype=np.uint32)[code[at]]

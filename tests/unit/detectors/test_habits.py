@@ -1,0 +1,187 @@
+"""Access and abuse: what is new, what is much, what a declared profile explains, and what is left alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from detectors.abuse.surges import Abuse
+from detectors.access.novelty import Access
+from detectors.base import Caller, Evidence, State
+from detectors.habits import TOLERATED
+from tests.judging import Rows, as_log, calls, mixed, places
+
+START = 4000  # an hour of the log; all clients are settled ten days later
+NOW = START + 240
+
+
+@dataclass(frozen=True)
+class Known(Rows):
+    """A stretch whose callers are declared."""
+
+    declared: dict[str, Caller] = field(default_factory=dict)
+
+    def callers(self) -> dict[str, Caller]:
+        return self.declared
+
+
+def found(detector: Any, *tables: pa.Table, declared: dict[str, Caller] | None = None) -> Evidence:
+    """What the detector says of a log."""
+    log = as_log(mixed(*tables))
+    window = Known(log.model, log.start_us, log.end_us, log.table, None, declared or {})
+    evidence = detector.measure(detector.calibrate([], "none"), None, window).evidence
+    assert isinstance(evidence, Evidence)
+    return evidence
+
+
+def fired(evidence: Evidence, principal: str = "client") -> list[str]:
+    """Signals of a principal that fired, each time."""
+    mine = [
+        r
+        for r, c, f in zip(evidence.row, evidence.code, evidence.flag, strict=True)
+        if f and evidence.principals[c] == principal
+    ]
+    return [s for r in mine for s in evidence.details[int(r)]["signals"]]
+
+
+def past(rng: np.random.Generator, principal: str = "client", hours: int = 240, **fields: Any) -> pa.Table:
+    """The usual calls of a client."""
+    return calls(range(START, START + hours), 3, rng, principal, **fields)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(12)
+
+
+@pytest.mark.parametrize(
+    ("field", "signal"), [("source_ip", "network"), ("credential_id", "credential"), ("model_version", "version")]
+)
+def test_something_new_every_hour(rng: np.random.Generator, field: str, signal: str) -> None:
+    """Hours that each bring a new value fire once; values within one network are not new."""
+    now = calls(range(NOW, NOW + 12), 5, rng, **{field: places(60)})
+    assert fired(found(Access(), past(rng), now)) == [signal] * 12
+    same = calls(range(NOW, NOW + 12), 5, rng, source_ip=[f"10.0.0.{i}" for i in range(60)])
+    assert fired(found(Access(), past(rng), same)) == []
+
+
+def test_a_moved_job_is_one_hour_of_news(rng: np.random.Generator) -> None:
+    """A new key and a new network are learnt after the hour in which they came."""
+    now = calls(range(NOW, NOW + 48), 5, rng, source_ip="192.0.2.1", credential_id="new")
+    evidence = found(Access(), past(rng), now)
+    assert sorted(fired(evidence)) == ["credential", "network"]
+    assert evidence.log_e.sum(axis=0).max() < 0
+
+
+def test_a_newcomer_is_no_anomaly(rng: np.random.Generator) -> None:
+    """Young principals and young logs say nothing, whatever they do."""
+    young = calls(range(NOW, NOW + 100), 5, rng, "young", source_ip=places(500))
+    for detector in (Access(), Abuse()):
+        evidence = found(detector, past(rng), young)
+        assert "young" not in {evidence.principals[c] for c in evidence.code}
+
+
+def test_who_always_changes_is_expected_to(rng: np.random.Generator) -> None:
+    """Short-lived credentials are the habit of their principal: nothing is won by another one."""
+    evidence = found(Access(), past(rng, credential_id=[f"token-{i}" for i in range(720)]))
+    column = evidence.columns.index("credential/0.9")
+    assert evidence.log_e[:, column].max() < 0.1
+
+
+def test_back_from_a_long_silence_nothing_is_learnt_for_a_week(rng: np.random.Generator) -> None:
+    """The key of a forgotten client in new hands: each hour of use counts, and only from unknown places."""
+    later = range(NOW + 24 * 60, NOW + 24 * 60 + 10)
+    stolen = found(Access(), past(rng), calls(later, 5, rng, source_ip="192.0.2.1"))
+    assert fired(stolen) == ["network"] * 10
+    assert stolen.details[int(stolen.row[stolen.flag][0])]["new_network"] == {"known": 1, "dormant": True}
+    assert fired(found(Access(), past(rng), calls(later, 5, rng))) == []
+
+
+def test_what_everybody_does_is_nobody_s_anomaly(rng: np.random.Generator) -> None:
+    """An outage of a day fires for all clients, and soon wins nothing against any of them."""
+    names = [f"c{i}" for i in range(12)]
+    before = [past(rng, n) for n in names]
+    outage = [calls(range(NOW, NOW + 24), 90, rng, n, status="error") for n in names]
+    crowd = found(Abuse(), *before, *outage)
+    alone = found(Abuse(), *before, outage[0])
+    column = crowd.columns.index("errors/0.9")
+    mine = {
+        name: np.array([e.principals[c] == "c0" for c in e.code]) for name, e in (("crowd", crowd), ("alone", alone))
+    }
+    assert alone.log_e[mine["alone"], column][-20:].sum() > 20
+    assert crowd.log_e[mine["crowd"], column][-20:].sum() < 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "signals"),
+    [
+        ({}, {"calls", "odd_hours"}),
+        ({"status": "rejected"}, {"calls", "errors", "odd_hours"}),
+        ({"returned": "scores"}, {"calls", "scores", "odd_hours"}),
+        ({"extra": '{"params":{"top_logprobs":5}}'}, {"calls", "scores", "odd_hours"}),
+        ({"extra": '{"params":{"top_logprobs":0,"logit_bias_count":0}}'}, {"calls", "odd_hours"}),
+    ],
+)
+def test_hours_larger_than_ever(rng: np.random.Generator, fields: dict[str, str], signals: set[str]) -> None:
+    """Each amount that is several times its largest hour fires in every hour; the odd hour once a day."""
+    before = past(rng, extra="{}")
+    evidence = found(Abuse(), before, calls(range(NOW, NOW + 10), 300, rng, **({"extra": "{}"} | fields)))
+    said = fired(evidence)
+    assert set(said) == signals
+    assert said.count("calls") == 10
+    assert said.count("odd_hours") == 1
+    why = [evidence.details[int(r)].get("calls") for r in evidence.row[evidence.flag]]
+    assert next(w for w in why if w) == {"limit": 240, "largest": 60}
+
+
+def test_tokens_and_seconds_count_where_the_log_has_them(rng: np.random.Generator) -> None:
+    """Few calls may cost much."""
+    table = calls(range(NOW, NOW + 10), 5, rng)
+    table = table.append_column("tokens_out", pa.array([50_000] * table.num_rows, pa.int64()))
+    table = table.append_column("latency_ms", pa.array([90_000.0] * table.num_rows, pa.float64()))
+    before = past(rng)
+    before = before.append_column("tokens_out", pa.array([100] * before.num_rows, pa.int64()))
+    before = before.append_column("latency_ms", pa.array([50.0] * before.num_rows, pa.float64()))
+    assert set(fired(found(Abuse(), before, table))) == {"tokens", "busy_us"}
+
+
+def test_a_surge_is_not_usual_by_its_second_day(rng: np.random.Generator) -> None:
+    """The largest hour is raised once a day and at most fourfold: a hundredfold surge lasts for days."""
+    surge = calls(range(NOW, NOW + 72), 6000 // 24, rng)
+    assert fired(found(Abuse(), past(rng), surge)).count("calls") > 20
+    more = calls(range(NOW, NOW + 72), 1200, rng)
+    assert fired(found(Abuse(), past(rng), more)).count("calls") > 40
+
+
+@pytest.mark.parametrize(
+    ("profile", "signals"),
+    [("load_test", set()), ("explainer", set()), ("batch", {"calls"}), ("segment", {"calls", "odd_hours"})],
+)
+def test_declared_profiles_explain(rng: np.random.Generator, profile: str, signals: set[str]) -> None:
+    """What a profile explains is no evidence at all, not even against those who stay quiet."""
+    now = calls(range(NOW, NOW + 10), 300, rng)
+    evidence = found(Abuse(), past(rng), now, declared={"client": Caller(profile=profile)})
+    assert set(fired(evidence)) == signals
+
+
+def test_state_is_small_and_bounded(rng: np.random.Generator) -> None:
+    """A flood of names keeps memory flat, and those with a past of their own stay."""
+    for detector in (Access(max_principals=200), Abuse(max_principals=200)):
+        calibration = detector.calibrate([], "none")
+        state = detector.measure(calibration, None, as_log(past(rng))).state
+        for k in range(5):
+            names = [f"flood-{k}-{i}" for i in range(1000)]
+            flood = calls([NOW + k], 1000, rng).set_column(1, "principal", pa.array(names))
+            state = detector.measure(calibration, state, as_log(flood)).state
+        assert len(state.meta["ids"]) <= 200
+        assert "client" in state.meta["ids"]
+        assert len(State.from_bytes(state.to_bytes()).to_bytes()) < 1000 * 200
+
+
+def test_tolerance_is_what_the_documentation_says() -> None:
+    """Docs and docstrings name it."""
+    assert TOLERATED == 0.02
