@@ -178,7 +178,9 @@ def commit(engine: sa.Engine, tick: TickCommit, sinks_for: Callable[[Transition]
                     states.insert().values(model_id=tick.model_id, name=name, body=body, updated_us=tick.now_us)
                 )
         if tick.detections:
-            conn.execute(detections.insert(), [{"model_id": tick.model_id, **row} for row in tick.detections])
+            # Two readings about one caller at one event time share an id: the first stands.
+            insert = alertlog.insert_of(conn)(detections).on_conflict_do_nothing()
+            conn.execute(insert, [{"model_id": tick.model_id, **row} for row in tick.detections])
         alertlog.write(conn, tick.alerts, tick.transitions, tick.now_us)
         outbox.enqueue(conn, tick.transitions, sinks_for, tick.now_us)
         people.apply(conn, tick.applied, tick.excepted, tick.now_us)

@@ -1,0 +1,216 @@
+"""Distinct rows of many callers in little memory: per caller the rows with the smallest hashes.
+
+Hashes of distinct rows are uniform, so the k smallest of them are a fair sample of all distinct rows, and how small the
+largest of them is tells how many there are: exactly up to k, within 1 / sqrt(k) beyond (Bar-Yossef et al. 2002). Which
+rows are kept depends neither on order nor on repeats nor on where the log is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.base import Arrays
+
+KEPT: Final = 512  # rows per caller
+FIRST: Final = 16.0  # distinct rows of the first reading
+PER_DOUBLING: Final = 4  # readings until they have doubled
+OLD: Final = -1  # row number of what was kept before
+WORDS: Final = 4  # columns of `marks`
+OVERHEAD: Final = 150  # bytes per caller beside the rows
+
+
+class Sample(NamedTuple):
+    """Distinct rows, those of one caller side by side, by hash. leaf, label, marks: as detectors.copies has them."""
+
+    hash: NDArray[np.uint64]
+    leaf: NDArray[np.uint8]
+    label: NDArray[np.uint8]
+    marks: NDArray[np.uint16]
+
+    def take(self, rows: Any) -> Sample:
+        """Some of the rows."""
+        return Sample(*(x[rows] for x in self))
+
+
+class Reading(NamedTuple):
+    """A caller that reached so many distinct rows with one row of the stretch, and its sample at that moment."""
+
+    key: str
+    row: int
+    distinct: int
+    step: int  # of the readings; -1: a number asked for
+    sample: Sample
+
+
+def steps(distinct: float) -> int:
+    """How many readings lie at or below so many distinct rows.
+
+    >>> steps(15), steps(16), steps(32)
+    (0, 1, 5)
+    """
+    return 0 if distinct < FIRST else int(np.floor(np.log2(distinct / FIRST) * PER_DOUBLING + 1e-9)) + 1
+
+
+def rows_at(step: int) -> int:
+    """Distinct rows of a reading, counted from 0.
+
+    >>> rows_at(0), rows_at(4)
+    (16, 32)
+    """
+    return int(np.ceil(FIRST * 2 ** (step / PER_DOUBLING) - 1e-9))
+
+
+@dataclass
+class Distinct:
+    """Samples of all callers one after the other; per caller: rows kept, readings taken, when last seen, alarms told."""
+
+    ids: list[str]
+    length: NDArray[np.int64]
+    read: NDArray[np.int64]
+    seen: NDArray[np.int64]
+    told: NDArray[np.int64]
+    kept: Sample
+    rows: int = 0
+
+    @classmethod
+    def load(cls, ids: Sequence[str], rows: int, arrays: Arrays) -> Distinct:
+        """From the arrays of a state, or nobody."""
+        if not ids:
+            none = np.zeros(0, np.int64)
+            empty = Sample(np.zeros(0, np.uint64), *(np.zeros(0, np.uint8),) * 2, np.zeros((0, WORDS), np.uint16))
+            return cls([], none, none, none, none, empty, rows)
+        length, read, seen, told = (np.array(arrays[k]) for k in ("length", "read", "seen", "told"))
+        return cls(list(ids), length, read, seen, told, Sample(*(np.asarray(arrays[k]) for k in Sample._fields)), rows)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """As plain arrays."""
+        return {k: getattr(self, k) for k in ("length", "read", "seen", "told")} | self.kept._asdict()
+
+    def limits(self, keys: Sequence[str]) -> NDArray[np.uint64]:
+        """Per caller the hash from which on a row cannot enter its sample."""
+        place = {k: i for i, k in enumerate(self.ids)}
+        ends = np.cumsum(self.length)
+        out = np.full(len(keys), np.iinfo(np.uint64).max, np.uint64)
+        for j, key in enumerate(keys):
+            i = place.get(key)
+            if i is not None and self.length[i] >= KEPT:
+                out[j] = self.kept.hash[ends[i] - 1]
+        return out
+
+    def add(
+        self,
+        keys: Sequence[str],
+        who: NDArray[np.int64],
+        row: NDArray[np.int64],
+        new: Sample,
+        asked: dict[str, int],
+        dense: frozenset[str],
+    ) -> list[Reading]:
+        """Take in rows (`who` indexes `keys`, in log order) and return what they bring about.
+
+        asked: callers with a number of distinct rows to be told of; dense: callers read PER_DOUBLING times per doubling
+        instead of once.
+        """
+        place = {k: i for i, k in enumerate(self.ids)}
+        home = np.array([place.setdefault(k, len(place)) for k in keys], np.int64)
+        grown = len(place) - len(self.ids)
+        self.ids = list(place)
+        self.length, self.read, self.seen, self.told = (
+            np.pad(x, (0, grown)) for x in (self.length, self.read, self.seen, self.told)
+        )
+        touched = np.zeros(len(self.ids), dtype=bool)
+        touched[home] = True
+        owner = np.repeat(np.arange(len(self.ids)), self.length)
+        old = touched[owner]
+        both = Sample(*(np.concatenate([a[old], b]) for a, b in _columns(self.kept, new)))
+        mine = np.concatenate([owner[old], home[who]])
+        when = np.concatenate([np.full(int(old.sum()), OLD, np.int64), row])
+        order = np.lexsort([when, both.hash, mine])
+        mine, when, both = mine[order], when[order], both.take(order)
+        first = np.r_[True, (mine[1:] != mine[:-1]) | (both.hash[1:] != both.hash[:-1])][: len(mine)]
+        mine, when, both = mine[first], when[first], both.take(first)
+        found = self._readings(mine, when, both, asked, dense)
+        begin = np.searchsorted(mine, mine, side="left")
+        keep = np.arange(len(mine)) - begin < KEPT
+        owners = np.concatenate([owner[~old], mine[keep]])
+        place_of = np.argsort(owners, kind="stable")
+        self.kept = Sample(*(np.concatenate([a[~old], b[keep]])[place_of] for a, b in _columns(self.kept, both)))
+        self.length = np.bincount(owners, minlength=len(self.ids)).astype(np.int64)
+        np.maximum.at(self.seen, home[who], self.rows + row + 1)
+        return found
+
+    def _readings(
+        self,
+        mine: NDArray[np.int64],
+        when: NDArray[np.int64],
+        both: Sample,
+        asked: dict[str, int],
+        dense: frozenset[str],
+    ) -> list[Reading]:
+        """Every number of distinct rows that a caller has reached for the first time."""
+        callers, begin, size = np.unique(mine, return_index=True, return_counts=True)
+        out: list[Reading] = []
+        for c, b, n in zip(callers.tolist(), begin.tolist(), size.tolist(), strict=True):
+            key, wanted = self.ids[c], asked.get(self.ids[c])
+            if n < FIRST and (wanted is None or n < wanted):
+                continue
+            span = slice(b, b + n)
+            times, sample = when[span], both.take(span)
+            for s in range(int(self.read[c]), steps(_count(sample.hash))):
+                at = _moment(sample, times, rows_at(s))
+                if at is None:
+                    break
+                self.read[c] = s + 1
+                if s % PER_DOUBLING == 0 or key in dense:
+                    out.append(Reading(key, at, rows_at(s), s, _until(sample, times, at)))
+            if wanted is not None and not self.told[c] & 1 and (at := _moment(sample, times, wanted)) is not None:
+                self.told[c] |= 1
+                out.append(Reading(key, at, wanted, -1, _until(sample, times, at)))
+        return sorted(out, key=lambda r: (r.row, r.key, r.step))
+
+    def forget(self, max_bytes: int) -> None:
+        """When memory is short, drop whoever has shown least, and of those whoever was silent longest."""
+        each = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.kept)
+        size = self.length * each + OVERHEAD
+        if size.sum() <= max_bytes:
+            return
+        order = np.lexsort([-self.seen, -self.read])
+        keep = np.zeros(len(self.ids), dtype=bool)
+        keep[order[np.cumsum(size[order]) <= max_bytes * 0.9]] = True
+        self.kept = self.kept.take(np.repeat(keep, self.length))
+        self.ids = [k for k, kept in zip(self.ids, keep.tolist(), strict=True) if kept]
+        self.length, self.read, self.seen, self.told = (x[keep] for x in (self.length, self.read, self.seen, self.told))
+
+
+def _columns(one: Sample, other: Sample) -> Iterable[tuple[NDArray[Any], NDArray[Any]]]:
+    return zip(one, other, strict=True)
+
+
+def _bound(distinct: int) -> np.uint64:
+    """The hash below which KEPT of so many distinct rows are expected."""
+    return np.uint64(min(int((KEPT - 1) / distinct * 2.0**64), 2**64 - 1))
+
+
+def _count(hashes: NDArray[np.uint64]) -> float:
+    """Distinct rows behind the smallest hashes, sorted."""
+    if len(hashes) <= KEPT:
+        return float(len(hashes))
+    return max(float(KEPT), (KEPT - 1) / (float(hashes[KEPT - 1]) / 2.0**64))
+
+
+def _moment(sample: Sample, when: NDArray[np.int64], distinct: int) -> int | None:
+    """The row with which so many distinct rows were reached, or the first that shows it; None: not yet, or no new row."""
+    need, fresh = min(distinct, KEPT), when[when > OLD]
+    times = when if distinct <= KEPT else when[sample.hash <= _bound(distinct)]
+    if len(times) < need or not len(fresh):
+        return None
+    return max(int(np.sort(times)[need - 1]), int(fresh.min()))
+
+
+def _until(sample: Sample, when: NDArray[np.int64], row: int) -> Sample:
+    return sample.take(np.flatnonzero(when <= row)[:KEPT])
