@@ -10,7 +10,7 @@ import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -20,6 +20,12 @@ from numpy.typing import NDArray
 from monitor.model import Event, Family, Subject, Verdict
 
 Arrays = Mapping[str, NDArray[Any]]
+NAMED: Final = (
+    Family.EXTRACTION,
+    Family.EVASION,
+    Family.MEMBERSHIP,
+    Family.INVERSION,
+)  # what an attack can turn out to be
 
 
 class Profile(Protocol):
@@ -206,6 +212,9 @@ class Evidence:
     flag: NDArray[np.bool_]
     details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # row -> why, only for flagged rows, bounded
     columns: tuple[str, ...] = ()  # name of each column of log_e, "signal/bet"; shown as the detector's parts
+    votes: NDArray[np.float64] | None = None  # (events, NAMED): what each event says about the family, in nats
+    tokens: NDArray[np.int64] | None = None  # (events,): the kind of query behind the votes, to learn them from
+    links: NDArray[np.int64] | None = None  # (k, 2): row, place in `principals` of another caller that it belongs with
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ class Constraints:
             if not len(x):
                 continue
             middle = float(np.median(x))
-            low[j], high[j] = x.min() - widening * (middle - x.min()), x.max() + widening * (x.max() - middle)
+            if np.isfinite(widening):
+                low[j], high[j] = x.min() - widening * (middle - x.min()), x.max() + widening * (x.max() - middle)
             decimals[j] = next((k for k in range(DECIMALS + 1) if not _off_grid(x, k).any()), FREE)
             coded[j] = decimals[j] == 0 and len(np.unique(x)) <= CODED
         words = tuple(
@@ -66,15 +67,18 @@ class Constraints:
                 strange = np.array([*(w not in known for w in frame.vocabulary[j]), False])  # place -1: missing
                 yield "unseen", name, strange[frame.words[:, j]]
 
-    def broken(self, frame: Frame) -> NDArray[np.int64]:
-        """In how many fields each row breaks rules. All too fine amounts count as one, as two when most are affected.
+    def broken(self, frame: Frame) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """In how many fields each row breaks rules, and in which, as bits (of 64 fields; beyond that they share bits).
 
-        A client that sends cents where others send whole numbers breaks one rule; noise on every number breaks two.
+        All too fine amounts count as one, as two when most are affected: a client that sends cents where others send
+        whole numbers breaks one rule; noise on every number breaks two.
         """
-        count = np.zeros(frame.n, dtype=np.int64)
+        count, fields = np.zeros(frame.n, dtype=np.int64), np.zeros(frame.n, dtype=np.uint64)
         fine = np.zeros(frame.n, dtype=np.int64)
         hard = np.zeros(frame.n, dtype=bool)  # the field at hand is out of its range: its precision counts no more
-        for rule, _, mask in self.breaches(frame):
+        place = {name: np.uint64(1 << (i % 64)) for i, name in enumerate((*self.numeric, *self.categorical))}
+        for rule, name, mask in self.breaches(frame):
+            fields[mask] |= place[name]
             if rule == "range":
                 hard = mask
             if rule == "precision":
@@ -84,7 +88,7 @@ class Constraints:
             else:
                 count += mask
         amounts = int(np.sum((self.decimals != FREE) & ~self.coded))
-        return count + (fine > 0) + (fine >= max(MANY, (amounts + 1) // 2))
+        return count + (fine > 0) + (fine >= max(MANY, (amounts + 1) // 2)), fields
 
     def pack(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-ready values and arrays for a calibration."""
@@ -112,7 +116,7 @@ def learn(frame: Frame, rho: float, rng: np.random.Generator) -> Constraints | N
     one, other = frame.take(order[: frame.n // 2]), frame.take(order[frame.n // 2 :])
     for widening in (*WIDENINGS, np.inf):
         tried = _settled(Constraints.fit(one, widening), other, rho)
-        if _worst_share(tried.broken(other) >= 2, other) <= rho / 2:
+        if _worst_share(tried.broken(other)[0] >= 2, other) <= rho / 2:
             full = Constraints.fit(frame, widening)
             words = tuple(w if t is not None else None for w, t in zip(full.words, tried.words, strict=True))
             return replace(full, words=words, decimals=np.where(tried.decimals == full.decimals, full.decimals, FREE))

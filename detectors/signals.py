@@ -22,7 +22,6 @@ LEVELS: Final = 64  # quantile bins of a number; categories that keep a code
 OTHER: Final = LEVELS  # a category outside them
 MISSING: Final = LEVELS + 1
 CODES: Final = LEVELS + 2
-BLOCK: Final = 64  # rows compared at once
 RATES: Final = (0.3, 0.6, 0.95)  # shares of flagged events that bets are made on, besides just above the tolerated rate
 
 Codes = NDArray[np.uint8]
@@ -92,6 +91,16 @@ class Frame:
         """One hash per row: equal for exact repeats."""
         odd = _mix(np.arange(1, self.hashes.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
         return np.asarray(_mix((self.hashes * odd).sum(axis=1, dtype=np.uint64)), dtype=np.uint64)
+
+
+def rehashed(like: Frame, numbers: Floats, words: NDArray[np.int64]) -> Frame:
+    """Made-up rows over the same features and vocabulary."""
+    hashes = np.zeros((len(numbers), len(like.numeric) + len(like.categorical)), dtype=np.uint64)
+    x = np.ascontiguousarray(numbers + 0.0)
+    cut = len(like.numeric)
+    hashes[:, :cut] = np.where(np.isnan(x), np.uint64(0), _mix(x.view(np.uint64)) | np.uint64(1))
+    hashes[:, cut:] = np.where(words < 0, np.uint64(0), _mix(words.astype(np.uint64)) | np.uint64(1))
+    return Frame(like.numeric, like.categorical, numbers, words, like.vocabulary, hashes)
 
 
 def _column(rows: pa.Table, name: str) -> pa.Array | None:
@@ -176,20 +185,16 @@ def surprise(codes: Codes, numeric: int) -> NDArray[np.float32]:
     return np.minimum(table, np.float32(np.log2(LEVELS)))
 
 
-def resemblance(table: NDArray[np.float32], a: Codes, b: Codes) -> NDArray[np.float32]:
-    """Bits for every pair of rows of a (k, F) and b (m, F): shape (k, m)."""
-    out = np.zeros((len(a), len(b)), dtype=np.float32)
-    for f in range(a.shape[1]):
-        out += table[f][a[:, f]].take(b[:, f], axis=1)
-    return out
-
-
-def differing(a: Marks, b: Marks) -> NDArray[np.int16]:
-    """In how many fields each pair of rows differs: shape (k, m)."""
-    out = np.zeros((len(a), len(b)), dtype=np.int16)
-    for f in range(a.shape[1]):
-        out += a[:, f, None] != b[None, :, f]
-    return out
+def redrawn(table: NDArray[np.float32], codes: Codes, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Mean and variance of the bits of two independent reference values per feature, given that they differ at all."""
+    n, features = codes.shape
+    a, b = codes[rng.integers(n, size=4000)], codes[rng.integers(n, size=4000)]
+    mean, variance = np.zeros(features), np.zeros(features)
+    for f in range(features):
+        bits = table[f, a[:, f], b[:, f]]
+        other = bits[a[:, f] != b[:, f]]
+        mean[f], variance[f] = (other.mean(), other.var()) if len(other) else (0.0, 0.0)
+    return mean, variance
 
 
 def tolerated(rho: float) -> tuple[float, ...]:

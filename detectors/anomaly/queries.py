@@ -1,10 +1,10 @@
-"""Queries that look like a search: rows no honest client sends, and chains of near-duplicates of one row."""
+"""Queries that look like a search: rows no honest client sends, steps around a row, steps towards the boundary."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -12,18 +12,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from detectors import constraints, signals, stats
-from detectors.base import Calibration, Evidence, Feedback, Measured, State, Window
-from detectors.chains import Chains, near_threshold
+from detectors import signals
+from detectors.anomaly import tokens
+from detectors.anomaly.learnt import SIGNALS, Learnt, as_rows, callers, learn
+from detectors.answers import Answers
+from detectors.base import Calibration, Caller, Evidence, Feedback, Measured, State, Window
+from detectors.chains import Chains
 from detectors.constraints import Constraints
-from detectors.signals import Encoder, Frame
-from detectors.stats import Floats
-from monitor.errors import CalibrationRefused
+from detectors.pool import Pool
+from detectors.search import NOT, Met
+from detectors.signals import Frame
 from monitor.model import Family
 
-VERSION: Final = 1
-REFERENCE_ROWS: Final = 20_000  # a longer reference is thinned evenly
+VERSION: Final = 2
 SHOWN: Final = 4  # broken rules named per event
+DECLARED: Final[Mapping[str, frozenset[str]]] = {  # signals that a declared use of the model explains
+    "what_if": frozenset(SIGNALS),
+    "explainer": frozenset(SIGNALS),
+    "load_test": frozenset({"near", "joint", "edge", "shared"}),
+    "health_probe": frozenset({"near", "shared"}),
+    "batch": frozenset({"near", "shared"}),
+    "segment": frozenset({"joint", "edge"}),
+}
 
 
 @dataclass(frozen=True)
@@ -65,134 +75,88 @@ class Queries:
 
     rho_schema: float = 0.01
     rho_near: float = 0.02
+    rho_joint: float = 0.05
+    rho_edge: float = 0.15
+    rho_shared: float = 0.01
     memory: int = 100
     min_rows: int = 200
     max_mb: float = 128.0
 
     def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
-        """Rules, codes and the bit threshold. Raises CalibrationRefused when neither signal can be had."""
-        windows = [w for w in reference if w.n]
-        profile = windows[0].profile() if windows else None
-        bins = profile.bins if profile is not None else None
-        if bins is None:
-            raise CalibrationRefused("the reference has no rows to learn from")
-        own = [(f.name, f.kind) for f in bins.features if f.column == f"feature:{f.name}"]
-        numeric = [n for n, kind in own if kind == "number"]
-        categorical = [n for n, kind in own if kind == "category"]
-        if not own:
-            raise CalibrationRefused("the reference has no features")
-        rows = pa.concat_tables([w.rows([*_columns(numeric, categorical)]) for w in windows], promote_options="default")
-        if rows.num_rows < self.min_rows:
-            raise CalibrationRefused(f"the reference has {rows.num_rows} rows and {self.min_rows} are needed")
-        if rows.num_rows > REFERENCE_ROWS:
-            rows = rows.take(pa.array(np.linspace(0, rows.num_rows - 1, REFERENCE_ROWS).astype(np.int64)))
-        frame = Frame.of(rows, numeric, categorical)
-        rng = stats.seeded(windows[0].model, self.name, reference_hash)
-        rules = constraints.learn(frame, self.rho_schema, rng)
-        encoder = Encoder.fit(frame)
-        codes = encoder.codes(frame)
-        table = signals.surprise(codes, len(numeric))
-        found = near_threshold(frame, codes, table, _callers(rows), self.memory, self.rho_near, rng)
-        refused = {"near": found.refused} if found.refused else {}
-        if rules is None:
-            refused["schema"] = "fresh reference rows break the rules that the reference teaches too often"
-        if len(refused) == 2:
-            raise CalibrationRefused("; ".join(f"{k}: {v}" for k, v in sorted(refused.items())))
-        rules = rules if rules is not None else Constraints.fit(frame, np.inf)
-        meta, arrays = rules.pack()
-        meta |= {
-            "rho_schema": self.rho_schema, "rho_near": self.rho_near, "memory": self.memory, "max_mb": self.max_mb,
-            "rows": rows.num_rows, "refused": refused, "bits": found.bits, "benign_bits": found.benign, "self_bits": found.reach,
-            "codes": [list(w) for w in encoder.words],
-        }  # fmt: skip
-        return Calibration(
-            self.name, VERSION, reference_hash, meta, {**arrays, "edges": encoder.edges, "surprise": table}
-        )
+        """Rules, codes and thresholds. Raises CalibrationRefused when no signal can be had."""
+        meta, arrays = learn(reference, reference_hash, self.name, self.min_rows, self.memory, self._rho())
+        return Calibration(self.name, VERSION, reference_hash, meta | asdict(self), arrays)
 
     def measure(
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """Evidence per event of the stretch that has a principal; no detections of its own."""
-        learnt = _learnt(cal)
+        learnt = Learnt.of(cal)
         known = state if state is not None and state.calibration_hash == cal.hash and state.version == VERSION else None
-        chains = Chains.load(known, len(learnt.features), self.memory)
-        rows = window.rows([*_columns(learnt.rules.numeric, learnt.rules.categorical), "quality", "extra"])
-        who, names = _principals(rows)
+        chains = Chains.load(known, len(learnt.features), len(learnt.rules.numeric), self.memory)
+        pool = Pool.load(known.meta if known else None, known.arrays if known else {}, len(learnt.features))
+        rows = window.rows(learnt.columns)
+        who, names = callers(rows)
         at = np.flatnonzero(who >= 0)
         if not len(at):
-            return Measured(
-                state if known is not None and state is not None else chains.save(self.name, VERSION, cal.hash)
-            )
+            return Measured(known if known is not None else self._state(cal, chains, pool))
         frame = Frame.of(rows, learnt.rules.numeric, learnt.rules.categorical).take(at)
-        broken = learnt.rules.broken(frame) + _strange(rows, at)
-        codes, who = learnt.encoder.codes(frame), who[at]
-        met = chains.meet(names, who, codes, frame.marks(), frame.whole(), learnt.table, learnt.bits, broken >= 2)
-        schema = (broken >= 2) & ~met.what_if & met.fresh
-        if "schema" in cal.meta["refused"]:
-            schema[:] = False
-        log_e = np.concatenate(
-            [signals.bernoulli_bets(schema, self.rho_schema), signals.bernoulli_bets(met.near, self.rho_near)], axis=1
-        )
-        half = log_e.shape[1] // 2
-        log_e[~met.fresh] = 0.0
-        log_e[:, :half] *= "schema" not in cal.meta["refused"]
-        log_e[:, half:] *= "near" not in cal.meta["refused"]
-        flag = schema | met.near
-        evidence = Evidence(
-            detector=self.name, family=self.family, principals=names, code=who.astype(np.int32), row=at,
-            time_us=np.asarray(rows.column("event_time"), dtype=np.int64)[at], log_e=log_e, flag=flag,
-            details=_why(learnt.rules, frame, at, schema, met.near, met.bits, met.differs),
-            columns=tuple(f"{s}/{r}" for s, rho in (("schema", self.rho_schema), ("near", self.rho_near)) for r in signals.tolerated(rho)),
-        )  # fmt: skip
+        given, codes = Answers.of(rows).take(at), learnt.encoder.codes(frame)
+        broken, fields = learnt.rules.broken(frame)
+        odd = np.asarray((learnt.joint.strangeness(codes) > learnt.strange).any(axis=1))
+        sent = as_rows(frame, codes, given, broken + _strange(rows, at), fields, odd, given.margin <= learnt.edge)
+        sent = sent._replace(who=who[at])
+        met = chains.meet(names, sent, learnt.scale)
+        mine = met.fresh & (met.excused == NOT)
+        others = pool.meet(names, sent, mine, learnt.groups, learnt.joint.place, learnt.scale, learnt.shared)
+        shared = np.array([o is not None for o in others], dtype=bool)
+        on = {"schema": met.schema, "near": met.near, "joint": met.odd, "edge": met.edge, "shared": shared}
+        evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given)
+        linked = [(int(at[i]), o) for i, o in enumerate(others) if o is not None and evidence.flag[i]]
+        table = tuple(dict.fromkeys([*names, *(o for _, o in linked)]))
+        place = {n: k for k, n in enumerate(table)}
+        links = np.array([(r, place[o]) for r, o in linked], dtype=np.int64).reshape(-1, 2)
+        details = _why(learnt.rules, frame, at, on, met, evidence.flag)
         chains.forget(round(self.max_mb * 1e6))
-        return Measured(chains.save(self.name, VERSION, cal.hash), (), evidence)
+        found = replace(evidence, principals=table, links=links, details=details)
+        return Measured(self._state(cal, chains, pool), (), found)
+
+    def _evidence(
+        self, cal: Calibration, window: Window, rows: pa.Table, at: NDArray[np.int64], names: tuple[str, ...],
+        who: NDArray[np.int64], met: Met, on: dict[str, NDArray[np.bool_]], given: Answers,
+    ) -> Evidence:  # fmt: skip
+        rates, silent = self._rho(), _silent(cal, names, who, window.callers())
+        bets = []
+        for s, rho in rates.items():
+            bets.append(signals.bernoulli_bets(on[s], rho) * (met.fresh & ~silent[s])[:, None])
+            on[s] = on[s] & ~silent[s]
+        flag = np.logical_or.reduce(list(on.values()))
+        kind = tokens.tokens(met, given.margin, cal.meta["margins"], cal.meta["self_bits"])
+        return Evidence(
+            detector=self.name, family=self.family, principals=names, code=who.astype(np.int32), row=at,
+            time_us=np.asarray(rows.column("event_time"), dtype=np.int64)[at], log_e=np.concatenate(bets, axis=1),
+            flag=flag, columns=tuple(f"{s}/{r}" for s, rho in rates.items() for r in signals.tolerated(rho)),
+            votes=tokens.table()[kind] * flag[:, None], tokens=kind,
+        )  # fmt: skip
+
+    def _rho(self) -> dict[str, float]:
+        return {s: float(getattr(self, f"rho_{s}")) for s in SIGNALS}
+
+    def _state(self, cal: Calibration, chains: Chains, pool: Pool) -> State:
+        kept = chains.save(self.name, VERSION, cal.hash)
+        meta, arrays = pool.save()
+        return replace(kept, meta={**kept.meta, **meta}, arrays={**kept.arrays, **arrays})
 
 
-@dataclass(frozen=True)
-class _Learnt:
-    """A calibration unpacked. bits: inf when the near signal was refused."""
-
-    rules: Constraints
-    encoder: Encoder
-    table: NDArray[np.float32]
-    bits: float
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        return (*self.rules.numeric, *self.rules.categorical)
-
-
-def _learnt(cal: Calibration) -> _Learnt:
-    """Unpacked once per calibration and process: what it holds never changes."""
-    if cal.hash not in _KEPT:
-        if len(_KEPT) >= 64:
-            _KEPT.pop(next(iter(_KEPT)))
-        encoder = Encoder(np.asarray(cal.arrays["edges"]), tuple(tuple(w) for w in cal.meta["codes"]))
-        bits = float("inf") if cal.meta["bits"] is None else float(cal.meta["bits"])
-        _KEPT[cal.hash] = _Learnt(
-            Constraints.unpack(dict(cal.meta), dict(cal.arrays)), encoder, np.asarray(cal.arrays["surprise"]), bits
-        )
-    return _KEPT[cal.hash]
-
-
-_KEPT: dict[str, _Learnt] = {}
-
-
-def _columns(numeric: Sequence[str], categorical: Sequence[str]) -> tuple[str, ...]:
-    return ("event_time", "principal", *(f"feature:{n}" for n in (*numeric, *categorical)))
-
-
-def _principals(rows: pa.Table) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Each row's principal as an index into the names, -1 for none; names in order of appearance."""
-    if "principal" not in rows.column_names or pa.types.is_null(rows.schema.field("principal").type):
-        return np.full(rows.num_rows, -1, dtype=np.int64), ()
-    encoded = pc.dictionary_encode(rows["principal"].cast(pa.string()).combine_chunks())
-    index = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    return index, tuple(encoded.dictionary.to_pylist())
-
-
-def _callers(rows: pa.Table) -> NDArray[np.int64]:
-    return _principals(rows)[0]
+def _silent(
+    cal: Calibration, names: Sequence[str], who: NDArray[np.int64], declared: Mapping[str, Caller]
+) -> dict[str, NDArray[np.bool_]]:
+    """Per signal the rows about which it says nothing: refused by calibration, or explained by a declared use."""
+    out = {}
+    for s in SIGNALS:
+        excused = [s in DECLARED.get(declared[n].profile, ()) if n in declared else False for n in names]
+        out[s] = np.full(len(who), s in cal.meta["refused"]) | np.array(excused, dtype=bool)[who]
+    return out
 
 
 def _strange(rows: pa.Table, at: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -217,13 +181,12 @@ def _why(
     rules: Constraints,
     frame: Frame,
     at: NDArray[np.int64],
-    schema: NDArray[np.bool_],
-    near: NDArray[np.bool_],
-    bits: Floats,
-    differs: NDArray[np.int64],
+    on: Mapping[str, NDArray[np.bool_]],
+    met: Met,
+    flag: NDArray[np.bool_],
 ) -> Mapping[int, Mapping[str, Any]]:
     """What an analyst reads of each flagged row: the broken rules with the values, how near to which chain."""
-    flagged = np.flatnonzero(schema | near)
+    flagged = np.flatnonzero(flag)
     if not len(flagged):
         return {}
     part = frame.take(flagged)
@@ -234,11 +197,11 @@ def _why(
                 broken[i].append(f"{rule}: {name} = {_value(part, name, i)}")
     out: dict[int, dict[str, Any]] = {}
     for i, k in enumerate(flagged.tolist()):
-        why: dict[str, Any] = {"signals": [s for s, on in (("schema", schema[k]), ("near", near[k])) if on]}
-        if schema[k]:
+        why: dict[str, Any] = {"signals": [s for s in SIGNALS if on[s][k]]}
+        if on["schema"][k]:
             why["broken"] = broken.get(i, [])
-        if near[k]:
-            why["near"] = {"bits": round(float(bits[k]), 1), "fields_differ": int(differs[k])}
+        if on["near"][k]:
+            why["near"] = {"bits": round(float(met.bits[k]), 1), "fields_differ": int(met.differs[k])}
         out[int(at[k])] = why
     return out
 

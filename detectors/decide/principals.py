@@ -1,24 +1,26 @@
-"""What fuse() remembers of each principal: running sums, open cases, examples. Bounded; eviction never clears guilt."""
+"""What fuse() remembers of each caller in one lane: running sums, open cases, votes, examples, who belongs together.
+
+Bounded; eviction never clears guilt.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.base import State
-
-VERSION: Final = 1
 MICRO: Final = 1_000_000  # sums are kept in millionths of a nat
 NEVER: Final = -(1 << 62)
+MAX_LINKS: Final = 20_000  # pairs of callers whose links are counted at once
+ARRAYS: Final = ("sums", "onset_us", "count", "last_us")
 
 
 @dataclass
 class Case:
-    """A principal with an open incident. Times are event times; `queries` counts since opening."""
+    """A subject with an open incident. Times are event times; `queries` counts since opening."""
 
     opened_us: int
     onset_us: int
@@ -28,10 +30,18 @@ class Case:
     last_us: int = 0
     quiet: bool = False
 
+    def with_(self, other: Case) -> Case:
+        """Both as one."""
+        return Case(
+            min(self.opened_us, other.opened_us), min(self.onset_us, other.onset_us), self.before + other.before,
+            self.queries + other.queries, self.flagged + other.flagged, max(self.last_us, other.last_us),
+            self.quiet and other.quiet,
+        )  # fmt: skip
+
 
 @dataclass
 class Ledger:
-    """Running sums of all remembered principals: row = principal, column = bet."""
+    """Running sums of all remembered callers: row = caller, column = bet. `groups`: cluster id -> its members."""
 
     ids: list[str]
     columns: list[str]  # "detector/signal/bet"
@@ -41,32 +51,40 @@ class Ledger:
     last_us: NDArray[np.int64]
     cases: dict[str, Case] = field(default_factory=dict)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    votes: dict[str, list[float]] = field(default_factory=dict)  # nats per family of NAMED, then flagged events
+    links: dict[str, int] = field(default_factory=dict)  # "a\x1fb" -> rows that tie a to b
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)  # the family last told of each open case
     clock_us: int = NEVER
-    dropped: int = 0  # principals with evidence that memory had no room for
+    dropped: int = 0  # callers with evidence that memory had no room for
 
     @classmethod
-    def load(cls, state: State | None) -> Ledger:
-        if state is None or state.version != VERSION:
+    def load(cls, meta: Mapping[str, Any] | None, arrays: Mapping[str, NDArray[Any]], prefix: str) -> Ledger:
+        """From what `save` made; empty without it."""
+        if meta is None:
             none = np.zeros((0, 0), np.int64)
             return cls([], [], none, none.copy(), none.copy(), np.zeros(0, np.int64))
-        m, a = state.meta, state.arrays
-        return cls(
-            list(m["ids"]), list(m["columns"]), np.array(a["sums"]), np.array(a["onset_us"]), np.array(a["count"]),
-            np.array(a["last_us"]), {p: Case(**c) for p, c in m["cases"].items()},
-            {p: list(e) for p, e in m["examples"].items()}, m["clock_us"], m["dropped"],
-        )  # fmt: skip
+        sums, onset_us, count, last_us = (np.array(arrays[prefix + a]) for a in ARRAYS)
+        ledger = cls(list(meta["ids"]), list(meta["columns"]), sums, onset_us, count, last_us)
+        ledger.cases = {p: Case(**c) for p, c in meta["cases"].items()}
+        ledger.examples = {p: list(e) for p, e in meta["examples"].items()}
+        ledger.votes = {p: list(v) for p, v in meta["votes"].items()}
+        ledger.groups = {g: list(m) for g, m in meta["groups"].items()}
+        ledger.links, ledger.named = dict(meta["links"]), dict(meta["named"])
+        ledger.clock_us, ledger.dropped = meta["clock_us"], meta["dropped"]
+        return ledger
 
-    def save(self) -> State:
-        cases = {p: vars(c) for p, c in sorted(self.cases.items())}
+    def save(self, prefix: str) -> tuple[dict[str, Any], dict[str, NDArray[np.int64]]]:
+        """As JSON-ready values and arrays."""
         meta = {
-            "ids": self.ids, "columns": self.columns, "cases": cases, "examples": dict(sorted(self.examples.items())),
-            "clock_us": self.clock_us, "dropped": self.dropped,
+            "ids": self.ids, "columns": self.columns, "cases": {p: vars(c) for p, c in sorted(self.cases.items())},
+            "examples": dict(sorted(self.examples.items())), "votes": dict(sorted(self.votes.items())),
+            "links": self.links, "groups": self.groups, "named": dict(sorted(self.named.items())), "clock_us": self.clock_us, "dropped": self.dropped,
         }  # fmt: skip
-        arrays = {"sums": self.sums, "onset_us": self.onset_us, "count": self.count, "last_us": self.last_us}
-        return State("fuse", VERSION, "", meta, arrays)
+        return meta, {prefix + a: getattr(self, a) for a in ARRAYS}
 
     def place(self, names: Sequence[str], columns: Sequence[str]) -> NDArray[np.int64]:
-        """Rows of these principals, new ones with nothing against them; new columns start at zero for everybody."""
+        """Rows of these callers, new ones with nothing against them; new columns start at zero for everybody."""
         fresh = [c for c in columns if c not in set(self.columns)]
         known = {p: i for i, p in enumerate(self.ids)}
         added = [p for p in names if p not in known]
@@ -78,14 +96,38 @@ class Ledger:
         known.update({p: len(known) + i for i, p in enumerate(added)})
         return np.array([known[p] for p in names], dtype=np.int64)
 
-    def acquit(self, principal: str) -> None:
-        """The incident is over: the evidence starts afresh."""
-        del self.cases[principal]
-        self.examples.pop(principal, None)
-        self.sums[self.ids.index(principal)] = 0
+    def members(self, subject: str) -> list[str]:
+        """The callers that a subject stands for: those of a cluster, else itself."""
+        return self.groups.get(subject, [subject])
+
+    def subject_of(self) -> dict[str, str]:
+        """The cluster of every caller that is in one."""
+        return {p: g for g, members in self.groups.items() for p in members}
+
+    def acquit(self, subject: str) -> None:
+        """The incident is over: the evidence starts afresh, a cluster falls apart."""
+        self.cases.pop(subject, None)
+        self.named.pop(subject, None)
+        self.votes.pop(subject, None)
+        for p in self.members(subject):
+            self.examples.pop(p, None)
+            self.votes.pop(p, None)
+            if p in self.ids:
+                self.sums[self.ids.index(p)] = 0
+        gone = set(self.groups.pop(subject, ()))
+        if gone:
+            self.links = {k: n for k, n in self.links.items() if not gone.intersection(k.split("\x1f"))}
+
+    def tie(self, a: str, b: str) -> int:
+        """Count one more row that ties two callers; how many there are now."""
+        key = "\x1f".join(sorted((a, b)))
+        self.links[key] = self.links.get(key, 0) + 1
+        while len(self.links) > MAX_LINKS:
+            del self.links[next(iter(self.links))]
+        return self.links.get(key, 0)
 
     def forget(self, limit: int) -> None:
-        """Principals with nothing against them weigh nothing and are dropped when room is short, oldest first.
+        """Callers with nothing against them weigh nothing and are dropped when room is short, oldest first.
 
         Only beyond that are the weakest of those with evidence dropped, and counted.
         """
@@ -93,7 +135,8 @@ class Ledger:
         if extra <= 0:
             return
         weight = self.sums.max(axis=1, initial=0)
-        open_case = np.array([p in self.cases for p in self.ids])
+        held = {p for subject in self.cases for p in self.members(subject)}
+        open_case = np.array([p in held for p in self.ids])
         order = np.lexsort([self.last_us, np.maximum(weight, 0), open_case])
         gone = order[: extra + limit // 10]
         self.dropped += int(np.sum((weight[gone] > 0)[:extra]))
@@ -102,6 +145,7 @@ class Ledger:
         keep[gone] = False
         for i in gone.tolist():
             self.examples.pop(self.ids[i], None)
+            self.votes.pop(self.ids[i], None)
         self.ids = [p for p, k in zip(self.ids, keep.tolist(), strict=True) if k]
         self.sums, self.onset_us, self.count, self.last_us = (
             x[keep] for x in (self.sums, self.onset_us, self.count, self.last_us)

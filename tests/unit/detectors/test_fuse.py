@@ -11,7 +11,7 @@ import pytest
 
 from detectors import decide
 from detectors.base import Evidence, State
-from detectors.decide.fuse import CLEAR_US, QUIET_US
+from detectors.decide.fuse import ATTACK, CLEAR_US, QUIET_US
 from detectors.signals import bernoulli_bets
 from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Family
 from tests.judging import incident
@@ -70,7 +70,7 @@ def slowly(flag: Sequence[bool]) -> tuple[int | None, int]:
     for i, row in enumerate(bets):
         since = np.where(sums <= 0, i, since)
         sums = np.maximum(sums, 0) + row
-        if math.log(np.exp(np.maximum(sums, 0)).mean()) >= math.log(LEVEL.level):
+        if math.log(np.exp(np.maximum(sums, 0)).mean()) >= math.log(LEVEL.level / ATTACK.share):
             return i, int(since[int(np.argmax(sums))])
     return None, 0
 
@@ -100,14 +100,14 @@ def test_same_as_adding_up_event_by_event(seed: int) -> None:
 
 
 def test_five_flags_in_a_row_alarm_and_four_do_not() -> None:
-    """The level of a million events is 13.8 nats; a flag that comes once in a hundred events brings up to 4.6."""
+    """The level of a million events is 13.8 nats, of which this lane may use 0.6: 14.3; a flag that comes once in a hundred events brings up to 4.6."""
     log = Log()
     log(evidence(["a"] * 3, [True] * 3))
     assert log.decisions == []
     (opened,) = log(evidence(["a"] * 7, [True] * 7, first_row=3))[:1]
     assert opened.time_us == 3 * SECOND_US
     assert opened.subject.id == "a"
-    assert opened.threshold == pytest.approx(13.8155)
+    assert opened.threshold == pytest.approx(math.log(1e6 / 0.6), rel=1e-4)
     assert opened.evidence["principals"] == ["a"]
     assert [e["row"] for e in opened.evidence["examples"]] == [0, 1, 2, 3]
 
@@ -190,8 +190,8 @@ def test_a_flood_of_principals_clears_no_guilt() -> None:
     for k in range(5):
         log(evidence([f"n{k}-{i}" for i in range(1000)], [False] * 1000, first_row=3 + k * 1000))
     assert log.state is not None
-    assert len(log.state.meta["ids"]) <= 100
-    assert log.state.meta["dropped"] == 0
+    assert len(log.state.meta["lanes"]["AttackSuspected"]["ids"]) <= 100
+    assert log.state.meta["lanes"]["AttackSuspected"]["dropped"] == 0
     found = log(evidence(["a"], [True], first_row=5003))
     assert [d.subject.id for d in found] == ["a"]
     assert found[0].window_us[0] == 0
@@ -202,8 +202,8 @@ def test_guilt_that_finds_no_room_is_counted() -> None:
     log = Log(decide.FuseSettings(1e6, max_principals=50))
     log(evidence([f"n{i}" for i in range(200)], [True] * 200))
     assert log.state is not None
-    assert len(log.state.meta["ids"]) == 50
-    assert log.state.meta["dropped"] == 150
+    assert len(log.state.meta["lanes"]["AttackSuspected"]["ids"]) == 50
+    assert log.state.meta["lanes"]["AttackSuspected"]["dropped"] == 150
 
 
 def test_false_alarms_stay_under_the_level() -> None:

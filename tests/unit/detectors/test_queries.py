@@ -240,7 +240,7 @@ def test_memory_is_bounded() -> None:
     names = pa.array([f"p{i}" for i in range(10_000)])
     table = table.set_column(table.column_names.index("principal"), "principal", names)
     state = detector.measure(calibration(), None, as_log(table)).state
-    assert len(state.to_bytes()) < 250_000
+    assert len(state.to_bytes()) < 500_000  # with the pool of all callers
     assert state.meta["ids"][-1] == "p9999"
 
 
@@ -261,11 +261,11 @@ def test_constraints_are_learnt() -> None:
     }
     assert rules.coded.tolist() == [False] * 7 + [True]
     assert rules.words[0] == frozenset({"red", "green", "blue"})
-    fresh = rules.broken(frame(events(3000, np.random.default_rng(16))))
+    fresh, _ = rules.broken(frame(events(3000, np.random.default_rng(16))))
     assert (fresh >= 2).mean() < 0.005
     again = Constraints.unpack(*rules.pack())
     some = frame(events(50, rng))
-    assert np.array_equal(again.broken(some), rules.broken(some))
+    assert np.array_equal(again.broken(some)[0], rules.broken(some)[0])
 
 
 def test_float32_noise_is_no_breach() -> None:
@@ -275,7 +275,7 @@ def test_float32_noise_is_no_breach() -> None:
     rules = Constraints.fit(frame(table), 0.25)
     noisy = np.asarray(table["feature:x6"]).astype(np.float32).astype(np.float64)
     table = table.set_column(table.column_names.index("feature:x6"), "feature:x6", pa.array(noisy))
-    assert rules.broken(frame(table)).sum() == 0
+    assert rules.broken(frame(table))[0].sum() == 0
 
 
 def test_resemblance_counts_by_rarity() -> None:

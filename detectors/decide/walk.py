@@ -1,0 +1,265 @@
+"""One stretch of the log, event by event, over those callers that are or come under suspicion."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors import stats
+from detectors.decide import naming
+from detectors.decide.principals import MICRO, Case, Ledger
+from detectors.decide.sums import cusum
+from monitor.model import HOUR_US, Decision, Event, Family, Subject, finite, rfc3339
+
+QUIET_US: Final = 24 * HOUR_US
+CLEAR_US: Final = 7 * 24 * HOUR_US
+EXAMPLES: Final = 5  # newest flagged events kept per caller with evidence
+LINKED: Final = 3  # rows that tie two callers before they count as one
+CLUSTERS: Final = uuid.UUID("6f2c1f0e-8f0a-5d8e-9b1c-3a5d7e9f1b2d")
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Evidence that makes one kind of incident. kind: of its subjects; family: of all its incidents, None: named by votes.
+
+    share: part of the attack budget, so that all lanes together keep it.
+    """
+
+    event: Event
+    kind: str
+    share: float
+    family: Family | None = None
+
+
+@dataclass(frozen=True)
+class Events:
+    """All detectors' evidence of a stretch side by side, rows in log order. `who` indexes the ledger."""
+
+    who: NDArray[np.int64]
+    row: NDArray[np.int64]
+    time_us: NDArray[np.int64]
+    log_e: NDArray[np.int64]  # (events, columns of the ledger), millionths
+    flag: NDArray[np.bool_]
+    votes: NDArray[np.float64]  # (events, NAMED)
+    details: dict[int, dict[str, Any]]
+    links: dict[int, list[str]]  # by row: callers that it belongs with
+    clock_us: NDArray[np.int64]  # latest event time so far
+
+
+@dataclass
+class Run:
+    """One caller's events of a stretch, in order, with its running sums."""
+
+    principal: str
+    at: NDArray[np.int64]  # places in Events
+    sums: NDArray[np.int64]
+    onset: NDArray[np.int64]
+    count: NDArray[np.int64]
+    done: int = 0
+
+    def restart(self, events: Events, i: int) -> None:
+        """Sums start again at the i-th event; what came before it was settled."""
+        x = events.log_e[self.at[i:]]
+        first, segment, nothing = np.zeros(1, np.int64), np.zeros(len(x), np.int64), np.zeros((1, x.shape[1]), np.int64)
+        self.sums[i:], since = cusum(x, first, segment, nothing)
+        self.onset[i:] = events.time_us[self.at[i:]][since]
+        self.count[i:] = np.arange(len(x))[:, None] - since + 1
+
+
+@dataclass
+class Walk:
+    """The callers under suspicion through a stretch, in log order: each decision is dated to its own moment."""
+
+    ledger: Ledger
+    events: Events
+    lane: Lane
+    level: float
+    model: str
+    made: list[Decision] = field(default_factory=list)
+
+    def go(self, runs: Sequence[Run]) -> list[Decision]:
+        """Opening, powers of two of the queries since, a family, quiet, active again, the end."""
+        where = self.ledger.subject_of()
+        turns = sorted((int(place), k) for k, run in enumerate(runs) for place in run.at.tolist())
+        for place, k in turns:
+            run = runs[k]
+            self.step(run, run.done, place, where)
+            run.done += 1
+        return self.made
+
+    def ended(self) -> list[Decision]:
+        """What has run out by the end of the stretch; call when the ledger holds its sums."""
+        self.made = []
+        for subject in sorted(self.ledger.cases):
+            self.expire(subject, int(self.events.clock_us[-1]), self.standing(subject))
+        return self.made
+
+    def step(self, run: Run, i: int, place: int, where: dict[str, str]) -> None:
+        ledger, events = self.ledger, self.events
+        p = run.principal
+        now, flag = int(events.time_us[place]), bool(events.flag[place])
+        subject = where.get(p, p)
+        if subject in ledger.cases:
+            before = run.sums[i - 1] if i else ledger.sums[events.who[place]]
+            if self.expire(subject, int(events.clock_us[place]), self.parts(before)):
+                where.update({m: m for m in ledger.members(subject)} if subject != p else {})
+                where.pop(p, None)
+                subject = p
+                run.restart(events, i)
+        if flag:
+            self.note(p, subject, place)
+            for other in events.links.get(int(events.row[place]), ()):
+                if other != p and ledger.tie(p, other) == LINKED:
+                    subject = self.unite(where.get(p, p), where.get(other, other), now, where, self.parts(run.sums[i]))
+        case = ledger.cases.get(subject)
+        if case is None:
+            if flag and self.log_e(run.sums[i]) >= self.level:
+                self.open(run, i, now, subject)
+            elif run.sums[i].max() <= 0 and subject == p:  # nothing is left against the caller
+                ledger.examples.pop(p, None)
+                ledger.votes.pop(p, None)
+            return
+        named = self.family(subject)[0]
+        case.queries += 1
+        case.flagged += flag
+        woken = flag and case.quiet
+        if flag:
+            case.quiet, case.last_us = False, max(case.last_us, now)
+        if woken or case.queries & (case.queries - 1) == 0 or named.value != ledger.named.get(subject):
+            self.tell(subject, case, now, self.parts(run.sums[i]))
+
+    def unite(self, a: str, b: str, now: int, where: dict[str, str], parts: Mapping[str, float]) -> str:
+        """Two subjects turn out to be one: the older cluster stays, or a new one is born now."""
+        ledger = self.ledger
+        if a == b:
+            return a
+        known = [g for g in ledger.groups if g in (a, b)]  # in order of birth
+        stays = known[0] if known else self.born(a, b, now)
+        members = sorted({*ledger.members(a), *ledger.members(b)})
+        cases = [c for s in (a, b) if (c := ledger.cases.pop(s, None)) is not None]
+        votes = [v for s in (a, b) if (v := ledger.votes.pop(s, None)) is not None]
+        for gone in known[1:]:
+            ledger.groups.pop(gone)
+            if cases:
+                self.end(gone, Case(now, now, 0, last_us=now), now, parts, "absorbed")
+        ledger.groups[stays] = members
+        where.update(dict.fromkeys(members, stays))
+        if votes:
+            ledger.votes[stays] = [sum(v) for v in zip(*votes, strict=True)]
+        if cases:
+            case = cases[0] if len(cases) == 1 else cases[0].with_(cases[1])
+            ledger.cases[stays] = case
+            self.tell(stays, case, now, parts)
+        return stays
+
+    def born(self, a: str, b: str, now: int) -> str:
+        """A cluster keeps the id of its birth: model, time of the link, first two members."""
+        return str(uuid.uuid5(CLUSTERS, "\x1f".join((self.model, str(now), *sorted((a, b))))))
+
+    def log_e(self, sums: NDArray[np.int64]) -> float:
+        """Log of the mean over all bets of the running e-values."""
+        s = np.maximum(sums, 0) / MICRO
+        return stats.log_sum_exp(s) - math.log(len(s))
+
+    def parts(self, sums: NDArray[np.int64]) -> dict[str, float]:
+        """Log evidence by detector and signal, largest first."""
+        groups: dict[str, list[float]] = {}
+        for c, s in zip(self.ledger.columns, sums.tolist(), strict=True):
+            groups.setdefault(c.rsplit("/", 1)[0], []).append(max(s, 0) / MICRO)
+        parts = {g: stats.log_sum_exp(np.array(v)) - math.log(len(v)) for g, v in groups.items()}
+        return dict(sorted(parts.items(), key=lambda kv: (-kv[1], kv[0])))
+
+    def standing(self, subject: str) -> dict[str, float]:
+        """The evidence as it stands for a subject: that of the member with the most."""
+        places = [self.ledger.ids.index(p) for p in self.ledger.members(subject) if p in self.ledger.ids]
+        if not places:
+            return dict.fromkeys(self.parts(np.zeros(len(self.ledger.columns), np.int64)), 0.0)
+        best = max(places, key=lambda k: int(self.ledger.sums[k].max(initial=0)))
+        return self.parts(self.ledger.sums[best])
+
+    def family(self, subject: str) -> tuple[Family, float]:
+        """What the subject is after, and how sure that is."""
+        if self.lane.family is not None:
+            return self.lane.family, 1.0
+        *votes, count = self.ledger.votes.get(subject, [0.0] * 5)
+        return naming.family(votes, round(count))
+
+    def open(self, run: Run, i: int, now: int, subject: str) -> None:
+        lead = int(np.argmax(run.sums[i]))
+        case = Case(now, int(run.onset[i, lead]), int(run.count[i, lead]), last_us=now, flagged=1)
+        self.ledger.cases[subject] = case
+        self.tell(subject, case, now, self.parts(run.sums[i]), self.log_e(run.sums[i]), finite(self.level))
+
+    def note(self, p: str, subject: str, place: int) -> None:
+        """Keep what a flagged event looked like and what it says about the family."""
+        known = self.ledger.votes.get(subject, [0.0] * (self.events.votes.shape[1] + 1))
+        self.ledger.votes[subject] = [
+            a + b for a, b in zip(known, [*self.events.votes[place].tolist(), 1.0], strict=True)
+        ]
+        why = self.events.details.get(int(self.events.row[place]))
+        if why is not None:
+            kept = self.ledger.examples.setdefault(p, [])
+            kept.append({"time": rfc3339(int(self.events.time_us[place])), **why})
+            del kept[:-EXAMPLES]
+
+    def expire(self, subject: str, clock_us: int, parts: Mapping[str, float]) -> bool:
+        """Quiet after 24 h without new evidence, over after 7 days; dated to the moment itself, not to when it was noticed."""
+        case = self.ledger.cases[subject]
+        if not case.quiet and clock_us >= case.last_us + QUIET_US:
+            case.quiet = True
+            self.tell(subject, case, case.last_us + QUIET_US, parts)
+        if clock_us < case.last_us + CLEAR_US:
+            return False
+        self.end(subject, case, case.last_us + CLEAR_US, parts, "no evidence for 7 days")
+        self.ledger.acquit(subject)
+        return True
+
+    def end(self, subject: str, case: Case, now: int, parts: Mapping[str, float], reason: str) -> None:
+        self.tell(subject, case, now, parts)
+        last = self.made.pop()
+        self.made.append(replace(last, firing=False, evidence={**last.evidence, "reason": reason}))
+        self.ledger.named.pop(subject, None)
+
+    def tell(
+        self,
+        subject: str,
+        case: Case,
+        now: int,
+        parts: Mapping[str, float],
+        log_e: float | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        if (
+            log_e is None
+        ):  # an update says what has come together so far, weighed as at the opening: the mean over signals
+            log_e = stats.log_sum_exp(np.array(list(parts.values()))) - math.log(len(parts))
+        family, sure = self.family(subject)
+        members = self.ledger.members(subject)
+        shown = [e for p in members for e in self.ledger.examples.get(p, ())]
+        evidence = {
+            "principals": members,
+            "queries": case.before + case.queries,
+            "flagged": case.flagged,
+            "onset": rfc3339(case.onset_us),
+            "quiet": case.quiet,
+            "detectors": [{"name": n, "log_e": finite(v)} for n, v in parts.items() if v > 0],
+            "examples": [dict(e) for e in sorted(shown, key=lambda e: str(e["time"]))[-EXAMPLES:]],
+        }
+        if self.lane.family is None:
+            evidence |= {"confidence": finite(sure), "look_alike": naming.look_alike(family)}
+        self.ledger.named[subject] = family.value
+        kind = "cluster" if subject in self.ledger.groups else self.lane.kind
+        self.made.append(
+            Decision(
+                model=self.model, event=self.lane.event, family=family, subject=Subject(kind, subject), firing=True,
+                time_us=now, window_us=(case.onset_us, now), detector=next(iter(parts)).split("/", 1)[0],
+                statistic=finite(log_e), threshold=threshold, log_e=finite(log_e), n=case.before + case.queries,
+                evidence=evidence,
+            )
+        )  # fmt: skip
