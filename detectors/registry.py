@@ -10,12 +10,14 @@ from detectors.access.novelty import Access
 from detectors.anomaly.queries import Queries
 from detectors.anomaly.volume import Volume
 from detectors.drift.marginals import Marginals
+from detectors.extraction.exposure import Exposure
 from detectors.quality.missing import Missing
 
 REGISTRY: Final[Mapping[str, type[Any]]] = {
-    Marginals.name: Marginals,
     Abuse.name: Abuse,
     Access.name: Access,
+    Exposure.name: Exposure,
+    Marginals.name: Marginals,
     Missing.name: Missing,
     Queries.name: Queries,
     Volume.name: Volume,

@@ -18,6 +18,7 @@ from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Severity
 Rng = np.random.Generator
 NUMERIC = tuple(f"x{j}" for j in range(8))
 CATEGORICAL = ("colour", "shop")
+DECLARED = {f"limited-{i}": Caller(distinct_rows=100) for i in range(10)}
 ATTACKS = decide.FuseSettings.derive(1 / (30 * 86400))
 DRIFT = decide.BudgetSettings.derive(1 / (30 * 86400), [HOUR_US])
 
@@ -43,7 +44,7 @@ class Rows:
         return self.table.select([c for c in columns if c in self.table.column_names])
 
     def callers(self) -> dict[str, Caller]:
-        return {}
+        return DECLARED
 
     def labels(self, as_of_us: int) -> pa.Table:
         return pa.table({"request_id": pa.array([], pa.string())})
@@ -278,6 +279,20 @@ def _habit_log(**odd: Any) -> tuple[pa.Table, set[str]]:
     return mixed(*base, *made), {"honest-1", "honest-4"}
 
 
+def _asking(rows: Sequence[int]) -> pa.Table:
+    """Clients that may ask about 100 rows each; so many do they ask about."""
+    rng = np.random.default_rng(9)
+    return mixed(*[events(n, rng, principal=f"limited-{i}") for i, n in enumerate(rows)])
+
+
+def _asking_log() -> tuple[pa.Table, set[str]]:
+    """Two clients that pass their budgets, one that repeats its rows instead, and some without any."""
+    rng = np.random.default_rng(10)
+    honest = [events(300, rng, principal=f"honest-{i}") for i in range(4)]
+    repeated = events(90, rng, principal="limited-3").take(pa.array(np.arange(270) % 90))
+    return mixed(_asking([150, 60, 220]), repeated, *honest), {"limited-0", "limited-2"}
+
+
 CASES: dict[str, Case] = {
     "abuse": Case(
         _reference,
@@ -292,6 +307,12 @@ CASES: dict[str, Case] = {
         lambda size: _wrong_calls(size, source_ip=places),
         settled=6,
         log=lambda: _habit_log(source_ip=places),
+    ),
+    "exposure": Case(
+        _reference,
+        lambda i: as_log(events(200, np.random.default_rng([4, i]))),
+        lambda size: as_log(_asking([120 if i < round(10 * size) else 80 for i in range(10)])),
+        log=_asking_log,
     ),
     "marginals": Case(_reference, _hour, lambda size: _hour(80, shift=size)),
     "volume": Case(_reference, _hour, lambda size: _hour(80, rows=round(100 * (1 + 3 * size))), settled=60),
