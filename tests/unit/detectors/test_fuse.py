@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from detectors import decide
 from detectors.base import Evidence, State
 from detectors.decide.fuse import ATTACK, CLEAR_US, QUIET_US
 from detectors.signals import bernoulli_bets
-from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Family
+from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Event, Family
 from tests.judging import incident
 
 LEVEL = decide.FuseSettings(1e6)
@@ -59,7 +60,8 @@ class Log:
             else:
                 del self.open[d.subject.id]
         self.decisions += decided.decisions
-        assert decided.feedback.suspects == set(self.open)
+        attacked = [a for a in self.open.values() if a.event is Event.ATTACK_SUSPECTED]
+        assert decided.feedback.suspects == {p for a in attacked for p in a.evidence["principals"]}
         return list(decided.decisions)
 
 
@@ -217,6 +219,67 @@ def test_false_alarms_stay_under_the_level() -> None:
         log(evidence([f"c{i}" for i in rng.integers(20, size=n)], (rng.random(n) < 0.01).tolist(), first_row=k * n))
         alarms += len({d.subject.id for d in log.decisions})
     assert alarms <= 20 * 20_000 / settings.level
+
+
+def tied(who: Sequence[str], others: Sequence[str], first_row: int = 0) -> Evidence:
+    """Flagged events, each of which belongs with a row of another caller."""
+    found = evidence(who, [True] * len(who), first_row=first_row)
+    names = tuple(dict.fromkeys([*found.principals, *others]))
+    links = np.array([(i, names.index(o)) for i, o in enumerate(others)], dtype=np.int64).reshape(-1, 2)
+    return replace(found, principals=names, links=links)
+
+
+def test_callers_that_share_a_search_are_one_incident() -> None:
+    """Two callers in turns: one cluster with both, whose id does not depend on how the log was cut."""
+    who, others = ["a", "b"] * 8, ["b", "a"] * 8
+    whole, parts = Log(), Log()
+    whole(tied(who, others))
+    for k in range(0, 16, 4):
+        parts(tied(who[k : k + 4], others[k : k + 4], first_row=k))
+    assert {d.subject.kind for d in whole.decisions} == {"cluster"}
+    assert len(whole.open) == 1
+    assert whole.decisions[-1].evidence["principals"] == ["a", "b"]
+    assert [(d.time_us, d.subject) for d in parts.decisions] == [(d.time_us, d.subject) for d in whole.decisions]
+
+
+def test_a_third_caller_joins_the_cluster() -> None:
+    """The cluster keeps its id; the newcomer's own incident moves into it."""
+    log = Log()
+    log(tied(["a", "b"] * 8, ["b", "a"] * 8))
+    (cluster,) = log.open
+    log(evidence(["c"] * 6, [True] * 6, first_row=16))
+    assert set(log.open) == {cluster, "c"}
+    found = log(tied(["c"] * 4, ["a"] * 4, first_row=22))
+    assert found[-1].subject.id == cluster
+    assert found[-1].evidence["principals"] == ["a", "b", "c"]
+
+
+def test_two_links_are_chance() -> None:
+    """Callers that met twice stay apart."""
+    log = Log()
+    log(tied(["a", "b"], ["b", "a"]), evidence(["z"], [False], first_row=2))
+    log(evidence(["a"] * 6, [True] * 6, first_row=3))
+    assert set(log.open) == {"a"}
+
+
+def test_families_make_incidents_of_their_own() -> None:
+    """Access evidence opens an AccessAnomaly and adds nothing to the suspicion of an attack."""
+    log = Log()
+    log(replace(evidence(["a"] * 6, [True] * 6, detector="access"), family=Family.ACCESS))
+    assert {d.event for d in log.decisions} == {Event.ACCESS_ANOMALY}
+    assert log.decisions[0].family is Family.ACCESS
+
+
+def test_a_family_is_named_when_its_queries_tell() -> None:
+    """Pending as anomaly first; named by update when one family leads; told once."""
+    log = Log()
+    votes = np.tile(np.array([0.4, 0.0, 0.0, 0.0]), (40, 1))
+    log(replace(evidence(["a"] * 40, [True] * 40), votes=votes))
+    families = [d.family for d in log.decisions]
+    assert families[0] is Family.ANOMALY
+    assert families[-1] is Family.EXTRACTION
+    assert log.decisions[-1].evidence["confidence"] > 0.9
+    assert log.decisions[-1].evidence["look_alike"]["profile"] == "explainer"
 
 
 def test_nothing_to_decide() -> None:
