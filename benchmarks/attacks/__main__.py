@@ -6,11 +6,12 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from benchmarks.attacks import report
+from benchmarks.attacks import exposure, report
 from benchmarks.attacks.baselines import Baselines
 from benchmarks.attacks.judge import judge, watch
 from benchmarks.attacks.publishing import publish
@@ -31,6 +32,7 @@ def _arguments() -> argparse.Namespace:
     p.add_argument("--make", action="store_true", help="only make the traffic")
     p.add_argument("--alone", action="store_true", help="a log per actor instead of one per victim")
     p.add_argument("--baselines", action="store_true", help="PRADA and window MMD on the same traffic")
+    p.add_argument("--exposure", action="store_true", help="only the exposure gauge against the truth")
     p.add_argument("--all", action="store_true", help="both splits, baselines and cost; write docs/attacks.md")
     return p.parse_args()
 
@@ -66,10 +68,19 @@ def run(split: Split, args: argparse.Namespace, speed: Speed) -> list[Outcome]:
     return found
 
 
+def gauge(split: Split, data: Sequence[str]) -> list[exposure.Reading]:
+    """What the exposure gauge says of some clients of every victim, and what copies are worth."""
+    return [r for name in data or split.victims for r in exposure.readings(split, scene(split, name, exposure.WORDS))]
+
+
 def main() -> int:
     args = _arguments()
+    if args.exposure:
+        print(exposure.markdown(gauge(SPLITS[args.split], args.data)))
+        return 0
     if args.all:
-        return publish(ROOT, {s.name: run(s, args, {}) for s in SPLITS.values()})
+        gauges = {s.name: gauge(s, args.data) for s in SPLITS.values()}
+        return publish(ROOT, {s.name: run(s, args, {}) for s in SPLITS.values()}, gauges)
     speed: Speed = {}
     found = run(SPLITS[args.split], args, speed)
     if args.json:

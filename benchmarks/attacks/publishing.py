@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from benchmarks.attacks import report
+from benchmarks.attacks import exposure, report
 from benchmarks.attacks.cost import Cost, cost
+from benchmarks.attacks.exposure import Reading
 from benchmarks.attacks.score import Outcome
 from benchmarks.attacks.split import SPLITS
 from benchmarks.measure import machine
@@ -18,23 +19,29 @@ BEGIN: Final = "<!-- attacks:begin (written by make bench-attacks) -->"
 END: Final = "<!-- attacks:end -->"
 
 
-def publish(root: Path, found: Mapping[str, Sequence[Outcome]]) -> int:
+def publish(root: Path, found: Mapping[str, Sequence[Outcome]], gauges: Mapping[str, Sequence[Reading]]) -> int:
     """Write both files; 1 when a number of the judging split misses its bar."""
     spent = cost()
     page = root / "docs" / "attacks.md"
-    page.write_text(inserted(page.read_text(encoding="utf-8"), generated(found, spent)), encoding="utf-8")
-    kept = {"machine": machine(), "cost": asdict(spent), **{name: report.record(os) for name, os in found.items()}}
+    page.write_text(inserted(page.read_text(encoding="utf-8"), generated(found, gauges, spent)), encoding="utf-8")
+    kept: dict[str, Any] = {"machine": machine(), "cost": asdict(spent)}
+    for name, outcomes in found.items():
+        near = dict(zip(("within", "of"), exposure.within(gauges[name]), strict=True))
+        kept[name] = {**report.record(outcomes), "exposure": near}
     (root / "benchmarks" / "attacks.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return int(any(x.met is False for x in report.numbers(found["judging"])))
 
 
-def generated(found: Mapping[str, Sequence[Outcome]], spent: Cost) -> str:
+def generated(found: Mapping[str, Sequence[Outcome]], gauges: Mapping[str, Sequence[Reading]], spent: Cost) -> str:
     """What stands between the markers."""
     parts = []
     for name in ("judging", "design"):
         split, mine = SPLITS[name], found[name]
         victims = ", ".join(f"{d} ({f})" for d, f in split.victims.items())
         parts.append(f"### {name.capitalize()} split\n{len(mine)} actors on {victims}.\n\n{report.markdown(mine)}")
+        parts.append(
+            f"Exposure gauge against copies trained on the answers given:\n\n{exposure.markdown(gauges[name])}"
+        )
     flood = "\n".join(f"| {n:,} | {b / 1e6:,.0f} | {spent.peak_mb[n]:,.0f} |" for n, b in spent.state_bytes.items())
     speeds = ", ".join(f"{n} {v:,.0f}" for n, v in spent.parts.items())
     parts.append(

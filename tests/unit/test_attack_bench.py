@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.attacks import report
+from benchmarks.attacks import exposure, publishing, report
 from benchmarks.attacks.actors import attackers, honest
 from benchmarks.attacks.baselines import Baselines
+from benchmarks.attacks.cost import Cost
 from benchmarks.attacks.judge import judge, table, watch
 from benchmarks.attacks.score import Outcome, exact, outcomes
 from benchmarks.attacks.split import DESIGN, JUDGING
 from benchmarks.attacks.traffic import Scene, scene, together
-from benchmarks.traffic import DATA, FAMILIES, benign, victim
+from benchmarks.traffic import DATA, FAMILIES, Column, benign, victim
 
 FEW = "unmasked/knockoff_random,unmasked/inversion,in-distribution,sybil-5/copycat,probe/0,segment/0,what_if-declared/0"
 SMALL = replace(DESIGN, victims={"breast_cancer": "logistic"})
@@ -88,16 +89,15 @@ def test_reference_and_clients_share_no_row(small: tuple[Scene, list[Outcome]]) 
 
 def test_the_table_is_what_the_event_log_holds(small: tuple[Scene, list[Outcome]]) -> None:
     """Columns as in docs/event-log.md; a word where the victim has categories, null where a value is missing."""
-    v = victim("flights", training_rows=1000)
-    rows = v.pool[:50].copy()
+    v = victim("wine", family="logistic")
+    v = replace(v, columns=(v.columns[0], Column("shop", ("a", "b", "c")), *v.columns[2:]))
+    rows = v.sent(v.pool[:50])
     rows[3, 0] = np.nan
     log = replace(
         small[0].reference, victim=v, rows=rows, scores=v.answer(rows), time_us=np.arange(50), who=np.zeros(50, int)
     )
     made = table(log)
-    words = next(j for j, c in enumerate(v.columns) if c.categories)
-    column = made[f"feature:{v.columns[words].name}"].to_pylist()
-    assert column == [v.columns[words].categories[int(x)] for x in rows[:, words]]
+    assert made["feature:shop"].to_pylist() == ["abc"[int(x)] for x in rows[:, 1]]
     assert made["scores"].to_pylist() == v.answer(rows).tolist()
     assert made["prediction_label"].to_pylist() == [v.classes[i] for i in v.answer(rows).argmax(axis=1)]
     assert made[f"feature:{v.columns[0].name}"][3].as_py() is None
@@ -122,9 +122,37 @@ def test_every_line_of_the_specification_is_printed(small: tuple[Scene, list[Out
     assert exact(1, 1)[0] == pytest.approx(0.025)
 
 
+def test_the_recorded_run_stands_between_its_markers(small: tuple[Scene, list[Outcome]]) -> None:
+    """The page keeps what people wrote, and shows both splits, the gauge and the cost."""
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    reading = exposure.Reading("breast_cancer", "natural/0", 128, 128, 0.8, 0.75, 0.95)
+    cost = Cost(25, 50_000.0, {"queries": 60_000.0}, 8_000.0, {10: 1_000_000}, {10: 600.0})
+    found, gauges = {"design": small[1], "judging": small[1]}, {"design": [reading], "judging": [reading]}
+    made = publishing.inserted(page, publishing.generated(found, gauges, cost))
+    again = publishing.inserted(made, "new")
+    assert again.split(publishing.BEGIN)[0] == page.split(publishing.BEGIN)[0]
+    assert again.split(publishing.END)[1] == page.split(publishing.END)[1]
+    for part in (
+        "### Judging split",
+        "### Design split",
+        "| breast_cancer | 1 | 100% |",
+        "50,000 events",
+        "| unmasked |",
+    ):
+        assert part in made
+    assert "### Design split" not in again
+
+
+def test_kappa_of_copies() -> None:
+    """A perfect copy is worth 1, one that knows the base rate 0."""
+    truth = np.array([0, 1, 0, 1])
+    assert exposure.kappa(truth, truth) == 1
+    assert exposure.kappa(np.zeros(4, int), truth) == 0
+
+
 def test_an_analyst_never_leaves_the_values_that_occur() -> None:
     """A what-if client changes as many fields as its range says, and nothing else."""
-    v = victim("wine")
+    v = victim("wine", family="logistic")
     rows = benign(v, "what_if", 200, np.random.default_rng(1), {**DESIGN.ranges, "sweep_values": (10, 10)})
     for first in range(0, 200, 10):
         assert (np.ptp(rows[first : first + 10], axis=0) > 0).sum() <= 2
