@@ -56,6 +56,9 @@ class Persistence:
 
 PERSISTENCE: Final[Mapping[Event, Persistence]] = {
     Event.DATA_MISSING: Persistence(1, 1, 1),  # its limit already is a time, and the next event ends it
+    Event.TRAFFIC_ANOMALY: Persistence(
+        1, 1, 1
+    ),  # of fixed rules only the flood of new principals, which has its own end
     Event.UNREGISTERED_MODEL: Persistence(1, 1, 1),
     Event.DETECTOR_FAILED: Persistence(1, 1, 3),  # open on the first failure, clear after three good runs
     Event.DETECTOR_SILENT: Persistence(1, 1, 1),

@@ -52,16 +52,15 @@ class Abuse:
     principal an hour, so an outage or a rush of customers accuses nobody. What is largest is learnt a day later and at
     most as `surge` times the old, so a surge is not usual by its second hour. fuse() adds up (detectors.decide).
 
-    Assumptions: given its past, an hour of a principal fires with probability rho or less. Principals without `min_hours`
-    active hours over `min_days` of their own are compared with the largest hours of at least three settled peers of
-    their declared group, or with nobody.
+    Assumptions: given its past, an hour of a principal fires with probability rho or less. Principals are bet on from
+    `min_hours` active hours and `min_days` on; what they do before that is what is usual for them.
 
     False alarms: at most one per `FuseSettings.level` events over all principals under that assumption. At least five
-    hours in a row must fire; honest growth that is `surge`-fold within a day does fire. Measured on honest clients of
+    hours within about a day must fire; honest growth that is `surge`-fold within a day does fire. Measured on honest clients of
     every kind: docs/detectors.md. Slow growth below `surge` a day is invisible; budgets on distinct rows see it.
 
     Parameters: surge: how many times the largest hour; min_hours, min_days: past that a principal needs;
-    max_principals: remembered at once, 700 bytes each.
+    max_principals: remembered at once, 500 bytes each.
 
     Reference: threats D11 to D13; Vovk, Gammerman and Shafer 2005 (ranks of exchangeable values); Shin, Ramdas and
     Rinaldo 2023 (e-detectors).

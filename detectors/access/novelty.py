@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from detectors.base import Calibration, Feedback, Measured, State, Window
-from detectors.habits import Bets, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
+from detectors.access.newcomers import Newcomers
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window
+from detectors.habits import NEVER, Bets, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
 from monitor.model import Family, network
 
 VERSION: Final = 1
@@ -36,7 +37,8 @@ class Access:
     that the principal used (at most two new ones are learnt an hour). e-values r/rho and (1-r)/(1-rho) for r of 0.3
     and 0.9, with rho the largest of 2 %, the principal's own share of hours that fired, and twice the share among all
     principals in the last 24 h without one principal an hour: a proxy or version that everybody moves to is no anomaly.
-    fuse() runs a CUSUM of each per principal and averages them (detectors.decide).
+    fuse() runs a CUSUM of each per principal and averages them (detectors.decide). A fixed rule beside it (one
+    TrafficAnomaly of the model): an hour that brings more than ten times as many new principals as any before, and 500.
 
     Assumptions: given its past, an hour of a principal fires with probability rho or less. Addresses count by network
     (/24, /48), also where pseudonyms are stored. Principals are bet on from `min_hours` active hours and `min_days` on;
@@ -71,7 +73,7 @@ class Access:
     def measure(
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
-        """Evidence at the events that begin an hour of a principal or bring something new; no detections."""
+        """Evidence at the events that begin an hour of a principal or bring something new; detections only of floods."""
         own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
         habits = Habits.load(
             own, KINDS, (1,) * len(KINDS), Settled(self.min_hours, self.min_days),
@@ -80,20 +82,28 @@ class Access:
                 "fresh": (np.uint32, (len(KINDS), LEARNT)), "longest": (np.int64, ()), "held": (np.int64, ()),
             },
         )  # fmt: skip
+        newcomers = Newcomers(*own.arrays["newcomers"].tolist()) if own is not None else Newcomers()
         rows = window.rows(["event_time", "principal", "quality", *COLUMNS.values()])
         stretch = Stretch.of(rows, habits.clock)
         if not len(stretch.at):
-            return Measured(habits.save(self.name, VERSION, cal.hash))
+            return Measured(self._state(habits, newcomers, cal))
         habits.clock = stretch.clock
         places = habits.place(stretch.names)
         values = [_hashed(rows, kind, stretch.at) for kind in KINDS]
         silent = excuses(window, stretch.names, KINDS, EXPLAINED)
-        bets = Bets(KINDS)
+        bets, said = Bets(KINDS), list[Detection]()
         for hour, span in stretch.hours():
+            who, first = np.unique(stretch.who[span], return_index=True)
+            new = np.sort(first[habits.seen[places[who]] == NEVER])
+            said += newcomers.meet(window.model, hour, stretch.time_us[span][new], self.min_days)
             self._hour(habits, hour, span.start, stretch.who[span], places, [v[span] for v in values], silent, bets)
         habits.forget(self.max_principals)
         evidence = bets.evidence(self.name, self.family, stretch)
-        return Measured(habits.save(self.name, VERSION, cal.hash), (), evidence)
+        return Measured(self._state(habits, newcomers, cal), said, evidence)
+
+    def _state(self, habits: Habits, newcomers: Newcomers, cal: Calibration) -> State:
+        kept = habits.save(self.name, VERSION, cal.hash)
+        return replace(kept, arrays={**kept.arrays, "newcomers": newcomers.save()})
 
     def _hour(
         self,

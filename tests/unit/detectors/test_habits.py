@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 
 from detectors.abuse.surges import Abuse
 from detectors.access.novelty import Access
-from detectors.base import Caller, Evidence, State
+from detectors.base import Caller, Detection, Evidence, State
 from detectors.habits import TOLERATED
+from monitor.model import HOUR_US, Event, Verdict
 from tests.judging import Rows, as_log, calls, mixed, places
 
 START = 4000  # an hour of the log; all clients are settled ten days later
@@ -63,7 +65,7 @@ def rng() -> np.random.Generator:
 )
 def test_something_new_every_hour(rng: np.random.Generator, field: str, signal: str) -> None:
     """Hours that each bring a new value fire once; values within one network are not new."""
-    now = calls(range(NOW, NOW + 12), 5, rng, **{field: places(60)})
+    now = calls(range(NOW, NOW + 12), 5, rng, "client", **{field: places(60)})
     assert fired(found(Access(), past(rng), now)) == [signal] * 12
     same = calls(range(NOW, NOW + 12), 5, rng, source_ip=[f"10.0.0.{i}" for i in range(60)])
     assert fired(found(Access(), past(rng), same)) == []
@@ -180,6 +182,31 @@ def test_state_is_small_and_bounded(rng: np.random.Generator) -> None:
         assert len(state.meta["ids"]) <= 200
         assert "client" in state.meta["ids"]
         assert len(State.from_bytes(state.to_bytes()).to_bytes()) < 1000 * 200
+
+
+def test_a_flood_of_new_principals(rng: np.random.Generator) -> None:
+    """It begins at the principal that is too many, ends with the first usual hour, wherever the log is cut."""
+    before = mixed(*[calls([START + h], 8, rng, f"c{h}") for h in range(0, 240, 4)])
+    flood = [
+        calls([NOW + h], 700, rng).set_column(1, "principal", pa.array([f"f{h}-{i}" for i in range(700)]))
+        for h in (0, 1)
+    ]
+    log = mixed(before, *flood, calls(range(NOW + 2, NOW + 4), 3, rng, "c0"))
+    access = Access()
+    calibration = access.calibrate([], "none")
+    said = {}
+    for pieces in ([0, log.num_rows], [0, 300, 700, 1200, 1201, log.num_rows]):
+        state, made = None, list[Detection]()
+        for a, b in pairwise(pieces):
+            measured = access.measure(calibration, state, as_log(log.slice(a, b - a)))
+            state = State.from_bytes(measured.state.to_bytes())
+            made += measured.detections
+        said[len(pieces)] = made
+    begin, end = said[2]
+    assert said[6] == [begin, end]
+    assert (begin.event, begin.verdict, begin.n, begin.threshold) == (Event.TRAFFIC_ANOMALY, Verdict.ALARM, 501, 500.0)
+    assert begin.window_us[1] == sorted(np.asarray(flood[0]["event_time"]).tolist())[500]
+    assert (end.verdict, end.window_us[1]) == (Verdict.OK, (NOW + 3) * HOUR_US)
 
 
 def test_tolerance_is_what_the_documentation_says() -> None:

@@ -1,0 +1,55 @@
+"""Access, abuse and the directory of principals through the whole pipeline, by replay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from monitor.config import load
+from monitor.model import Action
+from monitor.service.replay import replay
+
+START_MS = 1_790_000_000_000 // 3_600_000 * 3_600_000
+HOUR_MS = 3_600_000
+WHO = "- {id: 'loader-*', owner: qa, profile: load_test}\n"
+
+
+def log(rng: np.random.Generator) -> list[dict[str, object]]:
+    """Nine days of six clients; in the last half day one roams, one floods, and a declared load test runs."""
+    rows: list[dict[str, object]] = []
+
+    def call(hour: int, name: str, times: int, address: str = "10.0.0.1") -> None:
+        rows.extend(
+            {
+                "event_time": START_MS + hour * HOUR_MS + int(rng.integers(HOUR_MS)), "model": "m", "principal": name,
+                "credential_id": f"key-{name}", "source_ip": address, "features": {"x": float(rng.normal())},
+            }
+            for _ in range(times)
+        )  # fmt: skip
+
+    for hour in range(9 * 24):
+        for name in ("svc-a", "svc-b", "svc-c", "svc-d", "svc-e", "loader-1"):
+            call(hour, name, 1)
+    for hour in range(204, 216):
+        call(hour, "svc-b", 2, f"198.51.{hour}.7")
+        call(hour, "svc-c", 300)
+        call(hour, "loader-1", 300)
+    return sorted(rows, key=lambda r: int(str(r["event_time"])))
+
+
+def test_who_leaves_its_habits_is_told_of_and_who_is_declared_is_not(tmp_path: Path) -> None:
+    """One incident each, of the right kind; the load test and the usual clients have none."""
+    rows = log(np.random.default_rng(4))
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    (tmp_path / "ref.jsonl").write_text("\n".join(json.dumps(r) for r in rows[:300]))
+    (tmp_path / "who.yaml").write_text(WHO)
+    (tmp_path / "lanner.yaml").write_text("models: {m: {reference: {file: ref.jsonl}, principals: who.yaml}}\n")
+    found = replay(load(tmp_path / "lanner.yaml", env={}), [tmp_path / "log.jsonl"])
+    opened = {
+        (t.alert.event.value, t.alert.family.value, t.alert.subject.id)
+        for t in found.transitions
+        if t.action is Action.OPEN and t.alert.subject.kind == "principal"
+    }
+    assert opened == {("AccessAnomaly", "access", "svc-b"), ("AbuseSuspected", "abuse", "svc-c")}
