@@ -16,6 +16,8 @@ from monitor.model import Said, rfc3339
 from monitor.reports import charts, features, owner
 from monitor.reports.charts import Annotation, Chart, Span
 from monitor.reports.words import moment, number
+from monitor.service.feedback import qualities
+from monitor.service.told import demoted
 from monitor.store import lookups, people, queries
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import ModelRow
@@ -178,6 +180,16 @@ def router(site: Site) -> APIRouter:
             may_act=site.may_act,
             verdicts=[s.value for s in Said],
         )
+
+    @routes.get("/detectors")
+    def detectors(request: Request, days: Annotated[int, Query(ge=1, le=3660)] = 28) -> HTMLResponse:
+        until_us = site.now_us()
+        return render(
+            site, request, "detectors.html", section="/incidents", live=False, days=days,
+            rows=qualities(site.engine, site.config, until_us - days * view.DAY_US, until_us),
+            demoted=demoted(site.engine, until_us, site.config),
+            exceptions=people.all_exemptions(site.engine, now_us=until_us),
+        )  # fmt: skip
 
     @routes.get("/sources")
     def sources(request: Request, source: str = "", reason: str = "") -> HTMLResponse:

@@ -133,3 +133,6 @@ def test_quality_by_api(engine: sa.Engine) -> None:
     client.post(f"/api/v1/incidents/{incident(engine).alert_id}/verdict", json={"verdict": "true", "by": "x"})
     (q,) = client.get("/api/v1/detectors").json()["items"]
     assert (q["detector"], q["incidents"], q["precision"]) == ("queries", 1, 1.0)
+    shown = client.get("/detectors").text
+    assert "queries" in shown
+    assert "100%" in shown
