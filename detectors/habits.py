@@ -103,16 +103,17 @@ class Habits:
         """Keep `limit` principals: those with a past of their own first, then those seen last."""
         if len(self.ids) <= limit:
             return
-        order = np.lexsort([self.seen, self._settled(np.arange(len(self.ids)))])
+        order = np.lexsort([self.seen, self.settled_at(np.arange(len(self.ids)), self.clock // HOUR_US)])
         keep = np.sort(order[len(order) - limit + limit // 10 :])
         self.ids = [self.ids[i] for i in keep.tolist()]
         self.born, self.seen = self.born[keep], self.seen[keep]
         self.trials, self.hits, self.fired = self.trials[keep], self.hits[keep], self.fired[keep]
         self.more = {name: a[keep] for name, a in self.more.items()}
 
-    def _settled(self, rows: Ints) -> Bools:
-        old = (self.clock // HOUR_US - self.born[rows]) >= 24 * self.settled.days
-        return np.asarray((self.trials[rows, 0] >= self.settled.hours) & old)
+    def settled_at(self, rows: Ints, hour: int) -> Bools:
+        """Whether principals have enough of a past of their own in this hour."""
+        old = hour - self.born[rows] >= 24 * self.settled.days
+        return np.asarray(old & (self.trials[rows, 0] >= self.settled.hours))
 
     def arrive(self, hour: int, rows: Ints, learns: Bools | None = None) -> Turn:
         """Principals (distinct rows) show up in an hour: trials that are over are counted, new ones begin.
@@ -127,13 +128,13 @@ class Habits:
         self.hits[rows] += counts
         self.fired[rows] &= ~new
         self.born[rows] = np.where(fresh, hour, self.born[rows])
-        old = (hour - self.born[rows]) >= 24 * self.settled.days
-        settled = old & (self.trials[rows, 0] >= self.settled.hours)
+        settled = self.settled_at(rows, hour)
         own = (1 + self.hits[rows]) / (1 + self.trials[rows])
-        rho = np.minimum(np.maximum(np.maximum(own, self._crowd(hour)), TOLERATED), 1.0)
+        crowd = self._crowd(hour)
+        rho = np.minimum(np.maximum(np.maximum(own, crowd), TOLERATED), 1.0)
         self._among(hour)[1] += int((settled & (self.seen[rows] != hour)).sum())
         self.seen[rows] = hour
-        return Turn(hour, rows, new, settled, rho)
+        return Turn(hour, rows, new, settled, rho, crowd)
 
     def fire(self, turn: Turn, which: Ints, signal: int) -> Ints:
         """Some principals of the turn do what a signal looks for; those of them for whom that is evidence, and news."""
@@ -165,13 +166,14 @@ def _longer(a: NDArray[Any], n: int) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Turn:
-    """Principals that are active in one hour. new: signals whose trial begins; rho: tolerated rates (rows, signals)."""
+    """Principals that are active in one hour. new: signals whose trial begins; rho: tolerated rates."""
 
     hour: int
     rows: Ints
     new: Bools
     settled: Bools
     rho: NDArray[np.float64]
+    crowd: NDArray[np.float64]  # what happens to many lately, per signal
 
 
 @dataclass(frozen=True)

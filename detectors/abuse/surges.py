@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors.base import Calibration, Feedback, Measured, State, Window
-from detectors.habits import NEVER, Bets, Habits, Ints, Settled, Stretch, encoded, excuses
+from detectors.habits import NEVER, Bets, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
 from monitor.model import Family
 
 VERSION: Final = 1
@@ -22,6 +23,8 @@ ODD: Final = len(AMOUNTS)
 FLOORS: Final = (60, 20_000, 60_000_000, 20, 20)  # smaller hours of a principal count as this much
 WEEK: Final = 168
 DAY: Final = 24
+ENOUGH: Final = 3  # settled peers that a principal without a past is compared with
+BESIDE: Final = 0.05  # tolerated of it: peers are not itself
 FAILED: Final = frozenset(("error", "rejected", "timeout"))
 RICH: Final = frozenset(("scores", "topk", "logprobs"))
 ASKED: Final = r'"(?:top_)?logprobs":(?:[1-9]|true)|"logit_bias(?:_count)?":(?:[1-9]|\{")'
@@ -53,7 +56,9 @@ class Abuse:
     most as `surge` times the old, so a surge is not usual by its second hour. fuse() adds up (detectors.decide).
 
     Assumptions: given its past, an hour of a principal fires with probability rho or less. Principals are bet on from
-    `min_hours` active hours and `min_days` on; what they do before that is what is usual for them.
+    `min_hours` active hours and `min_days` on. What they do before that is what is usual for them, unless the directory
+    puts them beside three settled principals of one group: then the largest hours of these are the measure, with rho
+    of 5 % or more.
 
     False alarms: at most one per `FuseSettings.level` events over all principals under that assumption. At least five
     hours within about a day must fire; honest growth that is `surge`-fold within a day does fire. Measured on honest clients of
@@ -91,42 +96,62 @@ class Abuse:
         n = len(AMOUNTS)
         habits = Habits.load(
             own, SIGNALS, (*[1] * n, DAY), Settled(self.min_hours, self.min_days),
-            {"now": (np.int64, (n,)), "today": (np.int64, (n,)), "before": (np.int64, (n,)), "top": (np.int64, (n,)), "week": (np.uint8, (WEEK,))},
+            {"group": (np.uint32, ()), "now": (np.int64, (n,)), "today": (np.int64, (n,)), "before": (np.int64, (n,)), "top": (np.int64, (n,)), "week": (np.uint8, (WEEK,))},
         )  # fmt: skip
         rows = window.rows(["event_time", "principal", "quality", *COLUMNS])
         stretch = Stretch.of(rows, habits.clock)
         if not len(stretch.at):
-            return Measured(habits.save(self.name, VERSION, cal.hash))
+            return Measured(own if own is not None else habits.save(self.name, VERSION, cal.hash))
         habits.clock = stretch.clock
         places = habits.place(stretch.names)
+        habits.more["group"][places] = _groups(window, stretch.names)
         amounts = _amounts(rows)[stretch.at]
         silent = excuses(window, stretch.names, SIGNALS, EXPLAINED)
         bets = Bets(SIGNALS)
+        peers = Peers.load(own)
         for hour, span in stretch.hours():
-            self._hour(habits, hour, span.start, stretch.who[span], places, amounts[span], silent, bets)
+            peers.follow(habits, hour)
+            self._hour(habits, hour, span.start, stretch.who[span], places, amounts[span], silent, bets, peers)
         habits.forget(self.max_principals)
         evidence = bets.evidence(self.name, self.family, stretch)
-        return Measured(habits.save(self.name, VERSION, cal.hash), (), evidence)
+        kept = habits.save(self.name, VERSION, cal.hash)
+        return Measured(replace(kept, arrays={**kept.arrays, **peers.save()}), (), evidence)
 
     def _hour(
-        self, habits: Habits, hour: int, start: int, who: Ints, places: Ints, amounts: Ints, silent: Any, bets: Bets
+        self,
+        habits: Habits,
+        hour: int,
+        start: int,
+        who: Ints,
+        places: Ints,
+        amounts: Ints,
+        silent: Any,
+        bets: Bets,
+        peers: Peers,
     ) -> None:
         """The events of one hour. `start`: place of the first in the stretch."""
         active, first, member = np.unique(who, return_index=True, return_inverse=True)
         rows = places[active]
         self._close(habits, hour, rows)
         turn = habits.arrive(hour, rows)
+        young, theirs = peers.beside(habits, turn)
         excused = silent(active)
+        excused[young, ODD] = True
+        turn = replace(
+            turn, settled=turn.settled | young, rho=np.where(young[:, None], np.clip(turn.crowd, BESIDE, 1.0), turn.rho)
+        )
         bets.begin(turn, start + first, excused)
         now = habits.more["now"]
         added = np.stack([np.bincount(member, amounts[:, a], len(active)) for a in range(amounts.shape[1])], axis=1)
         before = now[rows]
         now[rows] = before + np.rint(added).astype(np.int64)
-        usual = np.maximum(habits.more["top"][rows], FLOORS)
+        usual = np.maximum(np.where(young[:, None], theirs, habits.more["top"][rows]), FLOORS)
         near = np.maximum(_undo(_nearby(habits.more["week"][rows], hour)), FLOORS[0])
         limits = np.concatenate([self.surge * usual, self.surge * near[:, None]], axis=1)
         sums = np.concatenate([now[rows], now[rows][:, :1]], axis=1)
-        past = hour - habits.born[rows] >= DAY * self.min_days  # what a young principal does is what is usual for it
+        past = young | (
+            hour - habits.born[rows] >= DAY * self.min_days
+        )  # what a young principal does is what is usual for it
         for signal in range(len(SIGNALS)):
             over = np.flatnonzero((sums[:, signal] > limits[:, signal]) & past)
             for i in habits.fire(turn, over, signal).tolist():
@@ -157,6 +182,63 @@ class Abuse:
         more["top"][done] = np.maximum(more["top"][done], np.minimum(more["before"][done], cap).astype(np.int64))
         more["before"][done] = more["today"][done]
         more["today"][done] = 0
+
+
+@dataclass
+class Peers:
+    """The largest hours of the settled principals of each group, as they were when the present hour began."""
+
+    hour: int
+    groups: NDArray[np.uint32]
+    counts: Ints
+    tops: Ints  # (groups, AMOUNTS)
+
+    @classmethod
+    def load(cls, state: State | None) -> Peers:
+        if state is None or "peer_groups" not in state.arrays:
+            return cls(NEVER, np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros((0, len(AMOUNTS)), np.int64))
+        a = state.arrays
+        return cls(int(a["peer_hour"][0]), a["peer_groups"], a["peer_counts"], a["peer_tops"])
+
+    def save(self) -> dict[str, NDArray[Any]]:
+        return {
+            "peer_hour": np.array([self.hour], np.int64), "peer_groups": self.groups, "peer_counts": self.counts,
+            "peer_tops": self.tops,
+        }  # fmt: skip
+
+    def follow(self, habits: Habits, hour: int) -> None:
+        """A new hour begins: what the groups have done before it."""
+        if hour == self.hour:
+            return
+        self.hour = hour
+        some = np.flatnonzero(habits.more["group"] != 0)
+        some = some[habits.settled_at(some, hour)]
+        self.groups, member, self.counts = np.unique(
+            habits.more["group"][some], return_inverse=True, return_counts=True
+        )
+        self.tops = np.zeros((len(self.groups), len(AMOUNTS)), np.int64)
+        np.maximum.at(self.tops, member, habits.more["top"][some])
+
+    def beside(self, habits: Habits, turn: Turn) -> tuple[NDArray[np.bool_], Ints]:
+        """Principals of the turn without a past of their own but with enough peers, and what is usual for these."""
+        mine = habits.more["group"][turn.rows]
+        theirs = np.zeros((len(mine), len(AMOUNTS)), np.int64)
+        if not len(self.groups):
+            return np.zeros(len(mine), dtype=bool), theirs
+        place = np.minimum(np.searchsorted(self.groups, mine), len(self.groups) - 1)
+        found = ~turn.settled & (mine != 0) & (self.groups[place] == mine) & (self.counts[place] >= ENOUGH)
+        theirs[found] = self.tops[place[found]]
+        return found, theirs
+
+
+def _groups(window: Window, names: Sequence[str]) -> NDArray[np.uint32]:
+    """The declared group of each name as a number, 0 for none."""
+    declared = window.callers()
+    out = np.zeros(len(names), np.uint32)
+    for i, name in enumerate(names) if declared else ():
+        if name in declared and declared[name].group:
+            out[i] = zlib.crc32(declared[name].group.encode()) | 1
+    return out
 
 
 def _log(amount: Ints) -> NDArray[np.uint8]:

@@ -170,6 +170,21 @@ def test_declared_profiles_explain(rng: np.random.Generator, profile: str, signa
     assert set(fired(evidence)) == signals
 
 
+def test_a_newcomer_beside_its_peers(rng: np.random.Generator) -> None:
+    """Who has no past yet is measured by a declared group of settled peers, if there are three."""
+    peers = [past(rng, f"p{i}") for i in range(3)]
+    young = calls(range(NOW - 20, NOW), 300, rng, "young")
+    group = {n: Caller(group="desk") for n in ("p0", "p1", "p2", "young")}
+    evidence = found(Abuse(), *peers, young, declared=group)
+    assert set(fired(evidence, "young")) == {"calls"}
+    mine = np.array([evidence.principals[c] == "young" for c in evidence.code])
+    assert evidence.log_e[mine].sum(axis=0).max() > 20
+    assert fired(found(Abuse(), *peers, young), "young") == []
+    assert fired(found(Abuse(), *peers[:2], young, declared=group), "young") == []
+    usual = calls(range(NOW - 20, NOW), 30, rng, "young")
+    assert fired(found(Abuse(), *peers, usual, declared=group), "young") == []
+
+
 def test_state_is_small_and_bounded(rng: np.random.Generator) -> None:
     """A flood of names keeps memory flat, and those with a past of their own stay."""
     for detector in (Access(max_principals=200), Abuse(max_principals=200)):
