@@ -8,7 +8,6 @@ Ids, tags, correlation, blackouts and timeouts of Alerta are never used for our 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import re
 import threading
@@ -26,7 +25,7 @@ from alerts.alertarows import CLEARED, risen_since_shelving, state, turns
 from alerts.base import SinkRejected, SinkState, SinkSuppressed, SinkUnavailable, SinkUnknown
 from alerts.policy import MONITOR, SECURITY
 from alerts.text import measure, number, shown
-from alerts.wire import Bounded, never_connected
+from alerts.wire import Bounded, loopback, never_connected
 from monitor import telemetry
 from monitor.model import Action, Alert, Event, Transition, rfc3339
 
@@ -126,7 +125,7 @@ class Alerta:
         parts = urlsplit(self.url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
             raise SinkRejected("the address of Alerta must be http(s)://HOST[:PORT][/api], without a user in it")
-        if parts.scheme == "http" and not _loopback(parts.hostname):
+        if parts.scheme == "http" and not loopback(parts.hostname):
             return [
                 "its address is plain http to another machine, so that the key and all alerts can be read on the way"
             ]
@@ -266,15 +265,6 @@ def _label(text: str) -> str:
         return whole
     digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
     return f"{whole[: limit - 13]}~{digest}"
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _object(answer: Any) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -75,6 +75,31 @@ class Delivered:
         return sum(n for by_state in self.outcomes.values() for n in by_state.values())
 
 
+class Pace:
+    """At most `per_minute` deliveries to a sink in any minute, in this process; None is no limit."""
+
+    def __init__(self, per_minute: int | None) -> None:
+        self.per_minute = per_minute
+        self._sent: deque[int] = deque()
+
+    def room(self, now_us: int) -> int:
+        """How many more may go now.
+
+        >>> pace = Pace(2); pace.take(2, 0); pace.room(1), pace.room(61 * SECOND_US)
+        (0, 2)
+        """
+        if self.per_minute is None:
+            return 1_000_000
+        while self._sent and self._sent[0] <= now_us - 60 * SECOND_US:
+            self._sent.popleft()
+        return self.per_minute - len(self._sent)
+
+    def take(self, n: int, now_us: int) -> None:
+        """So many go now."""
+        if self.per_minute is not None:
+            self._sent.extend([now_us] * n)
+
+
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     """What became of one row. `wait_s` None: never again by itself. `failed`: the sink, not the row, is at fault."""
@@ -94,18 +119,16 @@ def deliver(
     rng: random.Random,
     settings: Delivery = Delivery(),
     clock: Callable[[], float] = time.monotonic,
+    paces: Mapping[str, Pace] = {},
 ) -> Delivered:
-    """One pass over everything that is due; sinks side by side, so that one that hangs does not hold up the others.
+    """One pass over everything that is due, one sink after the other: whoever has several calls this for each alone.
 
-    `now_us` is the time at the call; `clock` only measures how long the pass has been running.
+    `now_us` is the time at the call; `clock` only measures how long the pass has been running. `paces` by sink.
     """
-    jobs = [(sink, random.Random(rng.random())) for sink in sinks.values()]
-    if len(jobs) == 1:
-        done = [_deliver_to(outbox, jobs[0][0], owner, now_us, jobs[0][1], settings, clock)]
-    else:
-        with ThreadPoolExecutor(max(1, len(jobs)), thread_name_prefix="deliver") as pool:
-            passes = [pool.submit(_deliver_to, outbox, sink, owner, now_us, r, settings, clock) for sink, r in jobs]
-            done = [p.result() for p in passes]
+    done = [
+        _deliver_to(outbox, sink, owner, now_us, rng, settings, clock, paces.get(name, Pace(None)))
+        for name, sink in sinks.items()
+    ]
     _show_backlog(outbox, sinks, now_us)
     return Delivered({name: d for name, d, _ in done if d}, sum(lost for _, _, lost in done))
 
@@ -118,6 +141,7 @@ def _deliver_to(
     rng: random.Random,
     settings: Delivery,
     clock: Callable[[], float],
+    pace: Pace,
 ) -> tuple[str, Mapping[OutboxState, int], int]:
     started = clock()
     sent = _Pass(outbox, sink, owner, rng, settings, lambda: now_us + round((clock() - started) * SECOND_US))
@@ -125,9 +149,11 @@ def _deliver_to(
     lease_us = round(settings.lease_s * SECOND_US)
     with ThreadPoolExecutor(settings.threads, thread_name_prefix=f"deliver-{sink.name}") as pool:
         while not sent.broken and (at := sent.now_us()) < until_us:
-            rows = outbox.lease(owner, at, lease_us, settings.batch, sinks=(sink.name,))
+            room = min(settings.batch, pace.room(at))
+            rows = outbox.lease(owner, at, lease_us, room, sinks=(sink.name,)) if room > 0 else ()
             if not rows:
                 break
+            pace.take(len(rows), at)
             sent.batch(rows, pool, until_us)
     return sink.name, sent.outcomes, sent.lost
 

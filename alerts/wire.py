@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 from contextlib import suppress
@@ -21,6 +22,20 @@ def never_connected(error: Exception) -> bool:
     inner = error.args[0] if error.args else None
     reason = inner.reason if isinstance(inner, MaxRetryError) else inner
     return isinstance(reason, NewConnectionError | ConnectTimeoutError)
+
+
+def loopback(host: str) -> bool:
+    """Whether a name or address is of this machine alone.
+
+    >>> loopback("127.0.0.1"), loopback("::1"), loopback("siem.example.org")
+    (True, True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 _call = threading.local()

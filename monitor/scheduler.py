@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -50,7 +51,8 @@ class Jobs:
         self.publisher = service.publisher()
         self.outbox = SqlOutbox(service.engine)
         self.sinks = configured_sinks(service.config) if sinks is None else sinks
-        self.rng = random.Random(service.owner)
+        self.rngs = {name: random.Random(f"{service.owner} {name}") for name in self.sinks}
+        self.paces = {name: pipeline.Pace(sink.per_minute) for name, sink in service.config.sinks.items()}
         self.ticked_us = self.now_us()  # when all models were last seen to
         self.beaten_us = 0
         self.timeout_us = round(
@@ -78,10 +80,11 @@ class Jobs:
         system_tick(self.service, self.now_us())
         self.ticked_us = self.now_us()
 
-    def deliver(self) -> None:
-        """Send what is due; outcomes are settled in the outbox."""
-        if self.sinks:
-            pipeline.deliver(self.outbox, self.sinks, self.service.owner, self.now_us(), self.rng)
+    def deliver(self, *names: str) -> None:
+        """Send what is due at these sinks, or at all, one after the other; outcomes are settled in the outbox."""
+        for name in names or self.sinks:
+            one = {name: self.sinks[name]}
+            pipeline.deliver(self.outbox, one, self.service.owner, self.now_us(), self.rngs[name], paces=self.paces)
 
     def attend(self) -> None:
         """Mend what sinks show wrongly, hear and tell what people did, escalate what nobody took, pass heartbeats on."""
@@ -120,18 +123,20 @@ def guarded(name: str, job: Callable[[], None]) -> Callable[[], None]:
 def clockwork(service: Service, jobs: Jobs) -> BackgroundScheduler:
     """All jobs on their intervals; a run that is still going skips its next turn instead of piling up."""
     scheduler = BackgroundScheduler(
-        executors={"default": ThreadPoolExecutor(7)},
+        executors={"default": ThreadPoolExecutor(7 + len(jobs.sinks))},  # a sink that hangs holds its own thread only
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         timezone="UTC",
     )
     schedule = service.config.schedule
-    for name, job, every_s in (
+    deliveries = [(f"deliver {name}", partial(jobs.deliver, name), DELIVER_S) for name in jobs.sinks]
+    work: list[tuple[str, Callable[[], None], float]] = [
         ("publish", jobs.publish, schedule.publish),
         ("tick", jobs.tick, schedule.tick),
-        ("deliver", jobs.deliver, DELIVER_S),
+        *deliveries,
         ("attend", jobs.attend, ATTEND_S),
         ("upkeep", jobs.upkeep, UPKEEP_S),
-    ):
+    ]
+    for name, job, every_s in work:
         scheduler.add_job(guarded(name, job), "interval", seconds=every_s, id=name)
     if service.config.deadman is not None:
         scheduler.add_job(guarded("alive", jobs.alive), "interval", seconds=service.config.deadman.every, id="alive")

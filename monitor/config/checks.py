@@ -8,6 +8,7 @@ from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from monitor.config.tree import Config, Reference, SinkConfig, Source
@@ -34,6 +35,17 @@ _ONLY: Final = {
     "http": ("bind", "token", "token_file"),
 }
 _NEEDED: Final = {"kafka": ("bootstrap", "topic"), "files": ("paths",), "http": ()}
+# Keys of sinks beside those of every sink: which belong to a type, and which it needs.
+_EVERY_SINK: Final = frozenset({"type", "min_severity", "timeout", "per_minute"})
+_SINK_KEYS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "alerta": (("url", "key", "allow_insecure"), ("url", "key")),
+    "apprise": (("target",), ("target",)),
+    "console": ((), ()),
+    "kafka": (("topic", "bootstrap", "options", "password"), ("topic", "bootstrap")),
+    "memory": ((), ()),
+    "ocsf": (("url", "key", "hosts", "ca_file"), ("url", "key", "hosts")),
+    "syslog": (("address", "transport", "ca_file", "cert_file"), ("address",)),
+}
 _LOOPBACK: Final = re.compile(r"127(\.\d+){3}|localhost|\[::1\]")
 
 
@@ -44,7 +56,7 @@ def cross_check(config: Config, data: Mapping[str, Any]) -> Iterator[tuple[Key, 
     for name, source in config.sources.items():
         yield from _source(name, source, data)
     for name, sink in config.sinks.items():
-        yield from _sink(name, sink, data["sinks"][name])
+        yield from _sink(config, name, sink, data["sinks"][name])
     for name, model in config.models.items():
         if model.reference is not None:
             yield from _reference(config, name, model.reference)
@@ -99,8 +111,9 @@ def _references(config: Config, data: Mapping[str, Any]) -> Found:
             ("sink", route.sinks, sinks),
             ("model", route.models, models),
             ("family", route.families, [f.value for f in Family]),
+            ("customer", route.customers, sorted({m.customer for m in config.models.values() if m.customer})),
         ):
-            field = {"sink": "sinks", "model": "models", "family": "families"}[what]
+            field = {"sink": "sinks", "model": "models", "family": "families", "customer": "customers"}[what]
             for j, name in enumerate(names):
                 if name not in known:
                     yield unknown(("routes", i, field, j), name, what, known)
@@ -137,16 +150,44 @@ def _source(name: str, source: Source, data: Mapping[str, Any]) -> Found:
         yield key, f"sources.{name}: `token` or `token_file` is missing; without one only loopback may be bound"
 
 
-def _sink(name: str, sink: SinkConfig, written: Mapping[str, Any]) -> Found:
-    if sink.type == "alerta":
-        if not re.match(r"https?://[^/\s]+", sink.url or ""):
-            yield ("sinks", name, "url"), f"sinks.{name}: `url` is missing; it is the http(s) address of Alerta's API"
-        if not written.get("key"):
-            yield ("sinks", name), f"sinks.{name}: `key` or `key_file` is missing; make one with `alertad key`"
-    else:
-        for field in ("url", "key", "allow_insecure"):
-            if getattr(sink, field):
-                yield ("sinks", name, field), f"sinks.{name}.{field}: is for sinks of type alerta"
+def _sink(config: Config, name: str, sink: SinkConfig, written: Mapping[str, Any]) -> Found:
+    key: Key = ("sinks", name)
+    mine, needed = _SINK_KEYS[sink.type]
+    for field in sorted(set(written) - _EVERY_SINK - set(mine)):
+        if (
+            getattr(sink, field)
+            and f"{field}_file" not in written
+            and not (field.endswith("_file") and field.removesuffix("_file") in mine)
+        ):
+            kinds = ", ".join(kind for kind, (fields, _) in _SINK_KEYS.items() if field.removesuffix("_file") in fields
+                              or field in fields)  # fmt: skip
+            yield (*key, field), f"sinks.{name}.{field}: is for sinks of type {kinds}"
+    for field in needed:
+        if not written.get(field):
+            twin = f" or `{field}_file`" if f"{field}_file" in type(sink).model_fields else ""
+            yield key, f"sinks.{name}: `{field}`{twin} is missing; a sink of type {sink.type} needs it"
+    url = sink.url or ""
+    if sink.type == "alerta" and url and not re.match(r"https?://[^/\s]+", url):
+        yield (*key, "url"), f"sinks.{name}.url: write the http(s) address of Alerta's API"
+    if sink.type == "ocsf" and url:
+        host = urlsplit(url).hostname or ""
+        if not url.startswith("https://") and not _LOOPBACK.fullmatch(host):
+            yield (*key, "url"), f"sinks.{name}.url: must begin with https://"
+        if sink.hosts and host not in sink.hosts:
+            yield (*key, "url"), f"sinks.{name}.url: its host is not among `hosts`"
+    if sink.address is not None and not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", sink.address):
+        yield (*key, "address"), f"sinks.{name}.address: write host:port, for example siem.example.org:6514"
+    if (
+        sink.type == "syslog"
+        and sink.transport == "tcp"
+        and not _LOOPBACK.fullmatch((sink.address or "").rpartition(":")[0])
+    ):
+        yield (*key, "transport"), f"sinks.{name}.transport: tcp is for loopback only; use tls"
+    for option in sink.options:
+        if re.search(r"password|secret|token", option):
+            yield (*key, "options", option), f"sinks.{name}.options.{option}: give it as password or password_file"
+    for field in ("ca_file", "cert_file"):
+        yield from _file(config, (*key, field), getattr(sink, field))
 
 
 def _reference(config: Config, model: str, reference: Reference) -> Found:

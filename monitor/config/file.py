@@ -28,7 +28,7 @@ from monitor.errors import ConfigError, Mistake
 PREFIX: Final = "LANNER_"
 SECRETS_DIR: Final = "LANNER_SECRETS_DIR"
 TOLERATED: Final = ("LANNER_TEST_", SECRETS_DIR)
-SECRETS: Final = ("password", "token", "key", "database")  # each has a twin that ends in _file
+SECRETS: Final = ("password", "token", "key", "target", "database")  # each has a twin that ends in _file
 
 
 class _Settings(Config, BaseSettings):  # type: ignore[misc]  # both declare model_config

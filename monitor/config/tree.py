@@ -234,13 +234,35 @@ class Monitor(Section):
 class SinkConfig(Section):
     """One place alerts go to."""
 
-    type: Literal["alerta", "console", "memory"]
+    type: Literal["alerta", "apprise", "console", "kafka", "memory", "ocsf", "syslog"]
     url: str | None = None
-    """alerta: the address of its API."""
+    """alerta: the address of its API; ocsf: the https address of the webhook."""
     key: SecretStr | None = None
-    """alerta: an API key with the scopes write:alerts and write:heartbeats."""
+    """alerta: an API key with the scopes write:alerts and write:heartbeats; ocsf: the secret that signs, 16 characters or more."""
     key_file: Path | None = None
     """A file that holds the key."""
+    hosts: tuple[str, ...] = ()
+    """ocsf: the only hosts that `url` may name."""
+    address: str | None = None
+    """syslog: host:port of the receiver."""
+    transport: Literal["tls", "tcp"] = "tls"
+    """syslog: tls, or tcp on loopback only."""
+    ca_file: Path | None = None
+    """ocsf, syslog: the only authorities that are trusted (PEM), instead of the system's."""
+    cert_file: Path | None = None
+    """syslog: this client's certificate and key (PEM), for receivers that ask for one."""
+    topic: str | None = None
+    """kafka: the topic of alert transitions; what follows is as for sources."""
+    bootstrap: str | None = None
+    options: dict[str, Any] = {}
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    target: SecretStr | None = None
+    """apprise: one Apprise address, such as slack://... or mailtos://...; a secret, as it holds tokens."""
+    target_file: Path | None = None
+    """A file that holds the address."""
+    per_minute: int | None = Field(default=None, ge=1)
+    """At most so many deliveries a minute, the most urgent first; the rest waits, and only its newest states are sent."""
     min_severity: SeverityName = "warning"
     """Leave out what is less urgent."""
     timeout: Duration = 5.0
@@ -257,6 +279,8 @@ class Route(Section):
     """Only these models; empty means all."""
     families: tuple[str, ...] = ()
     """Only these families, such as drift or extraction; empty means all."""
+    customers: tuple[str, ...] = ()
+    """Only models of these customers; empty means all."""
     min_severity: SeverityName = "warning"
 
 

@@ -143,7 +143,8 @@ def alive(service: Service, ticked_us: int, now_us: int) -> None:
     if switch is None:
         return
     with read(service.engine) as conn:
-        broken = {a.event.value for a in alertlog.open_alerts(conn, UNREGISTERED) if a.event in NOT_WELL}
+        standing = alertlog.open_alerts(conn, UNREGISTERED)
+    broken = {a.event.value for a in standing if a.event in NOT_WELL or a.subject.kind == "sink"}
     if now_us - ticked_us > STUCK_US:
         broken.add("no tick")
     if broken:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alerts import quiet
-from alerts.registry import routing
+from alerts.routes import routing
 from monitor.config import Config
 from monitor.model import Transition
 from monitor.service.callers import finder

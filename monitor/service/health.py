@@ -68,11 +68,11 @@ def sinks(service: Service, now_us: int) -> Iterator[Decision]:
     for sink in service.config.sinks:
         rows, age_us = waiting.get(sink, (0, 0))
         late = age_us > LATE_DELIVERY_US
-        words = [f"{rows} alerts wait, the oldest for more than ten minutes"] if late else []
-        if refused.get(sink):
-            words.append("it refused alerts for good: lanner outbox list --state dead")
+        words = f"{rows} alerts wait, the oldest for more than ten minutes" if late else None
         at_us = now_us - age_us + LATE_DELIVERY_US if late else now_us
-        yield _state("sink", sink, at_us, "; ".join(words) or None, Event.DELIVERY_DEGRADED)
+        yield _state("sink", sink, at_us, words, Event.DELIVERY_DEGRADED)
+        dead = "it refused alerts for good: lanner outbox list --state dead" if refused.get(sink) else None
+        yield _state("sink", sink, now_us, dead)
 
 
 def detectors(service: Service, now_us: int) -> Iterator[Decision]:

@@ -14,9 +14,10 @@ from alerts.base import Sink, SinkRejected, SinkState, SinkSuppressed, SinkUnava
 from alerts.console import Console
 from alerts.memory import MemoryOutbox, MemorySink
 from alerts.pipeline import CLOSED_THERE, Delivery
-from alerts.registry import routing, sinks
+from alerts.registry import sinks
+from alerts.routes import routing
 from monitor.config import Config
-from monitor.model import SECOND_US, Action, Alert, OutboxState, Severity, Transition
+from monitor.model import SECOND_US, Action, Alert, Event, Family, OutboxState, Severity, Subject, Transition
 from tests.alerting import at, cleared, opened, updated
 
 ONE_THREAD = Delivery(threads=1)
@@ -358,3 +359,48 @@ def test_without_routes_every_sink_gets_every_alert() -> None:
     assert routing(plain)(opened()) == ["out", "soc"]
     assert sorted(sinks(plain)) == ["out", "soc"]
     assert routing(config())(opened()) == []
+
+
+def test_what_is_wrong_with_a_sink_is_told_to_the_others() -> None:
+    """To those its routes name, else to all others; to itself only when it is alone; the clear goes everywhere."""
+    about = replace(
+        opened().alert, event=Event.DELIVERY_DEGRADED, family=Family.MONITOR, subject=Subject("sink", "soc")
+    )
+    stuck = Transition(Action.OPEN, at(0), about)
+    names = {name: {"type": "memory"} for name in ("chat", "log", "soc")}
+    sinks_for = routing(config(sinks=names, routes=[{"sinks": ["soc"]}]))
+    assert sinks_for(stuck) == ["chat", "log"]
+    assert sinks_for(cleared(stuck)) == ["chat", "log", "soc"]
+    assert routing(config(sinks=names, routes=[{"sinks": ["soc", "log"]}]))(stuck) == ["log"]
+    assert routing(config(sinks={"soc": {"type": "memory"}}))(stuck) == ["soc"]
+
+
+def test_routes_choose_by_customer() -> None:
+    """A route for customers leaves out alerts of others and of none."""
+    sinks_for = routing(config(sinks={"soc": {"type": "memory"}}, routes=[{"sinks": ["soc"], "customers": ["cards"]}]))
+    assert sinks_for(opened(customer="cards")) == ["soc"]
+    assert sinks_for(opened(customer="loans")) == []
+    assert sinks_for(opened()) == []
+
+
+def test_a_rate_cap_holds_back_and_the_most_urgent_go_first() -> None:
+    """Two in a minute; the third a minute later."""
+    sink, outbox, paces = MemorySink(), MemoryOutbox(), {"memory": pipeline.Pace(2)}
+    transitions = [
+        opened(f"p{i}", severity=s) for i, s in enumerate((Severity.WARNING, Severity.CRITICAL, Severity.MAJOR))
+    ]
+    outbox.enqueue(transitions, lambda _: [sink.name], at(0))
+    told = []
+    for second in (0, 30, 61):
+        pipeline.deliver(
+            outbox,
+            {sink.name: sink},
+            "me",
+            at(second),
+            random.Random(1),
+            ONE_THREAD,
+            lambda: 0.0,
+            {sink.name: paces["memory"]},
+        )
+        told.append(sorted(shown.severity for shown in sink.shows.values()))
+    assert told == [["critical", "major"], ["critical", "major"], ["critical", "major", "warning"]]
