@@ -73,6 +73,9 @@ def service(config: Config) -> Iterator[Finding]:
             url = urlsplit(sink.url)
             port = url.port or (443 if url.scheme == "https" else 80)
             yield _answers(f"sinks.{name}", f"{url.hostname}:{port}")
+        for address in (*(sink.bootstrap or "").split(","), sink.address):
+            if address:
+                yield _answers(f"sinks.{name}", address.strip())
 
 
 def foreign_packages() -> str | None:
@@ -167,7 +170,7 @@ def _secrets(config: Config) -> Iterator[Finding]:
     """Files of secrets that others on this machine can read."""
     files = [config.store.database_file, config.privacy.key_file]
     files += [f for s in config.sources.values() for f in (s.password_file, s.token_file)]
-    files += [s.key_file for s in config.sinks.values()]
+    files += [f for s in config.sinks.values() for f in (s.key_file, s.target_file, s.password_file, s.cert_file)]
     for file in filter(None, files):
         path = config.path(file)
         if path.exists() and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
