@@ -108,6 +108,10 @@ def text(found: Found) -> str:
         bad = [o for o in mine if o.alarmed]
         low, high = exact(len(bad), len(mine))
         lines.append(f"{g:24}{len(mine):5}{len(bad):7}  {low:6.1%} to {high:6.1%}  {_places(bad)}")
+    if any(o.baselines for o in found):
+        lines.append(f"\n{'ever alarmed by':26}{''.join(f'{b:>18}' for b in BASELINES)}")
+        both = [(True, g) for g in attack_groups(found)] + [(False, g) for g in honest_groups(found)]
+        lines += [f"{g:26}{''.join(f'{x:>18}' for x in _baselines(found, g, attack=a))}" for a, g in both]
     lines.append("")
     lines += [f"{_mark(x.met)} {x.what:68}{x.bar:>15}{x.value:>20}  {x.interval}" for x in numbers(found)]
     return "\n".join(lines)
