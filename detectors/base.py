@@ -78,6 +78,10 @@ class Window(Protocol):
         """Principals of this window that the directory declares, by the id that `rows` shows."""
         ...
 
+    def feedback(self, columns: Sequence[str]) -> pa.Table:
+        """Labels given in this window, on events of any time: labeler, name, value, label_time_us, the event's `columns`."""
+        ...
+
     def labels(self, as_of_us: int) -> pa.Table:
         """Labels known at `as_of_us`, newest label time per event: request_id, name, value, label_time_us, labeler."""
         ...

@@ -11,12 +11,14 @@ from detectors.anomaly.queries import Queries
 from detectors.anomaly.volume import Volume
 from detectors.drift.marginals import Marginals
 from detectors.extraction.exposure import Exposure
+from detectors.poisoning.feedback import LabelFlips
 from detectors.quality.missing import Missing
 
 REGISTRY: Final[Mapping[str, type[Any]]] = {
     Abuse.name: Abuse,
     Access.name: Access,
     Exposure.name: Exposure,
+    LabelFlips.name: LabelFlips,
     Marginals.name: Marginals,
     Missing.name: Missing,
     Queries.name: Queries,

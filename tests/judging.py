@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,11 @@ class Rows:
 
     def callers(self) -> dict[str, Caller]:
         return DECLARED
+
+    def feedback(self, columns: Sequence[str]) -> pa.Table:
+        """The window's events, labelled by `labeler` with `value`, where the table has them."""
+        held = [c for c in (*columns, "labeler", "value", "label_time_us") if c in self.table.column_names]
+        return self.table.select(held)
 
     def labels(self, as_of_us: int) -> pa.Table:
         return pa.table({"request_id": pa.array([], pa.string())})
@@ -293,6 +299,22 @@ def _asking_log() -> tuple[pa.Table, set[str]]:
     return mixed(_asking([150, 60, 220]), repeated, *honest), {"limited-0", "limited-2"}
 
 
+def told_by(rows: Rows, flips: Mapping[str, float], rng: Rng) -> Rows:
+    """The window with labels: those of the model, by these labelers in turn, each with its share of flipped ones."""
+    n, names = rows.n, list(flips)
+    who = rng.integers(0, len(names), n)
+    flipped = rng.random(n) < np.array([flips[k] for k in names])[who]
+    truth = np.array(rows.table["prediction_label"].to_pylist()) == "fraud"
+    table = rows.table.append_column("labeler", pa.array([names[i] for i in who], pa.string()))
+    table = table.append_column("value", pa.array(np.where(truth != flipped, "fraud", "ok").tolist(), pa.string()))
+    return dataclasses.replace(rows, table=table.append_column("label_time_us", table["event_time"]))
+
+
+def _feedback(i: int, share: float = 0.0) -> Rows:
+    flips = {"ann": 0.02, "bob": 0.02, "eve": share}
+    return told_by(_hour(i, rows=300), flips, np.random.default_rng([11, i]))
+
+
 CASES: dict[str, Case] = {
     "abuse": Case(
         _reference,
@@ -314,6 +336,7 @@ CASES: dict[str, Case] = {
         lambda size: as_log(_asking([120 if i < round(10 * size) else 80 for i in range(10)])),
         log=_asking_log,
     ),
+    "feedback": Case(_reference, _feedback, lambda size: _feedback(80, size), settled=4),
     "marginals": Case(_reference, _hour, lambda size: _hour(80, shift=size)),
     "volume": Case(_reference, _hour, lambda size: _hour(80, rows=round(100 * (1 + 3 * size))), settled=60),
     "missing": Case(_reference, lambda i: _silence(10.0), lambda size: _silence(1000.0 * size)),

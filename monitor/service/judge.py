@@ -47,6 +47,7 @@ class Judge:
     labels: Callable[[int, int, int], pa.Table]
     stored: Counts
     callers: Find = nobody
+    feedback: Reader = lambda start_us, end_us, columns: NO_LABELS
 
     def absorb(self, work: Work, table: pa.Table, ceiling_us: int | None) -> None:
         """Take in rows in log order; windows that fall due on the way are judged before the row that passes them.
@@ -92,10 +93,12 @@ class Judge:
             return
         for m in self.watched.monitors:
             if m.reads == "clock":
-                window = TimeWindow(
-                    self.watched.name, work.high_us, max(now_us, work.high_us), None, 0, _no_rows, _no_labels
-                )
+                window = self._nothing(work.high_us, max(now_us, work.high_us))
                 self._rule(work, m, self._measure(work, m, window))
+
+    def _nothing(self, start_us: int, end_us: int) -> TimeWindow:
+        """A time in which nothing came."""
+        return TimeWindow(self.watched.name, start_us, end_us, None, 0, _no_rows, _no_labels)
 
     def _next_due_us(self, work: Work) -> int | None:
         """The watermark at which the next window falls due."""
@@ -147,24 +150,12 @@ class Judge:
                 continue
             for i in np.flatnonzero(np.diff(times) > limit_us):
                 before, after = int(times[i]), int(times[i + 1])
-                self._rule(
-                    work,
-                    m,
-                    self._measure(work, m, TimeWindow(self.watched.name, before, after, None, 0, _no_rows, _no_labels)),
-                )
-                self._rule(
-                    work,
-                    m,
-                    self._measure(work, m, TimeWindow(self.watched.name, after, after, None, 0, _no_rows, _no_labels)),
-                )
+                self._rule(work, m, self._measure(work, m, self._nothing(before, after)))
+                self._rule(work, m, self._measure(work, m, self._nothing(after, after)))
             # Events came: an incident that the wall clock opened is over.
             if any(a.event is Event.DATA_MISSING for a in work.open.values()):
                 last = int(times[-1])
-                self._rule(
-                    work,
-                    m,
-                    self._measure(work, m, TimeWindow(self.watched.name, last, last, None, 0, _no_rows, _no_labels)),
-                )
+                self._rule(work, m, self._measure(work, m, self._nothing(last, last)))
 
     def _count(self, work: Work, table: pa.Table, coded: Coded) -> None:
         """Add rows to the counts of their buckets; a judged bucket is amended and its state re-run before the next window."""
@@ -210,6 +201,7 @@ class Judge:
             lambda columns: self.read(start_us, end_us, columns),
             lambda as_of_us: self.labels(start_us, end_us, as_of_us),
             lambda: self.callers(_names(self.read(start_us, end_us, ["principal"]))),
+            lambda columns: self.feedback(start_us, end_us, columns),
         )
 
     def _judge_end(self, work: Work, group: Sequence[Due]) -> None:
@@ -257,7 +249,17 @@ class Judge:
             if measured is not None:
                 found += measured.detections
                 self._store(work, m, measured.detections)
+                if measured.evidence is not None:
+                    self._accuse(work, measured.evidence)
         return found
+
+    def _accuse(self, work: Work, evidence: Evidence) -> None:
+        """Evidence about labelers: added up like that about callers, in a state that windows own."""
+        decided = decide.fuse(
+            work.states.get("labelers"), [evidence], tuple(work.open.values()), self.watched.fuse, self.watched.name
+        )
+        work.states["labelers"] = decided.state
+        self._decide(work, decided.decisions)
 
     def _budget(self, work: Work, found: Sequence[Detection], end_us: int, *, record: bool) -> None:
         decided = decide.budget(

@@ -107,6 +107,7 @@ class LiveModel:
             watched,
             read=lambda start, end, columns: _concat(self.log.read_window(watched.model_id, start, end, columns)),
             labels=lambda start, end, as_of: self.log.labels(watched.name, start, end, as_of),
+            feedback=lambda start, end, columns: self.log.feedback(watched.name, start, end, columns),
             stored=lambda start, end: ledger.load_profiles(
                 self.engine, watched.model_id, watched.reference_hash, start, end
             ),
@@ -214,7 +215,7 @@ class LiveModel:
         What windows left behind is stored always; per-principal state only while it is small or after many rows,
         since a crash can re-read those. `log` says at which position the per-principal state stands.
         """
-        windows = {f"detector:{m.name}" for m in self.watched.monitors if m.reads != "log"} | {"budget"}
+        windows = {f"detector:{m.name}" for m in self.watched.monitors if m.reads != "log"} | {"budget", "labelers"}
         changed = {n: s for n, s in work.states.items() if s is not work.stored.get(n)}
         states: dict[str, bytes | None] = {n: s.to_bytes() for n, s in changed.items() if n in windows}
         small = (
@@ -256,7 +257,7 @@ class LiveModel:
             states={
                 n: State.from_bytes(b)
                 for n, b in stored.items()
-                if n.startswith("detector:") or n in ("budget", "fuse")
+                if n.startswith("detector:") or n in ("budget", "fuse", "labelers")
             },
             feedback=Feedback(
                 frozen=feedback.get("frozen", False),

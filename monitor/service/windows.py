@@ -51,6 +51,9 @@ class Stretch:
     def callers(self) -> Mapping[str, Caller]:
         return self.declared
 
+    def feedback(self, columns: Sequence[str]) -> pa.Table:
+        return NO_LABELS
+
     def labels(self, as_of_us: int) -> pa.Table:  # a stretch is judged before any label can be known
         return NO_LABELS
 
@@ -67,6 +70,7 @@ class TimeWindow:
     read: Callable[[Sequence[str]], pa.Table]
     read_labels: Callable[[int], pa.Table]
     read_callers: Callable[[], Mapping[str, Caller]] = dict
+    read_feedback: Callable[[Sequence[str]], pa.Table] = lambda columns: NO_LABELS
 
     @property
     def n(self) -> int:
@@ -80,6 +84,9 @@ class TimeWindow:
 
     def callers(self) -> Mapping[str, Caller]:
         return self.read_callers()
+
+    def feedback(self, columns: Sequence[str]) -> pa.Table:
+        return self.read_feedback(columns)
 
     def labels(self, as_of_us: int) -> pa.Table:
         return self.read_labels(as_of_us)

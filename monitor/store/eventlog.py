@@ -109,6 +109,15 @@ class EventLog:
         ids = self.read_window(self.models[model].model_id, start_us, end_us, labels.COLUMNS)
         return labels.known(self.engine, model, ids, start_us, as_of_us)
 
+    def feedback(self, model: str, start_us: int, end_us: int, columns: Sequence[str]) -> pa.Table:
+        """Labels given in [start_us, end_us) with their events; see monitor.store.labels.given."""
+        model_id = self.models[model].model_id
+
+        def events(since_us: int) -> Iterator[pa.Table]:
+            return self.read_window(model_id, since_us, end_us, [*labels.TARGETS, "row_index", *columns])
+
+        return labels.given(self.engine, model, start_us, end_us, events, columns)
+
     def _read(
         self,
         model_id: str,

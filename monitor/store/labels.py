@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 import sqlalchemy as sa
 
-from monitor.model import stable_id
+from monitor.model import HOUR_US, stable_id
 from monitor.store.engine import read
 from monitor.store.features import as_category, as_number
 from monitor.store.schema import feedback
@@ -23,6 +23,9 @@ COLUMNS: Final = (
     "offset",
     "row_index",
 )
+TARGETS: Final = ("request_id", "client_request_id")
+GIVEN: Final = ("labeler", "name", "value", "label_time_us")
+LOOK_BACK_US: Final = 90 * 24 * HOUR_US  # how old an event may be when its label comes
 CHUNK: Final = 500  # ids per query; SQLite and PostgreSQL both like it
 SCHEMA: Final = pa.schema(
     [
@@ -54,6 +57,54 @@ def known(engine: sa.Engine, model: str, events: Iterable[pa.Table], start_us: i
         by_event_id = _uses_event_ids(conn, model, start_us)
         found = [row for table in events for row in _of(conn, model, table, by_event_id, as_of_us)]
     return pa.Table.from_pylist(found, schema=SCHEMA)
+
+
+def given(
+    engine: sa.Engine,
+    model: str,
+    start_us: int,
+    end_us: int,
+    events: Callable[[int], Iterable[pa.Table]],
+    columns: Sequence[str],
+) -> pa.Table:
+    """Ground truth that labelers gave in [start_us, end_us), each with `columns` of the event that it is about.
+
+    One row per event, name and labeler: the newest. Events are looked for up to LOOK_BACK_US back, by request_id and
+    client_request_id; what is not found is left out. `events(since_us)` reads TARGETS, row_index and `columns`.
+    """
+    c = feedback.c
+    wanted = (c.model == model) & (c.label_us >= start_us) & (c.label_us < end_us) & (c.kind == "truth")
+    with read(engine) as conn:
+        rows = conn.execute(sa.select(feedback).where(wanted).order_by(c.label_us, c.feedback_id)).all()
+    newest = {(r.target_key, r.name, r.labeler): r for r in rows}
+    told: dict[str, list[Any]] = {}
+    for r in newest.values():
+        told.setdefault(r.target_key, []).append(r)
+    found: list[pa.Table] = []
+    for table in events(start_us - LOOK_BACK_US) if told else ():
+        for name in TARGETS:
+            keys = [None if v is None else f"{name}={v}" for v in table[name].to_pylist()]
+            place = table["row_index"].to_pylist()
+            hits = [(i, r) for i, k in enumerate(keys) if k in told for r in told[k] if _of_row(r, place[i])]
+            if hits:
+                found.append(_with_events(table, [i for i, _ in hits], [r for _, r in hits], columns))
+    return pa.concat_tables(found, promote_options="default") if found else pa.table({k: [] for k in GIVEN})
+
+
+def _of_row(row: Any, row_index: object) -> bool:
+    wanted = row.target.get("row_index")
+    return wanted is None or str(wanted) == str(row_index)
+
+
+def _with_events(table: pa.Table, places: list[int], rows: list[Any], columns: Sequence[str]) -> pa.Table:
+    said = {
+        "labeler": pa.array([r.labeler for r in rows], pa.string()),
+        "name": pa.array([r.name for r in rows], pa.string()),
+        "value": pa.array([as_category(r.value, coded=True) for r in rows], pa.string()),
+        "label_time_us": pa.array([r.label_us for r in rows], pa.int64()),
+    }
+    events = table.take(pa.array(places, pa.int64()))
+    return pa.table(said | {c: events[c] for c in columns if c in events.column_names})
 
 
 def _uses_event_ids(conn: sa.Connection, model: str, start_us: int) -> bool:

@@ -254,6 +254,31 @@ def test_labels_can_name_an_event_by_where_its_message_stood(it: Store) -> None:
     assert it.log.labels("fraud", NOON_US, NOON_US + 10, NOON_US)["value_number"].to_pylist() == [1.0]
 
 
+def test_labels_of_a_time_come_with_their_events(it: Store) -> None:
+    """Whoever judges labelers sees each label given in a window, the newest of each labeler, beside the event's columns."""
+    hour = 3600 * 1_000_000
+
+    def label(request: str, value: str, at_us: int, labeler: str, kind: str = "truth") -> FeedbackEvent:
+        return FeedbackEvent(
+            model="fraud", target={"request_id": request}, name="label", value=value, label_time_us=at_us, labeler=labeler, kind=kind,
+        )  # fmt: skip
+
+    it.append([event(0), event(1)])
+    later = NOON_US + 30 * 24 * hour
+    it.append(
+        [label("r-0", "ok", later, "ann"), label("r-0", "fraud", later + 1, "ann"), label("r-0", "ok", later, "bob")]
+    )
+    it.append([label("r-1", "ok", later + hour, "ann"), label("r-9", "ok", later, "ann")])
+    it.append([label("r-1", "good", later, "bob", kind="user")])
+    it.publish()
+    found = it.log.feedback("fraud", later, later + hour, ["event_time"]).to_pylist()
+    assert sorted((r["labeler"], r["value"], r["label_time_us"] - later) for r in found) == [
+        ("ann", "fraud", 1), ("bob", "ok", 0)
+    ]  # fmt: skip
+    assert {r["event_time"] for r in found} == {NOON_US}
+    assert it.log.feedback("fraud", 0, 1, ["event_time"]).num_rows == 0
+
+
 def test_progress_of_partitions_is_kept_for_the_watermark(it: Store) -> None:
     """The newest event time only grows; being at the end counts from the first report on, and new events end it."""
 
