@@ -20,12 +20,17 @@ from numpy.typing import NDArray
 from monitor.model import Event, Family, Subject, Verdict
 
 Arrays = Mapping[str, NDArray[Any]]
-NAMED: Final = (
-    Family.EXTRACTION,
-    Family.EVASION,
-    Family.MEMBERSHIP,
-    Family.INVERSION,
-)  # what an attack can turn out to be
+TECHNIQUES: Final[Mapping[str, Family]] = {  # how attackers go about it, and what family of attack that makes
+    "made_up_rows": Family.EXTRACTION,
+    "augmentation": Family.EXTRACTION,
+    "bisection": Family.EXTRACTION,
+    "boundary_search": Family.EVASION,
+    "boundary_walk": Family.EVASION,
+    "coordinate_search": Family.EVASION,
+    "record_variation": Family.MEMBERSHIP,
+    "climbing": Family.INVERSION,
+}
+NAMED: Final = tuple(dict.fromkeys(TECHNIQUES.values()))  # what an attack can turn out to be
 
 
 class Profile(Protocol):
@@ -216,7 +221,7 @@ class Evidence:
     flag: NDArray[np.bool_]
     details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # row -> why, only for flagged rows, bounded
     columns: tuple[str, ...] = ()  # name of each column of log_e, "signal/bet"; shown as the detector's parts
-    votes: NDArray[np.float64] | None = None  # (events, NAMED): what each event says about the family, in nats
+    votes: NDArray[np.float64] | None = None  # (events, TECHNIQUES): what each event says about the technique, in nats
     tokens: NDArray[np.int64] | None = None  # (events,): the kind of query behind the votes, to learn them from
     links: NDArray[np.int64] | None = None  # (k, 2): row, place in `principals` of another caller that it belongs with
 

@@ -112,7 +112,7 @@ def unmet(n: int) -> Met:
     no = np.zeros(n, bool)
     return Met(
         np.ones(n, bool), no, no.copy(), no.copy(), no.copy(), np.zeros(n, np.uint8), np.zeros(n, np.float32),
-        np.zeros(n, np.int16), no.copy(), np.full(n, np.nan, np.float32),
+        np.zeros(n, np.int16), no.copy(), np.full(n, np.nan, np.float32), no.copy(),
     )  # fmt: skip
 
 

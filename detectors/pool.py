@@ -24,7 +24,7 @@ ROWS: Final = 2048  # newest rows that are kept
 SLOTS: Final = 4096
 GROUPS: Final = 8
 GROUP_BITS: Final = 11.0  # what the fields of a group say together: rows that share a slot by chance are few
-KEPT: Final = ("codes", "marks", "owner", "slots")
+KEPT: Final = ("codes", "marks", "numbers", "owner", "slots")
 
 
 class Ring(NamedTuple):
@@ -32,6 +32,7 @@ class Ring(NamedTuple):
 
     codes: NDArray[np.uint8]
     marks: NDArray[np.uint16]
+    numbers: NDArray[np.float32]
     owner: NDArray[np.int64]
     slots: NDArray[np.int16]
 
@@ -45,11 +46,13 @@ class Pool:
     taken: int = 0
 
     @classmethod
-    def load(cls, meta: Mapping[str, Any] | None, arrays: Mapping[str, NDArray[Any]], features: int) -> Pool:
+    def load(
+        cls, meta: Mapping[str, Any] | None, arrays: Mapping[str, NDArray[Any]], features: int, numeric: int
+    ) -> Pool:
         """From what `save` made, or empty."""
         if meta is None or "pool" not in meta:
             ring = Ring(
-                np.zeros((ROWS, features), np.uint8), np.zeros((ROWS, features), np.uint16),
+                np.zeros((ROWS, features), np.uint8), np.zeros((ROWS, features), np.uint16), np.zeros((ROWS, numeric), np.float32),
                 np.full(ROWS, -1, np.int64), np.full((GROUPS, SLOTS), -1, np.int16),
             )  # fmt: skip
             return cls(ring, [])
@@ -101,7 +104,7 @@ def threshold(
 ) -> float | None:
     """Bits that at most half of the tolerated share of reference rows reach, each sent by a caller of its own; None: too many."""
     n = len(rows.who)
-    pool = Pool.load(None, {}, rows.codes.shape[1])
+    pool = Pool.load(None, {}, rows.codes.shape[1], rows.numbers.shape[1])
     best, other = np.zeros(n, np.float32), np.full(n, -1, np.int64)
     _gather(rows, np.arange(n), np.ones(n, bool), pool.ring, groups, place, scale, 0.0, 0, other, best)
     level = float(np.quantile(best, 1 - rho / 2)) if n else 0.0
@@ -136,9 +139,16 @@ def _gather(
             ring.slots[g, s] = at
             if j < 0 or j == at or ring.owner[j] < 0 or ring.owner[j] == owner[i]:
                 continue
-            differ, bits, moved, needed = pair(rows.codes[i], rows.marks[i], ring.codes[j], ring.marks[j], scale)
+            differ, bits, moved, needed = pair(
+                rows.codes[i], rows.marks[i], rows.numbers[i], ring.codes[j], ring.marks[j], ring.numbers[j], scale
+            )
             if differ > few and differ > FEW and moved >= needed and bits >= least and bits > best[i]:
                 best[i], other[i] = bits, ring.owner[j]
-        ring.codes[at], ring.marks[at], ring.owner[at] = rows.codes[i], rows.marks[i], owner[i]
+        ring.codes[at], ring.marks[at], ring.numbers[at], ring.owner[at] = (
+            rows.codes[i],
+            rows.marks[i],
+            rows.numbers[i],
+            owner[i],
+        )
         taken += 1
     return taken

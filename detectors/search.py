@@ -18,6 +18,8 @@ ODD_FIELDS: Final = 3  # of a case that breaks rules, and so do its what-ifs: no
 WANDERED: Final = 3  # fields more than that in which a chain has moved when small steps no longer count as what-if
 FOLLOWED: Final = 5  # near rows that far away that it takes
 SPREAD: Final = 3.0  # standard deviations by which moved fields must be nearer than redrawn ones
+NEAR_TOP: Final = 0.02  # of a score: as good as the highest so far
+FAR: Final = 0.25  # squared reference deviations: half a deviation apart
 MOSAIC_BITS: Final = (
     10.0  # what fields that equal an honest row's must say before the rest counts as redrawn on purpose
 )
@@ -93,7 +95,7 @@ class Scale(NamedTuple):
 class Met(NamedTuple):
     """Per row: fresh (not a repeat of a remembered row), schema, near, odd, edge (the signals), excused (part of a what-if or
     an explainer's sample around an honest row), bits and differs of the nearest small step, flip (its label differs
-    from that row's) and gain (score of the label over that row's; NaN when it flipped or nothing was near).
+    from that row's) and gain (score of the label over that row's; NaN when it flipped or nothing was near), top (no strange row of its label scored higher).
     """
 
     fresh: NDArray[np.bool_]
@@ -106,6 +108,7 @@ class Met(NamedTuple):
     differs: NDArray[np.int16]
     flip: NDArray[np.bool_]
     gain: NDArray[np.float32]
+    top: NDArray[np.bool_]
 
 
 NOT, WHAT_IF, SAMPLE, MOSAIC = 0, 1, 2, 3  # Met.excused
@@ -119,11 +122,16 @@ def what_if_fields(features: int) -> int:
 
 
 @numba.njit(cache=True)
-def pair(codes: Any, marks: Any, other: Any, other_marks: Any, scale: Any) -> Any:
-    """Two rows: (fields that differ, bits of the whole, bits of the fields that differ, what they would say if redrawn)."""
+def pair(codes: Any, marks: Any, numbers: Any, other: Any, other_marks: Any, other_numbers: Any, scale: Any) -> Any:
+    """Two rows: (fields that differ, bits of the whole, bits of the fields that differ, what they would say if redrawn).
+
+    Numbers that are far apart in reference deviations say nothing, however few reference rows lie between them.
+    """
     differ, bits, moved, mean, variance = 0, 0.0, 0.0, 0.0, 0.0
     for f in range(len(codes)):
         b = scale.table[f, codes[f], other[f]]
+        if f < len(numbers) and (numbers[f] - other_numbers[f]) ** 2 * scale.weight[f] > FAR:
+            b = np.float32(0.0)
         bits += b
         if marks[f] != other_marks[f]:
             differ += 1
@@ -158,7 +166,9 @@ def _redrawn_from(rows: Any, i: int, memory: Any, low: int, high: int, scale: An
             continue
         if _in_cloud(rows.numbers[i], memory.numbers[j], scale.weight):
             return j, True
-        _, bits, moved, needed = pair(rows.codes[i], rows.marks[i], memory.codes[j], memory.marks[j], scale)
+        _, bits, moved, needed = pair(
+            rows.codes[i], rows.marks[i], rows.numbers[i], memory.codes[j], memory.marks[j], memory.numbers[j], scale
+        )
         if found < 0 and memory.worth[j] >= CLEAN and moved < needed and bits - moved >= MOSAIC_BITS:
             found = j
     return found, False
@@ -228,15 +238,25 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             memory.used[known] = places.seen[p]
             met.fresh[i] = False
             continue
-        best, nearest, differs, steps, wandered = 0.0, -1, 0, False, 0
+        best, nearest, differs, steps, wandered, highest = 0.0, -1, 0, False, 0, -np.inf
         anchor, redrawn, closest, varied, noise = -1, -1, few + 1, False, False
         for j in range(low, high):
-            differ, bits, moved, needed = pair(rows.codes[i], rows.marks[i], memory.codes[j], memory.marks[j], scale)
+            differ, bits, moved, needed = pair(
+                rows.codes[i],
+                rows.marks[i],
+                rows.numbers[i],
+                memory.codes[j],
+                memory.marks[j],
+                memory.numbers[j],
+                scale,
+            )
             if differ <= few:
                 steps = steps or differ <= FEW or memory.worth[j] >= VALID
                 varied = varied or (rows.broken[i] <= ODD_FIELDS and rows.fields[i] & ~memory.fields[j] == 0)
                 if memory.worth[j] >= VALID and differ < closest:
                     anchor, closest = j, differ
+            if memory.worth[j] == 0 and memory.label[j] == rows.label[i]:
+                highest = max(highest, memory.score[j])
             if differ > FEW and moved >= needed:
                 if bits > best:
                     best, nearest, differs = bits, j, differ
@@ -260,6 +280,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         if nearest >= 0:
             met.flip[i] = rows.label[i] != memory.label[nearest]
             met.gain[i] = np.nan if met.flip[i] else rows.score[i] - memory.score[nearest]
+        met.top[i] = rows.score[i] >= highest - NEAR_TOP
         if anchor >= 0:
             memory.used[anchor] = places.seen[p]
         if redrawn >= 0:

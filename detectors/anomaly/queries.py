@@ -94,7 +94,12 @@ class Queries:
         learnt = Learnt.of(cal)
         known = state if state is not None and state.calibration_hash == cal.hash and state.version == VERSION else None
         chains = Chains.load(known, len(learnt.features), len(learnt.rules.numeric), self.memory)
-        pool = Pool.load(known.meta if known else None, known.arrays if known else {}, len(learnt.features))
+        pool = Pool.load(
+            known.meta if known else None,
+            known.arrays if known else {},
+            len(learnt.features),
+            len(learnt.rules.numeric),
+        )
         rows = window.rows(learnt.columns)
         who, names = callers(rows)
         at = np.flatnonzero(who >= 0)

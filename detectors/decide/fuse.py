@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from detectors.base import NAMED, Evidence, Feedback, State
+from detectors.base import NAMED, TECHNIQUES, Evidence, Feedback, State
 from detectors.decide.made import Decided
 from detectors.decide.principals import MICRO, Ledger
 from detectors.decide.sums import cusum
@@ -111,7 +111,7 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
     row = np.unique(np.concatenate([e.row for e in given]))
     who, time_us = np.zeros(len(row), np.int64), np.zeros(len(row), np.int64)
     log_e, flag = np.zeros((len(row), len(ledger.columns)), np.int64), np.zeros(len(row), dtype=bool)
-    votes = np.zeros((len(row), len(NAMED)))
+    votes = np.zeros((len(row), len(TECHNIQUES)))
     details: dict[int, dict[str, Any]] = {}
     links: dict[int, list[str]] = {}
     for e, own in zip(given, columns, strict=True):
@@ -124,7 +124,7 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
         if e.votes is not None:
             votes[at] += e.votes
         elif e.family in NAMED:
-            votes[at, NAMED.index(e.family)] += e.flag
+            votes[at, list(TECHNIQUES.values()).index(e.family)] += e.flag
         for r, why in e.details.items():
             details.setdefault(int(r), {}).update(why)
         for r, other in e.links.tolist() if e.links is not None else ():

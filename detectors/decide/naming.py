@@ -1,19 +1,20 @@
 """What a suspect is after: the family of an attack, from what its flagged queries looked like.
 
 Each flagged query is a token: how it relates to the suspect's other queries, and how sure the model was of its answer.
-Tokens speak for families by log-likelihoods; the family is named when it leads the next by a factor of LEAD.
+Tokens speak for techniques by log-likelihoods; the family of the best technique is named when it leads by LEAD.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from detectors.base import NAMED
+from detectors.base import NAMED, TECHNIQUES
 from monitor.model import Family
 
-LEAD: Final = 3.0  # nats by which a family must lead: about 20 to 1
+LEAD: Final = 1.0  # nats by which a family must lead the next; votes are tempered, so this is more than it looks
 ENOUGH: Final = 6  # flagged queries before a name is given
 BENIGN: Final[Mapping[Family, tuple[str, str]]] = {  # the honest use that looks most like it, and what tells them apart
     Family.ANOMALY: ("what_if", "its queries are not variations of a few fields of one honest row"),
@@ -24,17 +25,30 @@ BENIGN: Final[Mapping[Family, tuple[str, str]]] = {  # the honest use that looks
 }
 
 
-def family(votes: list[float], count: int) -> tuple[Family, float]:
-    """The family that the votes (nats, one per family of NAMED) name, and its probability; anomaly while undecided.
+@dataclass(frozen=True)
+class Named:
+    """family: anomaly while undecided. technique: the likeliest, "" while undecided. sure: probability of the family."""
 
-    >>> family([9.0, 1.0, 0.0, 0.0], 20)[0].value, family([1.0, 0.5, 0.0, 0.0], 20)[0].value
-    ('extraction', 'anomaly')
+    family: Family
+    technique: str
+    sure: float
+
+
+def named(votes: Sequence[float], count: int) -> Named:
+    """What the votes (nats, one per entry of TECHNIQUES) of so many flagged queries name. A family is its best technique.
+
+    >>> named([9.0, 0, 0, 0, 0, 0, 0, 0], 20)
+    Named(family=<Family.EXTRACTION: 'extraction'>, technique='made_up_rows', sure=1.0)
+    >>> named([1.0, 0, 0, 0.5, 0, 0, 0, 0], 20).family.value
+    'anomaly'
     """
-    order = sorted(range(len(NAMED)), key=lambda i: -votes[i])
-    lead = votes[order[0]] - votes[order[1]]
-    total = sum(math.exp(min(0.0, v - votes[order[0]])) for v in votes)
-    sure = 1 / total
-    return (NAMED[order[0]], sure) if count >= ENOUGH and lead >= LEAD else (Family.ANOMALY, sure)
+    best = {f: max(v for v, g in zip(votes, TECHNIQUES.values(), strict=True) if g is f) for f in NAMED}
+    order = sorted(NAMED, key=lambda f: -best[f])
+    sure = round(1 / sum(math.exp(v - best[order[0]]) for v in best.values()), 3)
+    if count < ENOUGH or best[order[0]] - best[order[1]] < LEAD:
+        return Named(Family.ANOMALY, "", sure)
+    technique = max((v, t) for v, t in zip(votes, TECHNIQUES, strict=True) if TECHNIQUES[t] is order[0])[1]
+    return Named(order[0], technique, sure)
 
 
 def look_alike(found: Family) -> dict[str, Any]:

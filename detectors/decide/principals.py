@@ -51,7 +51,7 @@ class Ledger:
     last_us: NDArray[np.int64]
     cases: dict[str, Case] = field(default_factory=dict)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    votes: dict[str, list[float]] = field(default_factory=dict)  # nats per family of NAMED, then flagged events
+    votes: dict[str, list[float]] = field(default_factory=dict)  # nats per entry of TECHNIQUES, then flagged events
     links: dict[str, int] = field(default_factory=dict)  # "a\x1fb" -> rows that tie a to b
     groups: dict[str, list[str]] = field(default_factory=dict)
     named: dict[str, str] = field(default_factory=dict)  # the family last told of each open case

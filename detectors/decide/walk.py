@@ -46,7 +46,7 @@ class Events:
     time_us: NDArray[np.int64]
     log_e: NDArray[np.int64]  # (events, columns of the ledger), millionths
     flag: NDArray[np.bool_]
-    votes: NDArray[np.float64]  # (events, NAMED)
+    votes: NDArray[np.float64]  # (events, TECHNIQUES)
     details: dict[int, dict[str, Any]]
     links: dict[int, list[str]]  # by row: callers that it belongs with
     clock_us: NDArray[np.int64]  # latest event time so far
@@ -125,7 +125,7 @@ class Walk:
                 ledger.examples.pop(p, None)
                 ledger.votes.pop(p, None)
             return
-        named = self.family(subject)[0]
+        named = self.family(subject).family
         case.queries += 1
         case.flagged += flag
         woken = flag and case.quiet
@@ -183,12 +183,15 @@ class Walk:
         best = max(places, key=lambda k: int(self.ledger.sums[k].max(initial=0)))
         return self.parts(self.ledger.sums[best])
 
-    def family(self, subject: str) -> tuple[Family, float]:
-        """What the subject is after, and how sure that is."""
+    def family(self, subject: str) -> naming.Named:
+        """What the subject is after. A name once told stays until another one leads."""
         if self.lane.family is not None:
-            return self.lane.family, 1.0
-        *votes, count = self.ledger.votes.get(subject, [0.0] * 5)
-        return naming.family(votes, round(count))
+            return naming.Named(self.lane.family, "", 1.0)
+        *votes, count = self.ledger.votes.get(subject, [0.0] * (self.events.votes.shape[1] + 1))
+        found = naming.named(votes, round(count))
+        if found.family is Family.ANOMALY:
+            return replace(found, family=Family(self.ledger.named.get(subject, Family.ANOMALY.value)))
+        return found
 
     def open(self, run: Run, i: int, now: int, subject: str) -> None:
         lead = int(np.argmax(run.sums[i]))
@@ -239,7 +242,7 @@ class Walk:
             log_e is None
         ):  # an update says what has come together so far, weighed as at the opening: the mean over signals
             log_e = stats.log_sum_exp(np.array(list(parts.values()))) - math.log(len(parts))
-        family, sure = self.family(subject)
+        named = self.family(subject)
         members = self.ledger.members(subject)
         shown = [e for p in members for e in self.ledger.examples.get(p, ())]
         evidence = {
@@ -252,12 +255,16 @@ class Walk:
             "examples": [dict(e) for e in sorted(shown, key=lambda e: str(e["time"]))[-EXAMPLES:]],
         }
         if self.lane.family is None:
-            evidence |= {"confidence": finite(sure), "look_alike": naming.look_alike(family)}
-        self.ledger.named[subject] = family.value
+            evidence |= {
+                "confidence": named.sure,
+                "technique": named.technique,
+                "look_alike": naming.look_alike(named.family),
+            }
+        self.ledger.named[subject] = named.family.value
         kind = "cluster" if subject in self.ledger.groups else self.lane.kind
         self.made.append(
             Decision(
-                model=self.model, event=self.lane.event, family=family, subject=Subject(kind, subject), firing=True,
+                model=self.model, event=self.lane.event, family=named.family, subject=Subject(kind, subject), firing=True,
                 time_us=now, window_us=(case.onset_us, now), detector=next(iter(parts)).split("/", 1)[0],
                 statistic=finite(log_e), threshold=threshold, log_e=finite(log_e), n=case.before + case.queries,
                 evidence=evidence,

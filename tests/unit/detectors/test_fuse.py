@@ -273,12 +273,13 @@ def test_families_make_incidents_of_their_own() -> None:
 def test_a_family_is_named_when_its_queries_tell() -> None:
     """Pending as anomaly first; named by update when one family leads; told once."""
     log = Log()
-    votes = np.tile(np.array([0.4, 0.0, 0.0, 0.0]), (40, 1))
+    votes = np.tile(np.array([0.4, *[0.0] * 7]), (40, 1))
     log(replace(evidence(["a"] * 40, [True] * 40), votes=votes))
     families = [d.family for d in log.decisions]
     assert families[0] is Family.ANOMALY
     assert families[-1] is Family.EXTRACTION
     assert log.decisions[-1].evidence["confidence"] > 0.9
+    assert log.decisions[-1].evidence["technique"] == "made_up_rows"
     assert log.decisions[-1].evidence["look_alike"]["profile"] == "explainer"
 
 
