@@ -281,9 +281,8 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             met.flip[i] = rows.label[i] != memory.label[nearest]
             met.gain[i] = np.nan if met.flip[i] else rows.score[i] - memory.score[nearest]
         met.top[i] = rows.score[i] >= highest - NEAR_TOP
-        if anchor >= 0:
-            memory.used[anchor] = places.seen[p]
-        if redrawn >= 0:
-            memory.used[redrawn] = places.seen[p]
+        for j in (anchor, redrawn):
+            if j >= 0:
+                memory.used[j] = places.seen[p]
         worth = 0 if rows.broken[i] > 0 or met.near[i] else VALID if rows.odd[i] or near else CLEAN
         _remember(rows, i, memory, places, p, worth)

@@ -46,7 +46,7 @@ class LabelFlips:
     Assumptions: two labelers or more meet similar cases. A single labeler, or most of them together, cannot be seen so.
 
     False alarms: at most one per `FuseSettings.level` labels over all labelers while contradictions keep below rho.
-    The gauge beside it (share of the busiest labeler, share of repeated rows) never alarms.
+    The gauge beside it (share of the busiest labeler) never alarms.
 
     Parameters: min_labels: labels of a window below which it is `insufficient`, though they still count; name: of the
     feedback that holds labels.

@@ -94,7 +94,7 @@ def test_lock_names_no_registry() -> None:
 
 def shipped() -> list[str]:
     """Every file of the four packages but what Python itself leaves behind."""
-    files = (f for p in PACKAGES for f in (ROOT / p).rglob("*") if f.is_file() and f.suffix != ".pyc")
+    files = (f for p in PACKAGES for f in (ROOT / p).rglob("*") if f.is_file() and f.parent.name != "__pycache__")
     return sorted(str(f.relative_to(ROOT)) for f in files)
 
 

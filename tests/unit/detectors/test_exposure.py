@@ -53,6 +53,7 @@ def _copy(table: pa.Table) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("n", [128, 512, 2048])
 def test_the_gauge_says_what_real_copies_achieve(calibration: Calibration, n: int) -> None:
+    """The predicted kappa stays near that of copies trained on the answers given."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.metrics import cohen_kappa_score
 
@@ -71,6 +72,7 @@ def test_the_gauge_says_what_real_copies_achieve(calibration: Calibration, n: in
 
 
 def test_repeats_and_small_changes_teach_little(calibration: Calibration) -> None:
+    """Exact repeats count nothing, near-duplicates little."""
     rng = np.random.default_rng(2)
     table = events(600, rng)
     repeats = measured(calibration, table.slice(0, 70).take(pa.array(np.arange(600) % 70)))
@@ -85,6 +87,7 @@ def test_repeats_and_small_changes_teach_little(calibration: Calibration) -> Non
 
 
 def test_distinct_rows_are_counted_within_the_declared_error(calibration: Calibration) -> None:
+    """The sketch counts distinct rows within its stated error."""
     table = events(20_000, np.random.default_rng(3))
     evidence = measured(calibration, table, client=Caller(distinct_rows=10_000)).evidence
     assert evidence is not None
@@ -92,10 +95,12 @@ def test_distinct_rows_are_counted_within_the_declared_error(calibration: Calibr
 
 
 def test_nobody_is_accused_without_a_budget(calibration: Calibration) -> None:
+    """Without a declared budget exposure is a gauge and never an alarm."""
     assert passed(measured(calibration, events(3000, np.random.default_rng(4)), other=Caller(kappa=0.1))) == []
 
 
 def test_a_budget_alarms_with_the_row_that_passes_it_and_again_when_rows_double(calibration: Calibration) -> None:
+    """A declared budget alarms with the row that passes it and again when rows double."""
     m = measured(calibration, events(1200, np.random.default_rng(5)), client=Caller(distinct_rows=300))
     assert [p["distinct_rows"] for p in passed(m)] == [300, 512, 1024]
     assert m.evidence is not None
@@ -105,6 +110,7 @@ def test_a_budget_alarms_with_the_row_that_passes_it_and_again_when_rows_double(
 
 
 def test_a_group_shares_its_budget(calibration: Calibration) -> None:
+    """Callers of one group with one budget share it."""
     rng = np.random.default_rng(6)
     log = mixed(*[events(80, rng, principal=f"c{i}") for i in range(5)])
     group = {f"c{i}": Caller(group="desk", distinct_rows=200) for i in range(5)}
@@ -115,6 +121,7 @@ def test_a_group_shares_its_budget(calibration: Calibration) -> None:
 
 
 def test_a_new_model_version_starts_anew(calibration: Calibration) -> None:
+    """Exposure belongs to a model version."""
     table = events(180, np.random.default_rng(8))
     versions = pa.array(["1"] * 90 + ["2"] * 90)
     m = measured(calibration, table.append_column("model_version", versions), client=Caller(distinct_rows=100))
@@ -123,6 +130,7 @@ def test_a_new_model_version_starts_anew(calibration: Calibration) -> None:
 
 
 def test_readings_do_not_depend_on_cuts(calibration: Calibration) -> None:
+    """The log may be cut anywhere: the readings are the same."""
     rng = np.random.default_rng(9)
     log = mixed(*[events(900, rng, principal=f"c{i}") for i in range(4)])
     whole = measured(calibration, log, c1=Caller(kappa=0.8), c2=Caller(distinct_rows=700))
@@ -139,6 +147,7 @@ def test_readings_do_not_depend_on_cuts(calibration: Calibration) -> None:
 
 
 def test_a_flood_of_callers_does_not_grow_memory_nor_push_out_the_exposed(calibration: Calibration) -> None:
+    """A flood of callers neither grows memory nor pushes out the exposed."""
     rng = np.random.default_rng(10)
     detector = Exposure(max_mb=0.2)
     state = detector.measure(calibration, None, Known("m", 0, 0, events(600, rng, principal="thief"))).state

@@ -49,17 +49,21 @@ def days(count: int, flips: dict[str, float], *, since: int = 0, seed: int = 3) 
 
 @pytest.mark.parametrize("share", [0.4, 1.0])
 def test_a_labeler_who_flips_is_named_and_nobody_else(calibration: Calibration, share: float) -> None:
+    """A labeler who flips labels is named, and nobody else."""
     found = accused(calibration, days(12, {"ann": 0.02, "bob": 0.02, "eve": share}, since=4))
     assert list(found) == ["eve"]
     assert found["eve"] <= 8
 
 
 def test_honest_labelers_are_left_in_peace(calibration: Calibration) -> None:
+    """Sixty hours of honest labels accuse nobody."""
     for seed in range(4):
         assert accused(calibration, days(15, {"ann": 0.01, "bob": 0.05, "cid": 0.03, "dan": 0.08}, seed=seed)) == {}
 
 
 def test_a_labeler_who_sees_only_one_queue_is_no_poisoner(calibration: Calibration) -> None:
+    """Another mix of cases is no flip."""
+
     def queued(window: Rows) -> Rows:
         """Only ann sees most frauds; the others see what is left, and a tenth of them."""
         table = window.table
@@ -74,12 +78,14 @@ def test_a_labeler_who_sees_only_one_queue_is_no_poisoner(calibration: Calibrati
 
 
 def test_one_labeler_alone_cannot_be_judged(calibration: Calibration) -> None:
+    """Without others to compare with there is no verdict."""
     assert accused(calibration, days(8, {"eve": 0.9})) == {}
     gauge = LabelFlips().measure(calibration, None, days(1, {"eve": 0.9})[0]).detections[0]
     assert (gauge.evidence["busiest"], gauge.statistic) == ("eve", 1.0)
 
 
 def test_what_a_suspect_says_is_not_trusted(calibration: Calibration) -> None:
+    """Labels of a suspect are no neighbours for anybody."""
     from detectors.base import Feedback
 
     window = days(1, {"ann": 0.0, "eve": 1.0})[0]
