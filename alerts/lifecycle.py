@@ -249,6 +249,7 @@ class _Work:
         self._end(key, replace(alert, open=False, cleared_us=at_us, updated_us=at_us, evidence=evidence))
 
     def _open(self, key: str, d: Decision) -> None:
+        d = replace(d, time_us=self.remembered.reopens_us(key, d.time_us))
         named = self.policy.named(d.model)
         problem = (self.policy.environment, named.customer or "", d.model, d.subject.kind, d.subject.id, d.event)
         evidence = clean(d.evidence)

@@ -84,13 +84,18 @@ def contributors(alert: Alert) -> tuple[str, ...]:
     return tuple(sorted({alert.detector, *named}))
 
 
+def moment(d: Decision) -> int:
+    """When a decision was true last: rules date it to the beginning of the problem, and a silence tells its length."""
+    if d.event is Event.DATA_MISSING and d.statistic is not None:
+        return d.window_us[0] + round(d.statistic * SECOND_US)
+    return max(d.time_us, d.window_us[1])
+
+
 def in_maintenance(d: Decision, marks: Sequence[Mark]) -> bool:
     """Whether a maintenance window explains it. Attacks are not explained by maintenance."""
     if d.event in SECURITY:
         return False
-    # A silence is dated to the moment it became too long; what counts is whether it lasts beyond the maintenance.
-    lasts = d.event is Event.DATA_MISSING and d.statistic is not None
-    at_us = d.window_us[0] + round(float(d.statistic or 0) * SECOND_US) if lasts else d.time_us
+    at_us = moment(d)
     windowed = d.event in INHIBITED
     for m in marks:
         if m.kind != MAINTENANCE or m.model not in (None, d.model) or m.end_us is None:
@@ -173,18 +178,24 @@ class Remembered:
         """A person has judged an incident."""
         past = self.past.get(subject, {"incidents": 1, "last_us": time_us})
         self.past[subject] = {**past, said.value: past.get(said.value, 0) + 1}
-        if alert.event not in SECURITY:  # new evidence of an attack is news, whoever closed the incident before
-            names = [f.get("name") for f in alert.evidence.get("features") or () if isinstance(f, Mapping)]
-            self.settled[key] = {"until_us": time_us + SETTLED_US, "rank": alert.severity.rank, "names": names}
+        until_us, names = time_us + SETTLED_US, sorted(_named(alert.evidence))
+        self.settled[key] = {
+            "at_us": time_us, "until_us": until_us, "rank": alert.severity.rank, "names": names,
+        }  # fmt: skip
 
     def is_settled(self, key: str, d: Decision, severity: Severity) -> bool:
         """Whether a person has closed this problem as it is: no worse, no other features, not long ago."""
         known = self.settled.get(key)
-        if known is None or d.time_us >= known["until_us"] or severity.rank > known["rank"]:
+        if d.event in SECURITY and not d.fixed_rule:
+            return False  # weighed anew, evidence of an attack is news, whoever closed the incident before
+        if known is None or moment(d) >= known["until_us"] or severity.rank > known["rank"]:
             return False
-        return {f.get("name") for f in d.evidence.get("features") or () if isinstance(f, Mapping)} <= set(
-            known["names"]
-        )
+        return _named(d.evidence) <= set(known["names"])
+
+    def reopens_us(self, key: str, time_us: int) -> int:
+        """When a problem opens: rules date it to its beginning, which may lie before the end that a person gave it."""
+        known = self.settled.get(key)
+        return time_us if known is None else max(time_us, known["at_us"] + 1)
 
     def over(self, key: str) -> None:
         """The problem was seen to be gone: when it comes back, it is news."""
@@ -197,6 +208,12 @@ class Remembered:
         known = self.hours.get(key, [hour, 0])
         self.hours[key] = [hour, known[1] + 1 if known[0] == hour else 1]
         return self.hours[key][1]
+
+
+def _named(evidence: Mapping[str, Any]) -> set[str]:
+    """The features or models that an incident is about."""
+    listed = [*(evidence.get("features") or ()), *(evidence.get("models") or ())]
+    return {str(x.get("name")) for x in listed if isinstance(x, Mapping)}
 
 
 def rolls_up(event: Event, subject_kind: str) -> bool:

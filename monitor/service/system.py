@@ -83,6 +83,7 @@ def unregistered(service: Service, now_us: int, clock: str) -> list[Decision]:
                 threshold=0.0,
                 n=sum(n[1] for n in names),
                 severity=Severity.MINOR,
+                fixed_rule=True,
                 evidence={"models": [{"name": n[0], "events": n[1]} for n in names[:100]]},
             )
         )

@@ -75,7 +75,7 @@ def test_a_long_storm_leaves_the_console_right(own_postgres: Postgres, url: str,
     """10,000 transitions over 200 keys, with the database of Alerta stopped twice: 200 of 200 keys right, for good."""
     server = alerta_server.start(tmp_path / "alerta", own_postgres)
     with proxies.running(server.port) as proxy:
-        storm = Storm(url, server, proxy, keys=200, transitions=10_000, seconds=480, seed=2)
+        storm = Storm(url, server, proxy, keys=200, transitions=10_000, seconds=420, seed=2, kill_s=(8.0, 30.0))
         stops = [
             (0.3, own_postgres.stop),
             (0.33, own_postgres.restart),

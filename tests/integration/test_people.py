@@ -40,6 +40,7 @@ from monitor.store import alertlog, ledger, people
 from monitor.store import outbox as outboxes
 from monitor.store.engine import migrate, open_state, read, write
 from monitor.store.registry import UNREGISTERED
+from monitor.store.schema import unregistered
 from tests.alerting import alert
 from tests.integration.test_alerta import Api
 from tests.servers.alerta import Alerta as Server
@@ -224,6 +225,27 @@ def test_incidents_about_lanner_itself_take_verdicts(service: Service) -> None:
     say(service, first, Said.TRUE)
     tick(service)
     assert not current(service, first).open
+
+
+def test_an_unknown_model_stays_closed_until_there_is_another(service: Service) -> None:
+    """What a person closed is not reopened by the next tick, though its events go on; a new name is news."""
+
+    def seen(*names: str) -> None:
+        with write(service.engine) as conn:
+            for name in names:
+                row = {"source": "s", "name": name, "events": 1, "first_us": now_us(), "last_us": now_us()}
+                conn.execute(unregistered.insert().values(row))
+
+    seen("x")
+    system_tick(service, now_us())
+    (first,) = alertlog.find(service.engine)
+    say(service, Transition(Action.OPEN, 0, first), Said.TRUE)
+    for _ in range(3):
+        system_tick(service, now_us())
+    assert [a.open for a in alertlog.find(service.engine)] == [False]
+    seen("y")
+    system_tick(service, now_us())
+    assert sorted(a.open for a in alertlog.find(service.engine)) == [False, True]
 
 
 def test_nobody_came(tmp_path: Path) -> None:

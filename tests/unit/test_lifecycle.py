@@ -120,7 +120,7 @@ def test_an_attack_goes_quiet_by_update() -> None:
 
 def test_fixed_rules_open_after_two_of_three() -> None:
     """One window over the line opens nothing; two of three do."""
-    line = Timeline()
+    line = Timeline(Policy(persistence={}))
     line.tick(traffic(1, firing=True))
     line.tick(traffic(2, firing=False))
     assert line.story == []
@@ -131,7 +131,7 @@ def test_fixed_rules_open_after_two_of_three() -> None:
 
 def test_fixed_rules_clear_after_three_clean_windows_under_a_lower_line() -> None:
     """A window just under the line is not clean, so a series on the border does not flap."""
-    line = Timeline()
+    line = Timeline(Policy(persistence={}))
     line.tick(traffic(1, firing=True), traffic(2, firing=True))
     line.tick(traffic(3, firing=False), traffic(4, firing=False), traffic(5, firing=False, statistic=9.0))
     assert line.story == ["open TrafficAnomaly m"]

@@ -86,6 +86,18 @@ def test_what_a_person_closed_does_not_come_back_unchanged(decide: Any) -> None:
     assert line.made[-1].action is Action.OPEN
 
 
+def test_what_is_said_again_is_a_new_incident() -> None:
+    """A rule dates its problem to the beginning, which is the same after a day; the incident is another all the same."""
+    line = People()
+    line.tick(missing(700))
+    line.settle(800)
+    line.tick(missing(700, statistic=26 * HOUR, severity=Severity.CRITICAL))
+    first, over, again = line.made
+    assert again.action is Action.OPEN
+    assert again.alert.alert_id != first.alert.alert_id
+    assert again.alert.opened_us > over.time_us
+
+
 def test_a_settled_problem_that_ended_is_news_when_it_returns() -> None:
     """The clean evaluation in between makes the second outage an incident of its own."""
     line = People()
