@@ -97,10 +97,13 @@ class Live:
 
 @dataclass(frozen=True)
 class Scored:
-    """The newest window against its history. z: signed score, NaN without value; p: share of history at or above."""
+    """The newest window against its history. z: signed score, NaN without value; p: share of history at or above;
+    gain: what a lasting shift of the value by one adds to z, on average.
+    """
 
     z: Floats
     p: Floats
+    gain: Floats
 
 
 def score(
@@ -115,17 +118,20 @@ def score(
     k = len(history)
     both = np.concatenate([history.values, window.values]).astype(np.float64)
     gone = ~np.isfinite(both)
-    center = np.nanmean(np.where(gone[:k], np.nan, both[:k]), axis=0) if k else np.zeros(both.shape[1])
+    seen = np.maximum((~gone[:k]).sum(axis=0), 1)
+    center = np.where(gone[:k], 0.0, both[:k]).sum(axis=0) / seen
     both = np.where(gone, center, both) - center
     ends = np.concatenate([history.end_us, window.end_us])
     both = without_season(both, ends, k, length_us, calendar)
-    residual = _whitened(both, ends, k, length_us)
+    residual, phi = _whitened(both, ends, k, length_us)
     now, past = residual[-1], residual[:k]
+    spread = np.std(past, axis=0) if k else np.zeros(len(now))
+    gain = np.where(spread > 0, (1 - phi) / np.maximum(spread, 1e-12), 0.0)
     above = (past > now).sum(axis=0)
     same = (past == now).sum(axis=0)
     p = (above + rng.random(len(now)) * (same + 1)) / (k + 1)
     z = ndtri(1 - np.clip(p, 1e-9, 1 - 1e-9))
-    return Scored(np.where(gone[-1], np.nan, z), np.where(gone[-1], np.nan, p))
+    return Scored(np.where(gone[-1], np.nan, z), np.where(gone[-1], np.nan, p), gain)
 
 
 def spread(values: Floats, inverse_n: Floats, row_variance: Floats) -> Floats:
@@ -143,17 +149,18 @@ def bets(z: Floats, kappa: float | Floats) -> Floats:
     return np.asarray(np.where(np.isfinite(z), lam * (np.nan_to_num(z) - kappa) - lam * lam / 2, 0.0), dtype=np.float64)
 
 
-def _whitened(values: Floats, ends: NDArray[np.int64], k: int, length_us: int) -> Floats:
-    """Residuals of an AR(1) whose coefficient comes from the history, 0 where it is within noise (2 / sqrt(k)).
+def _whitened(values: Floats, ends: NDArray[np.int64], k: int, length_us: int) -> tuple[Floats, Floats]:
+    """Residuals and coefficient of an AR(1) whose coefficient comes from the history, 0 where it is within noise (2 / sqrt(k)).
 
     A window whose predecessor is unknown keeps its value, scaled to the residuals' variance.
     """
+    none = np.zeros(values.shape[1])
     if len(values) < 2 or k < MIN_HISTORY:
-        return values
+        return values, none
     follows = np.concatenate([[False], np.diff(ends) == length_us])
     pairs = np.flatnonzero(follows[:k])
     if len(pairs) < MIN_HISTORY:
-        return values
+        return values, none
     before, after = values[pairs - 1], values[pairs]
     power = (before**2).mean(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -161,4 +168,4 @@ def _whitened(values: Floats, ends: NDArray[np.int64], k: int, length_us: int) -
     phi = np.where(phi > 2 / np.sqrt(k), np.minimum(phi, MAX_PHI), 0.0)
     out = values * np.sqrt(1 - phi**2)
     out[1:] = np.where(follows[1:, None], values[1:] - phi * values[:-1], out[1:])
-    return np.asarray(np.where(phi > 0, out, values), dtype=np.float64)
+    return np.asarray(np.where(phi > 0, out, values), dtype=np.float64), np.asarray(phi, dtype=np.float64)

@@ -28,19 +28,23 @@ MIN_COUNT: Final = 4.0  # and those that a typical window holds less often; shap
 @dataclass(frozen=True)
 class Compared:
     """A window against its history. ratio (F,): each feature's chi-square over its expectation, 1 = as usual; doubt
-    (D + F + G,): what the history itself may be off by, in standard deviations of the window.
+    (D + F + G,): what the history itself may be off by, in standard deviations of the window; broke (F,): the ratio over
+    the largest of the history; spread (D,): standard deviation of a window's direction, season included.
     """
 
     scored: Scored
     ratio: Floats
     doubt: Floats
+    broke: Floats
+    spread: Floats
 
 
 @dataclass(frozen=True)
 class Layout:
     """Which numbers a profile is turned into. Columns: D directions, a shape per feature (F), G dependences.
 
-    linear (slots, D): a direction is counts @ linear / counts @ below; row_variance, row_skewness (D,): of one row.
+    linear (slots, D): a direction is counts @ linear / counts @ below; row_variance, row_skewness (D,): of one row;
+    deviation (D,): standard deviation of what the direction averages, among the rows that have it.
     rare (D,): shares that a typical window holds less than MIN_COUNT times; only their rising can be seen.
     rare_share (D,): how rare they are in the reference of `rows` rows.
     groups (slots, G): slots that a shape counts as one; share (G,): of the reference; measure (G,):
@@ -56,6 +60,7 @@ class Layout:
     below: Floats
     row_variance: Floats
     row_skewness: Floats
+    deviation: Floats
     rare: NDArray[np.bool_]
     rare_share: Floats
     rows: int
@@ -106,8 +111,11 @@ class Layout:
 
         usual = np.maximum(self.mean * window.inverse_n[-1] + extra, 1e-12)
         ratio = np.asarray(window.values[-1, s] / usual, dtype=np.float64)
+        before = old[:, s] / np.maximum(self.mean * past.inverse_n[:, None] + extra, 1e-12)
+        broke = ratio / np.maximum(before.max(axis=0, initial=0.0), 1.0)
+        wide = np.sqrt(self.row_variance * window.inverse_n[-1] + between)
         scored = conformal.score(scaled(past), scaled(window), length_us, rng, calendar)
-        return Compared(scored, ratio, self._doubt(past, window, between))
+        return Compared(scored, ratio, self._doubt(past, window, between), broke, wide)
 
     def _doubt(self, past: History, window: History, between: Floats) -> Floats:
         """Two standard errors of the history's mean, in standard deviations of the newest window (D + F + G,).
@@ -190,6 +198,27 @@ class Layout:
         names, blame = self.stream_names
         return Streams(names, blame, self.weight, conformal.bets(z, least).ravel(), np.tile(z, len(LAMBDAS)))
 
+    def smallest(self, found: Compared, kappa: float, level: float, windows: int) -> dict[str, float]:
+        """Per feature how large a lasting shift must at least be for an alarm within `windows` windows at this level.
+
+        Numbers: their own unit (a standard deviation of normal scores is taken for one of values); categories: the share
+        that a typical value must gain or lose. From a bet's best growth, (h - kappa)^2 / 2 per window, to log(level / weight).
+        """
+        d = self.directions
+        single = len(LAMBDAS) * self.weight[:d]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            h = np.maximum(found.doubt[:d], kappa) + np.sqrt(2 * np.log(level / single) / windows)
+            size = np.where(found.scored.gain[:d] > 0, h * found.spread / found.scored.gain[:d], np.inf)
+            size = np.where([n.endswith("/location") for n in self.names[:d]], size / self.deviation, size)
+        out: dict[str, float] = {}
+        for f in self.bins.features:
+            kind = "/location" if f.kind == NUMBER else "/share of "
+            own = [j for j in range(d) if self.blame[j] == f.name and kind in self.names[j][len(f.name) :]]
+            own = own if f.kind == NUMBER else [j for j in own if not self.rare[j]]
+            if own and np.isfinite(shift := float(np.median(size[own]))):
+                out[f.name] = shift * f.spread if f.kind == NUMBER else shift
+        return out
+
     def per_feature(self, scored: Scored, streams: Streams) -> dict[str, dict[str, float | None]]:
         """p-value (Bonferroni over the feature's numbers, two-sided for directions) and log e-value of each feature."""
         two_sided = np.minimum(scored.p[: self.directions], 1 - scored.p[: self.directions]) * 2
@@ -247,6 +276,7 @@ def lay_out(raw_bins: bytes, raw_counts: bytes, raw_cross: bytes, raw_between: b
         below=below,
         row_variance=row_variance,
         row_skewness=skewness,
+        deviation=np.sqrt(variance),
         rare=rare,
         rare_share=np.where(rare, mean, 0.0),
         rows=max(1, int(c[: bins.offsets[1]].sum())),

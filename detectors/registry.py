@@ -11,8 +11,10 @@ from detectors.anomaly.queries import Queries
 from detectors.anomaly.volume import Volume
 from detectors.drift.marginals import Marginals
 from detectors.extraction.exposure import Exposure
+from detectors.performance.labelled import Performance
 from detectors.poisoning.feedback import LabelFlips
 from detectors.quality.missing import Missing
+from detectors.quality.rules import Rules
 
 REGISTRY: Final[Mapping[str, type[Any]]] = {
     Abuse.name: Abuse,
@@ -21,9 +23,13 @@ REGISTRY: Final[Mapping[str, type[Any]]] = {
     LabelFlips.name: LabelFlips,
     Marginals.name: Marginals,
     Missing.name: Missing,
+    Performance.name: Performance,
     Queries.name: Queries,
+    Rules.name: Rules,
     Volume.name: Volume,
 }
 
-DEFAULTS: Final[tuple[str, ...]] = tuple(REGISTRY)
+DEFAULTS: Final[tuple[str, ...]] = tuple(
+    n for n in REGISTRY if n != Performance.name
+)  # it needs to know when labels come
 """Detectors that a model gets without naming any: all that need no parameters."""

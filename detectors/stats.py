@@ -100,6 +100,19 @@ def normal_scores(counts: NDArray[np.int64]) -> Floats:
     return np.asarray(ndtri(middle), dtype=np.float64)
 
 
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Band of a share of n independent rows, 95 % by default; (0, 1) for none. Wilson 1927.
+
+    >>> [round(x, 3) for x in wilson(9, 10)], wilson(0, 0)
+    ([0.596, 0.982], (0.0, 1.0))
+    """
+    if n <= 0:
+        return 0.0, 1.0
+    p, w = hits / n, z * z / n
+    half = z * float(np.sqrt(p * (1 - p) / n + w / (4 * n)))
+    return (p + w / 2 - half) / (1 + w), (p + w / 2 + half) / (1 + w)
+
+
 def log_sum_exp(values: Floats, weights: Floats | None = None) -> float:
     """log(sum(weights * exp(values))) without overflow; -inf for nothing.
 

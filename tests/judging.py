@@ -213,6 +213,37 @@ def _hour(i: int, rows: int = 100, shift: float = 0.0) -> Rows:
     return hours(1, rows, np.random.default_rng([2, i]), first=60 + i, bins=_reference()[0].bins, shift=shift)[0]
 
 
+def _wrong_unit(share: float) -> Rows:
+    """An hour in which x0 of `share` of the rows comes in thousandths."""
+    hour = _hour(80)
+    x, i = hour.table["feature:x0"].to_numpy().copy(), hour.table.column_names.index("feature:x0")
+    x[: round(len(x) * min(1.0, share))] *= 1000 * share
+    return dataclasses.replace(hour, table=hour.table.set_column(i, "feature:x0", pa.array(x)))
+
+
+@dataclass(frozen=True)
+class Labelled(Rows):
+    """A window whose events all have labels."""
+
+    known: pa.Table | None = None
+
+    def labels(self, as_of_us: int) -> pa.Table:
+        assert self.known is not None
+        return self.known
+
+
+def known_later(i: int, wrong: float = 0.05, rows: int = 100) -> Labelled:
+    """An hour in which the share `wrong` of the answers turns out wrong."""
+    rng = np.random.default_rng([5, i])
+    table = events(rows, rng, start_us=(60 + i) * HOUR_US)
+    ids = [f"{i}-{j}" for j in range(rows)]
+    said = np.array(table["prediction_label"].to_pylist())
+    truth = np.where(rng.random(rows) < wrong, np.where(said == "ok", "fraud", "ok"), said)
+    known = pa.table({"request_id": ids, "name": ["label"] * rows, "value": truth.tolist()})
+    table = table.append_column("request_id", pa.array(ids))
+    return Labelled("m", (60 + i) * HOUR_US, (61 + i) * HOUR_US, table, _reference()[0].bins, known)
+
+
 def _silence(seconds: float) -> Rows:
     end = 100 * HOUR_US
     return Rows("m", end - round(seconds * SECOND_US), end, events(0, np.random.default_rng(0)))
@@ -339,6 +370,8 @@ CASES: dict[str, Case] = {
     "feedback": Case(_reference, _feedback, lambda size: _feedback(80, size), settled=4),
     "marginals": Case(_reference, _hour, lambda size: _hour(80, shift=size)),
     "volume": Case(_reference, _hour, lambda size: _hour(80, rows=round(100 * (1 + 3 * size))), settled=60),
+    "rules": Case(_reference, _hour, _wrong_unit),
+    "performance": Case(_reference, known_later, lambda size: known_later(80, 0.05 + 0.4 * size), settled=60),
     "missing": Case(_reference, lambda i: _silence(10.0), lambda size: _silence(1000.0 * size)),
     "queries": Case(_reference, lambda i: as_log(events(200, np.random.default_rng([4, i]))), _queries),
 }

@@ -2,6 +2,6 @@
 
 from detectors.decide.budget import BudgetSettings, budget
 from detectors.decide.fuse import FuseSettings, fuse
-from detectors.decide.made import Decided
+from detectors.decide.made import Decided, fixed
 
-__all__ = ["BudgetSettings", "Decided", "FuseSettings", "budget", "fuse"]
+__all__ = ["BudgetSettings", "Decided", "FuseSettings", "budget", "fixed", "fuse"]

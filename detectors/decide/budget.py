@@ -35,7 +35,9 @@ SUSPECT_SHARE: Final = 0.1  # from this part of the level on nothing is learnt f
 LANES: Final[Mapping[Event, tuple[str, float]]] = {  # event of a detection -> its lane, the lane's part of the budget
     Event.FEATURE_DRIFT: ("drift", 0.9),
     Event.PREDICTION_DRIFT: ("drift", 0.9),
-    Event.TRAFFIC_ANOMALY: ("traffic", 0.1),
+    Event.TRAFFIC_ANOMALY: ("traffic", 0.04),
+    Event.DATA_QUALITY: ("quality", 0.03),
+    Event.PERFORMANCE_DECAY: ("performance", 0.03),
 }
 MOSTLY: Final = 0.9  # evidence about answers from which on it is a PredictionDrift: answers follow drifting features
 OUTPUTS: Final = ("prediction", "score:")  # blame that speaks of the model's answers

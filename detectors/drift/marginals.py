@@ -20,6 +20,9 @@ from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict
 
 VERSION: Final = 3
+BREAKS_EXPECTED: Final = "outside the budget: none in 681 windows of shuffled days, up to 5.5 in 720 of stormy data"
+WITHIN: Final = 24  # windows in which the smallest visible shift is found
+TYPICAL_LEVEL: Final = 800.0  # of the default budget at hourly windows; its logarithm is what counts
 TYPICAL_ROWS: Final = 100  # rows a window is taken to have where the reference does not tell
 
 
@@ -46,7 +49,8 @@ class Marginals:
 
     Parameters: kappa (directions), kappa_shape: shifts of z that are tolerated, in standard deviations between windows,
     never less than two standard errors of the history itself;
-    min_rows: rows a window needs; keep: live windows remembered beside those of the reference; timezone, weekend,
+    min_rows: rows a window needs; breaks: report a single window (DistributionBreak) whose shape is so many times
+    stranger than any window of the history, 0: never; keep: live windows remembered beside those of the reference; timezone, weekend,
     holidays: the calendar of the season (lists with commas; models get theirs from `calendars`).
 
     Reference: Vovk 2021 (testing randomness online); Volkhonskiy et al. 2017 (conformal martingales for change points);
@@ -64,6 +68,7 @@ class Marginals:
     kappa_shape: float = 0.4
     min_rows: int = 20
     keep: int = 720
+    breaks: float = 0.0
     timezone: str = "UTC"
     weekend: str = "sat,sun"
     holidays: str = ""
@@ -129,9 +134,11 @@ class Marginals:
         rng = stats.seeded(window.model, self.name, cal.hash, window.end_us)
         found = layout.score(past, last.plus(newest), window.end_us - window.start_us, rng, self._calendar)
         learning = len(past) < MIN_HISTORY
-        detection = self._judged(layout, cal, window, profile, found, evidence, learning=learning)
+        detections = [self._judged(layout, cal, window, profile, found, evidence, learning=learning)]
+        if self.breaks > 0 and not learning:
+            detections.append(self._break(layout, window, found))
         live = live.learn(newest, suspicious=feedback.frozen, others=len(reference), keep=self.keep)
-        return Measured(_state(cal, live, newest), [detection])
+        return Measured(_state(cal, live, newest), detections)
 
     def _judged(
         self,
@@ -149,11 +156,13 @@ class Marginals:
         reference = Profile(cal.meta["rows"], counts, profile.low, profile.high, cross, profile.key, layout.bins)
         distances = compare(layout.bins, reference, profile)
         per_feature = layout.per_feature(found.scored, streams)
+        smallest = {} if learning else layout.smallest(found, self.kappa, TYPICAL_LEVEL, WITHIN)
         evidence["features"] = [
             {
                 "name": f,
                 **{k: _round(v) for k, v in distances[f].items()},
                 **({} if learning else {k: _round(v) for k, v in per_feature[f].items()}),
+                **({"smallest": _round(smallest[f])} if f in smallest else {}),
             }
             for f in (b.name for b in layout.bins.features)
         ]
@@ -170,6 +179,23 @@ class Marginals:
             evidence=evidence,
             streams=None if learning else streams,
         )
+
+    def _break(self, layout: Layout, window: Window, found: Compared) -> Detection:
+        """One window that is stranger than any before it: a fixed rule, outside the budget."""
+        names = [f.name for f in layout.bins.features]
+        order = np.argsort(-found.broke, kind="stable")[:10]
+        total = float(found.broke[order].sum()) or 1.0
+        worst = [
+            {"name": names[i], "share": _round(float(found.broke[i]) / total), "times": _round(float(found.broke[i]))}
+            for i in order
+            if found.broke[i] > self.breaks
+        ]
+        return Detection(
+            detector=self.name, family=self.family, event=Event.DISTRIBUTION_BREAK, subject=Subject("model", window.model),
+            window_us=(window.start_us, window.end_us), statistic=float(np.max(found.broke, initial=0.0)), n=window.n,
+            threshold=self.breaks, verdict=Verdict.ALARM if worst else Verdict.OK,
+            evidence={"features": worst, "expected": BREAKS_EXPECTED},
+        )  # fmt: skip
 
     def _detection(self, window: Window, *, evidence: dict[str, Any], n: int, **known: Any) -> Detection:
         fields = {"statistic": None, "verdict": Verdict.INSUFFICIENT, **known}

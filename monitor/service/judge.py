@@ -215,6 +215,7 @@ class Judge:
             del work.before[old]
         found = self._measure_end(work, group, record=True)
         self._budget(work, found, end_us, record=True)
+        self._decide(work, self._by_rule(work, found, end_us + self.watched.lateness_us))
         for d in group:
             work.last_end[d.monitor] = d.end_us
         # Buckets that no window needs any more leave memory; late rows bring them back from the store.
@@ -234,7 +235,7 @@ class Judge:
                         ledger.LedgerRow(d.monitor, d.start_us, d.end_us, "gap", 0, "missed for longer than catch_up")
                     )
                 continue
-            window = self.window(work, d.start_us, d.end_us)
+            window = self.window(work, d.start_us - m.delay_us, d.end_us - m.delay_us)
             measured = self._measure(work, m, window, report=record)
             if not record:
                 found += measured.detections if measured else ()
@@ -344,15 +345,18 @@ class Judge:
                 continue
             at_us = d.window_us[1] if not firing else d.window_us[0] + round(float(d.threshold or 0) * 1e6)
             self._decide(
-                work,
-                [
-                    Decision(
-                        model=self.watched.name, event=d.event, family=d.family, subject=d.subject, firing=firing,
-                        time_us=at_us, window_us=(d.window_us[0], at_us), detector=d.detector, statistic=d.statistic,
-                        threshold=d.threshold, n=d.n, fixed_rule=True, evidence=d.evidence,
-                    )
-                ],
-            )  # fmt: skip
+                work, [decide.fixed(self.watched.name, d, window_us=(d.window_us[0], at_us), time_us=at_us)]
+            )
+
+    def _by_rule(self, work: Work, found: Iterable[Detection], at_us: int) -> list[Decision]:
+        """Windows that a rule judged by itself: alarms, and what ends the incident of one."""
+        alive = {(a.event, a.subject) for a in work.open.values()}
+        return [
+            decide.fixed(self.watched.name, d, window_us=d.window_us, time_us=at_us)
+            for d in found
+            if d.streams is None
+            and (d.verdict is Verdict.ALARM or (d.verdict is Verdict.OK and (d.event, d.subject) in alive))
+        ]
 
     def _decide(self, work: Work, decisions: Iterable[Decision]) -> None:
         """Decisions become transitions of incidents, one by one in time order."""

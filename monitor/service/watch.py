@@ -65,6 +65,11 @@ class Monitor:
         return self.detector.reads
 
     @property
+    def delay_us(self) -> int:
+        """How long after its end a window is measured: detectors that wait for labels."""
+        return int(getattr(self.detector, "delay_us", 0))
+
+    @property
     def silence_limit_us(self) -> int | None:
         """For clock detectors: how long a silence may last."""
         if self.detector.reads != "clock":
