@@ -108,7 +108,7 @@ def threshold(
     best, other = np.zeros(n, np.float32), np.full(n, -1, np.int64)
     _gather(rows, np.arange(n), np.ones(n, bool), pool.ring, groups, place, scale, 0.0, 0, other, best)
     level = float(np.quantile(best, 1 - rho / 2)) if n else 0.0
-    level += MARGIN * (reach - level)
+    level += 2 * MARGIN * (reach - level)
     return level if level <= REACH * reach else None
 
 

@@ -60,7 +60,7 @@ class Memory(NamedTuple):
     numbers: NDArray[np.float32]
     hashes: NDArray[np.uint64]
     used: NDArray[np.int64]  # the principal's event count when the row was last sent or served as an anchor
-    worth: NDArray[np.uint8]  # VALID: what-ifs may start from it; CLEAN: explainers too
+    worth: NDArray[np.uint8]  # what may start from it: STRANGE noise, VALID what-ifs too, CLEAN swapped values too
     fields: NDArray[np.uint64]  # fields that break rules
     invalid: NDArray[np.uint64]  # fields that rows around it moved to values that nobody sends
     star: NDArray[np.uint64]  # fields that rows around it moved by small steps
@@ -112,7 +112,7 @@ class Met(NamedTuple):
 
 
 NOT, WHAT_IF, SAMPLE, MOSAIC = 0, 1, 2, 3  # Met.excused
-VALID, CLEAN = 1, 2  # Memory.worth: breaks nothing and is no small step; and is plausible
+STRANGE, VALID, CLEAN = 1, 2, 3  # Memory.worth: no small step, few broken rules; none; and plausible
 
 
 @numba.njit(cache=True)
@@ -162,7 +162,7 @@ def _redrawn_from(rows: Any, i: int, memory: Any, low: int, high: int, scale: An
     """The honest row that row i is an explainer's sample of, or -1; and whether by noise or by swapping in other values."""
     found = -1
     for j in range(low, high):
-        if memory.worth[j] < VALID:
+        if memory.worth[j] < STRANGE:
             continue
         if _in_cloud(rows.numbers[i], memory.numbers[j], scale.weight):
             return j, True
@@ -197,6 +197,16 @@ def _on_axis(rows: Any, i: int, memory: Any, j: int, scale: Any) -> bool:
         _popcount(memory.invalid[j]) >= AXIS_INVALID
         or (axes >= max(AXES, features // 5) and memory.stars[j] <= PER_AXIS * axes)
     )
+
+
+@numba.njit(cache=True)
+def _worth(broken: int, odd: bool, near: bool, flagged: bool) -> int:
+    """What may start from a row."""
+    if flagged or broken > ODD_FIELDS:
+        return 0
+    if broken > 0:
+        return STRANGE
+    return VALID if odd or near else CLEAN
 
 
 @numba.njit(cache=True)
@@ -276,7 +286,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             met.excused[i] = SAMPLE if noise else MOSAIC
         met.schema[i] = rows.broken[i] >= 2 and met.excused[i] in (NOT, MOSAIC)  # whoever swaps values keeps them valid
         met.odd[i] = rows.odd[i] and met.excused[i] == NOT and not steps and not near
-        met.edge[i] = rows.edge[i] and met.excused[i] != WHAT_IF  # samples do not gather at the boundary
+        met.edge[i] = rows.edge[i] and met.excused[i] in (NOT, MOSAIC)
         if nearest >= 0:
             met.flip[i] = rows.label[i] != memory.label[nearest]
             met.gain[i] = np.nan if met.flip[i] else rows.score[i] - memory.score[nearest]
@@ -284,5 +294,5 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         for j in (anchor, redrawn):
             if j >= 0:
                 memory.used[j] = places.seen[p]
-        worth = 0 if rows.broken[i] > 0 or met.near[i] else VALID if rows.odd[i] or near else CLEAN
+        worth = _worth(rows.broken[i], rows.odd[i], near, met.near[i])
         _remember(rows, i, memory, places, p, worth)

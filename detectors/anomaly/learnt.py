@@ -21,12 +21,13 @@ from detectors.signals import Encoder, Frame
 from monitor.errors import CalibrationRefused
 
 REFERENCE_ROWS: Final = 20_000  # a longer reference is thinned evenly
+POOLED_ROWS: Final = 1_000  # reference rows without which nothing can be said about rows of many callers together
 SIGNALS: Final = ("schema", "near", "joint", "edge", "shared")
 REFUSALS: Final = {
     "schema": "fresh reference rows break the rules that the reference teaches too often",
     "joint": "segments of the reference look as implausible as made-up rows",
     "edge": "the log holds no scores, or segments of the reference lie at the model's boundary",
-    "shared": "rows of different honest callers resemble each other too much",
+    "shared": "rows of different honest callers resemble each other too much, or are fewer than 1,000",
 }
 
 
@@ -92,13 +93,13 @@ def learn(
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Meta and arrays of a calibration. Raises CalibrationRefused when no signal at all can be had."""
     windows = [w for w in reference if w.n]
-    rows, numeric, categorical = _reference(windows, min_rows)
+    rows, numeric, categorical = reference_rows(windows, min_rows)
     frame = Frame.of(rows, numeric, categorical)
     rng = stats.seeded(windows[0].model, detector, reference_hash)
     rules = constraints.learn(frame, rho["schema"], rng)
     encoder = Encoder.fit(frame)
     codes, given = encoder.codes(frame), Answers.of(rows)
-    scale = _scale(frame, codes, rng)
+    scale = scale_of(frame, codes, rng)
     clients = honest.sequences(codes, len(numeric), callers(rows)[0], rng)
     plain = as_rows(frame, codes, given)
     samples = [as_rows(f, encoder.codes(f), given.take(np.zeros(f.n, np.int64))) for f in honest.explained(frame, rng)]
@@ -106,7 +107,9 @@ def learn(
     joint, groups = Joint.fit(codes, len(numeric)), pool.field_groups(scale.table, codes, rng)
     strange = honest.tail_threshold(plausibility.crossed(codes, len(numeric), rng), clients, rho["joint"])
     edge = honest.low_threshold(given.margin, clients, rho["edge"])
-    shared = pool.threshold(plain, groups, joint.place, scale, found.reach, rho["shared"])
+    shared = None
+    if frame.n >= POOLED_ROWS:
+        shared = pool.threshold(plain, groups, joint.place, scale, found.reach, rho["shared"])
     known = {"schema": rules, "joint": strange, "edge": edge, "shared": shared}
     refused = {k: REFUSALS[k] for k, v in known.items() if v is None} | (
         {"near": found.refused} if found.refused else {}
@@ -125,7 +128,8 @@ def learn(
     return meta, arrays
 
 
-def _reference(windows: Sequence[Window], min_rows: int) -> tuple[pa.Table, list[str], list[str]]:
+def reference_rows(windows: Sequence[Window], min_rows: int) -> tuple[pa.Table, list[str], list[str]]:
+    """Reference rows, thinned evenly, and the names of their numbers and categories. Raises CalibrationRefused."""
     profile = windows[0].profile() if windows else None
     bins = profile.bins if profile is not None else None
     if bins is None:
@@ -143,7 +147,8 @@ def _reference(windows: Sequence[Window], min_rows: int) -> tuple[pa.Table, list
     return rows, numeric, categorical
 
 
-def _scale(frame: Frame, codes: NDArray[np.uint8], rng: np.random.Generator) -> Scale:
+def scale_of(frame: Frame, codes: NDArray[np.uint8], rng: np.random.Generator) -> Scale:
+    """What a resemblance means on this reference; no threshold yet."""
     table = signals.surprise(codes, len(frame.numeric))
     mean, variance = signals.redrawn(table, codes, rng)
     spread = np.array([np.nanvar(x) if np.isfinite(x).any() else 0.0 for x in frame.numbers.T])

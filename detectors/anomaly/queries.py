@@ -41,7 +41,7 @@ class Queries:
     """Per principal: rows that break what every reference row keeps to, and near-duplicates of its own recent rows.
 
     Idea: who searches a model's boundary, inverts it or copies it by queries moves in small steps around a few rows, and
-    mostly sends values that nobody sends. Two flags per event. *schema*: the row breaks two or more learnt rules
+    mostly sends values that nobody sends. Five flags per event. *schema*: the row breaks two or more learnt rules
     (range, known code, precision, unknown or ill-typed fields; detectors.constraints). *near*: the row resembles one of
     the principal's last `memory` distinct rows by at least a calibrated number of bits (detectors.signals.surprise)
     while three or more fields differ. Exact repeats (retries, probes) are no evidence at all; a row that differs from
@@ -77,7 +77,7 @@ class Queries:
     rho_near: float = 0.02
     rho_joint: float = 0.05
     rho_edge: float = 0.15
-    rho_shared: float = 0.01
+    rho_shared: float = 0.03
     memory: int = 100
     min_rows: int = 200
     max_mb: float = 128.0

@@ -22,8 +22,8 @@ from detectors.stats import Floats
 SURE: Final = 4  # low, middling, high margin; not logged
 MOVE: Final = 4  # the label flipped, its score rose, is as high as any before it, is lower
 STEPS: Final = (0.5, 0.8, 0.93)  # of the bits of a repeat: a step from an earlier row at all, a small one, a tiny one
-APART: Final = SURE * MOVE * len(STEPS)  # tokens from here on: not a step from an earlier row
-TOKENS: Final = APART + SURE
+APART: Final = SURE * MOVE * len(STEPS)  # not a step from an earlier row
+TOKENS: Final = APART + 1
 RISE: Final = 1e-4  # of a score
 
 
@@ -35,7 +35,7 @@ def tokens(met: Met, margin: NDArray[np.float32], levels: list[float] | None, re
         sure = np.where(known, (margin > levels[0]).astype(int) + (margin > levels[1]), SURE - 1)
     move = np.where(met.flip, 0, np.where(np.nan_to_num(met.gain) > RISE, 1, np.where(met.top, 2, 3)))
     step = np.searchsorted(np.array(STEPS) * repeat_bits, met.bits, side="right") - 1
-    return np.where(step >= 0, (step * MOVE + move) * SURE + sure, APART + sure)
+    return np.where(step >= 0, (step * MOVE + move) * SURE + sure, APART)
 
 
 @functools.cache

@@ -21,6 +21,7 @@ QUIET_US: Final = 24 * HOUR_US
 CLEAR_US: Final = 7 * 24 * HOUR_US
 EXAMPLES: Final = 5  # newest flagged events kept per caller with evidence
 LINKED: Final = 3  # rows that tie two callers before they count as one
+JOIN: Final = 0.5  # of the level that each must have reached by itself: whose records others vary is no accomplice
 CLUSTERS: Final = uuid.UUID("6f2c1f0e-8f0a-5d8e-9b1c-3a5d7e9f1b2d")
 
 
@@ -82,13 +83,19 @@ class Walk:
     level: float
     model: str
     made: list[Decision] = field(default_factory=list)
+    runs: dict[str, Run] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)  # in the ledger
+    turn: str = ""  # whose event is looked at
 
     def go(self, runs: Sequence[Run]) -> list[Decision]:
         """Opening, powers of two of the queries since, a family, quiet, active again, the end."""
         where = self.ledger.subject_of()
+        self.runs = {run.principal: run for run in runs}
+        self.places = {p: k for k, p in enumerate(self.ledger.ids)}
         turns = sorted((int(place), k) for k, run in enumerate(runs) for place in run.at.tolist())
         for place, k in turns:
             run = runs[k]
+            self.turn = run.principal
             self.step(run, run.done, place, where)
             run.done += 1
         return self.made
@@ -115,7 +122,7 @@ class Walk:
         if flag:
             self.note(p, subject, place)
             for other in events.links.get(int(events.row[place]), ()):
-                if other != p and ledger.tie(p, other) == LINKED:
+                if other != p and ledger.tie(p, other) >= LINKED and self.guilty(p) and self.guilty(other):
                     subject = self.unite(where.get(p, p), where.get(other, other), now, where, self.parts(run.sums[i]))
         case = ledger.cases.get(subject)
         if case is None:
@@ -133,6 +140,17 @@ class Walk:
             case.quiet, case.last_us = False, max(case.last_us, now)
         if woken or case.queries & (case.queries - 1) == 0 or named.value != ledger.named.get(subject):
             self.tell(subject, case, now, self.parts(run.sums[i]))
+
+    def guilty(self, p: str) -> bool:
+        """Whether there is enough against a caller by itself to count it in with others."""
+        run = self.runs.get(p)
+        if run is not None and (run.done or p == self.turn):
+            sums = run.sums[run.done if p == self.turn else run.done - 1]
+        elif p in self.places:
+            sums = self.ledger.sums[self.places[p]]
+        else:
+            return False
+        return self.log_e(sums) >= JOIN * self.level
 
     def unite(self, a: str, b: str, now: int, where: dict[str, str], parts: Mapping[str, float]) -> str:
         """Two subjects turn out to be one: the older cluster stays, or a new one is born now."""
