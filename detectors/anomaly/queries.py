@@ -38,32 +38,32 @@ DECLARED: Final[Mapping[str, frozenset[str]]] = {  # signals that a declared use
 
 @dataclass(frozen=True)
 class Queries:
-    """Per principal: rows that break what every reference row keeps to, and near-duplicates of its own recent rows.
+    """Per principal: made-up rows, small steps from its own or other callers' rows, and answers near the boundary.
 
     Idea: who searches a model's boundary, inverts it or copies it by queries moves in small steps around a few rows, and
-    mostly sends values that nobody sends. Five flags per event. *schema*: the row breaks two or more learnt rules
-    (range, known code, precision, unknown or ill-typed fields; detectors.constraints). *near*: the row resembles one of
-    the principal's last `memory` distinct rows by at least a calibrated number of bits (detectors.signals.surprise)
-    while three or more fields differ. Exact repeats (retries, probes) are no evidence at all; a row that differs from
-    an earlier one in one or two fields is a what-if and not flagged, unless its chain has wandered in five fields.
+    mostly sends values, or combinations of values, that nobody sends. Five flags per event. *schema*: the row breaks two
+    or more learnt rules (detectors.constraints). *near*: it is a small step from one of the principal's last `memory`
+    distinct rows (detectors.search). *joint*: its values do not go together (detectors.plausibility). *edge*: the model
+    was as unsure as it seldom is. *shared*: it is a small step from a recent row of another caller (detectors.pool),
+    which ties the two. Exact repeats are no evidence; what-ifs and samples of explainers are excused (detectors.search).
+    Flagged rows vote for the technique (detectors.anomaly.tokens).
 
     Math: per flag F with tolerated rate rho, e-values (r/rho)^F ((1-r)/(1-rho))^(1-F) for r in {2 rho + .05, .3, .6,
     .95}; fuse() runs a CUSUM of each per principal and averages them (detectors.decide).
 
-    Assumptions: honest principals of every kind stay under the tolerated rates. The threshold in bits is the smallest
-    for which reference traffic does: in its own order, by its own principals, shuffled, sorted by one or three
-    features, and cut to segments. Where no threshold below what an attacker can reach does, the near signal is refused
-    (few or coarse features) and the schema signal goes on alone; the other way round too.
+    Assumptions: honest principals of every kind stay under the tolerated rates. Each threshold is the lowest for which
+    simulated honest clients stay well below an alarm (detectors.honest); a signal for which there is none is refused
+    and the others go on.
 
     False alarms: at most one per `FuseSettings.level` events over all principals while flags keep to the tolerated
-    rates. What-if sweeps over one or two fields do not flag by construction; explainers that perturb many fields do.
-    In-distribution extraction is invisible here. Measured rates: docs/detectors.md.
+    rates. Measured on real data sets, with what is never seen: docs/attacks.md.
 
-    Parameters: rho_schema, rho_near: tolerated shares of flagged events; memory: distinct rows remembered per
-    principal; min_rows: reference rows that calibration needs; max_mb: memory for recent rows of all principals.
+    Parameters: rho_schema, rho_near, rho_joint, rho_edge, rho_shared: tolerated shares of flagged events; memory:
+    distinct rows remembered per principal; min_rows: reference rows that calibration needs; max_mb: memory for recent
+    rows of all principals.
 
     Reference: Chen, Carlini and Wagner 2020 (stateful detection); Li et al. 2022 (Blacklight); Shin, Ramdas and
-    Rinaldo 2023 (e-detectors).
+    Rinaldo 2023 (e-detectors); catalogue and measurements: docs/attacks.md.
 
     >>> Queries().memory
     100

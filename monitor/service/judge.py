@@ -13,20 +13,19 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import structlog
 from numpy.typing import NDArray
 
 from alerts import lifecycle, quiet
 from detectors import decide
-from detectors.base import Detection, Evidence, Measured, State
+from detectors.base import Detection, Evidence, Feedback, Measured, State
 from detectors.profile import Coded, Profile
 from monitor import telemetry
 from monitor.model import Decision, Event, Family, Subject, Verdict
 from monitor.service.callers import Find, nobody
 from monitor.service.due import Due, due
 from monitor.service.watch import Monitor, Watched
-from monitor.service.windows import NO_LABELS, Stretch, TimeWindow
+from monitor.service.windows import NO_LABELS, Stretch, TimeWindow, principals, skewed
 from monitor.service.work import NEVER, Work, detection_row
 from monitor.store import ledger
 
@@ -57,7 +56,7 @@ class Judge:
         if table.num_rows == 0:
             return
         times = table.column("event_time").to_numpy()
-        trusted = np.where(_skewed(table), NEVER, times)
+        trusted = np.where(skewed(table), NEVER, times)
         if work.first_us is None:
             seen = trusted[trusted > NEVER]
             work.first_us = int(seen[0]) if len(seen) else None
@@ -120,7 +119,7 @@ class Judge:
 
     def stretch(self, table: pa.Table, start_us: int, end_us: int) -> Stretch:
         """Rows of the log with what is declared about their callers."""
-        found = self.callers(_names(table)) if self.callers is not nobody else {}
+        found = self.callers(principals(table)) if self.callers is not nobody else {}
         return Stretch(self.watched.name, start_us, end_us, table, declared=found)
 
     def follow(self, work: Work, window: Stretch) -> None:
@@ -132,6 +131,8 @@ class Judge:
             measured = self._measure(work, m, window)
             if measured is not None:
                 self._store(work, m, measured.detections)
+                for d in measured.detections:  # rules of detectors that read the log: dated to their own event
+                    self._decide(work, self._by_rule(work, [d], d.window_us[1]))
                 if measured.evidence is not None:
                     found.append(measured.evidence)
         decided = decide.fuse(
@@ -200,7 +201,7 @@ class Judge:
             counts.n,
             lambda columns: self.read(start_us, end_us, columns),
             lambda as_of_us: self.labels(start_us, end_us, as_of_us),
-            lambda: self.callers(_names(self.read(start_us, end_us, ["principal"]))),
+            lambda: self.callers(principals(self.read(start_us, end_us, ["principal"]))),
             lambda columns: self.feedback(start_us, end_us, columns),
         )
 
@@ -301,7 +302,7 @@ class Judge:
         """Run one detector; one that fails is an incident of its own and never stops the others."""
         name = f"detector:{m.name}"
         try:
-            measured = m.detector.measure(m.calibration, work.states.get(name), window, work.feedback)
+            measured = m.detector.measure(m.calibration, work.states.get(name), window, _told(m, work))
         except Exception as error:  # a detector's defect must not silence the model
             log.exception("detector_failed", model=self.watched.name, monitor=m.name)
             if report:
@@ -344,13 +345,12 @@ class Judge:
             ):
                 continue
             at_us = d.window_us[1] if not firing else d.window_us[0] + round(float(d.threshold or 0) * 1e6)
-            self._decide(
-                work, [decide.fixed(self.watched.name, d, window_us=(d.window_us[0], at_us), time_us=at_us)]
-            )
+            self._decide(work, [decide.fixed(self.watched.name, d, window_us=(d.window_us[0], at_us), time_us=at_us)])
 
     def _by_rule(self, work: Work, found: Iterable[Detection], at_us: int) -> list[Decision]:
         """Windows that a rule judged by itself: alarms, and what ends the incident of one."""
-        alive = {(a.event, a.subject) for a in work.open.values()}
+        summed = (Event.ATTACK_SUSPECTED, Event.POISONING_SUSPECTED)  # a gauge of theirs never ends them: fuse() does
+        alive = {(a.event, a.subject) for a in work.open.values() if a.event not in summed}
         return [
             decide.fixed(self.watched.name, d, window_us=d.window_us, time_us=at_us)
             for d in found
@@ -371,19 +371,12 @@ class Judge:
             work.detections += [detection_row(self.watched.model_id, m, d) for d in found]
 
 
-def _skewed(table: pa.Table) -> NDArray[np.bool_]:
-    """Rows whose event time lies ahead of the clock: kept, but they must not move time."""
-    if "quality" not in table.column_names:
-        return np.zeros(table.num_rows, dtype=bool)
-    column = table.column("quality")
-    if column.null_count == table.num_rows:
-        return np.zeros(table.num_rows, dtype=bool)
-    return np.fromiter((bool(v) and "clock_skew" in v for v in column.to_pylist()), dtype=bool, count=table.num_rows)
-
-
-def _names(table: pa.Table) -> list[str | None]:
-    names: list[str | None] = pc.unique(table["principal"]).to_pylist() if "principal" in table.column_names else []
-    return names
+def _told(m: Monitor, work: Work) -> Feedback:
+    """What the deciders tell this detector: whom to suspect are callers, or labelers where labels are judged."""
+    if m.detector.family is not Family.POISONING:
+        return work.feedback
+    labelers = (a.subject.id for a in work.open.values() if a.event is Event.POISONING_SUSPECTED)
+    return replace(work.feedback, suspects=frozenset(labelers))
 
 
 def _no_rows(columns: Sequence[str]) -> pa.Table:

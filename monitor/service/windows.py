@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from detectors.base import Caller
 from detectors.profile import Bins, Profile
@@ -113,3 +114,19 @@ def reference_windows(
         Stretch(model, (first + i) * window_us, (first + i + 1) * window_us, table.slice(a, b - a), counts, declared)
         for i, ((a, b), counts) in enumerate(zip(pairwise(edges), bins.counts(table, edges), strict=True))
     ]
+
+
+def skewed(table: pa.Table) -> NDArray[np.bool_]:
+    """Rows whose event time lies ahead of the clock: kept, but they must not move time."""
+    if "quality" not in table.column_names:
+        return np.zeros(table.num_rows, dtype=bool)
+    column = table.column("quality")
+    if column.null_count == table.num_rows:
+        return np.zeros(table.num_rows, dtype=bool)
+    return np.fromiter((bool(v) and "clock_skew" in v for v in column.to_pylist()), dtype=bool, count=table.num_rows)
+
+
+def principals(table: pa.Table) -> list[str | None]:
+    """The callers of these rows, each once."""
+    names: list[str | None] = pc.unique(table["principal"]).to_pylist() if "principal" in table.column_names else []
+    return names
