@@ -108,12 +108,13 @@ def seed(engine: sa.Engine, *, hostile: bool = False, windows: int = WINDOWS) ->
     rng = np.random.default_rng(7)
     bad = HOSTILE if hostile else None
     for w in MODELS:
-        _model(engine, w if bad is None else _spoiled(w, bad), rng, windows)
+        _model(engine, w if bad is None else spoiled(w, bad), rng, windows)
     _incidents(engine, bad)
     _sources(engine, bad)
 
 
-def _spoiled(w: Watched, bad: str) -> Watched:
+def spoiled(w: Watched, bad: str) -> Watched:
+    """A model with markup for a feature and for a category."""
     numeric = {(bad if k in ("amount", "income", "balance") else k): v for k, v in w.numeric.items()}
     categorical = {k: (bad, *v[1:]) for k, v in w.categorical.items()}
     return replace(

@@ -70,7 +70,8 @@ def web(config: ConfigFile = DEFAULT) -> None:
     """Serve the page and the API."""
     loaded = prepared(config)
     host, _, port = loaded.server.bind.rpartition(":")
-    app = create_app(loaded, open_service(loaded, owner("web")).engine)
+    service = open_service(loaded, owner("web"))
+    app = create_app(loaded, service.engine, log=service.log)
     uvicorn.run(app, host=host, port=int(port), log_level="warning", server_header=False)
 
 

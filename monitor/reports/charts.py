@@ -22,8 +22,8 @@ from monitor.reports.words import moment, number, seen
 
 LEVELS: Final = 6  # shades of a heat strip
 DOTS: Final = 60  # a line of more points is drawn without dots
-_FOOT: Final = 22  # px kept for the time labels
-_HEAD: Final = 16  # px kept above the plot for the top label
+FOOT: Final = 22  # px kept for the time labels
+HEAD: Final = 16  # px kept above the plot for the top label
 _DAY_US: Final = 24 * HOUR_US
 _STEPS_US: Final = (
     *(m * 60 * SECOND_US for m in (1, 5, 15, 30)),
@@ -109,7 +109,7 @@ def bars(
 ) -> Chart:
     """Counts per window as bars; windows that were not judged are hatched, raised ones are strong."""
     top = nice_top(max((p.value or 0.0 for p in points), default=0.0))
-    plot = height - _FOOT - _HEAD
+    plot = height - FOOT - HEAD
     drawn = []
     for p in points:
         x, width = span.x(p.start_us), span.x(p.end_us) - span.x(p.start_us)
@@ -117,14 +117,18 @@ def bars(
         tall = plot if p.value is None else max(1.0, plot * p.value / top)
         look = "c-gap" if p.value is None else "c-bar c-raised" if p.raised else "c-bar"
         drawn.append(
-            f'<rect class="{look}" x="{x + gap / 2:.3f}%" y="{_HEAD + plot - tall:.1f}" width="{max(0.08, width - gap):.3f}%" '
+            f'<rect class="{look}" x="{x + gap / 2:.3f}%" y="{HEAD + plot - tall:.1f}" width="{max(0.08, width - gap):.3f}%" '
             f'height="{tall:.1f}" rx="1">{_tip(p, unit)}</rect>'
         )
     summary = _summary(points, title, unit)
     body = (
-        _notes(notes, span, height) + _grid(plot) + "".join(drawn) + _labels(span, height) + _heights(top, plot, number)
+        _notes(notes, span, height)
+        + grid(plot)
+        + "".join(drawn)
+        + time_labels(span, height)
+        + heights(top, plot, number)
     )
-    return Chart(_frame(body, height, summary), summary, ("Window", unit, "Note"), _table(points))
+    return Chart(frame(body, height, summary), summary, ("Window", unit, "Note"), _table(points))
 
 
 def line(
@@ -142,10 +146,10 @@ def line(
     top = nice_top(
         max([p.value or 0.0 for p in known] + ([threshold] if threshold is not None else [])) if known else 1.0
     )
-    plot = height - _FOOT - _HEAD
+    plot = height - FOOT - HEAD
 
     def y(value: float) -> float:
-        return round(_HEAD + plot * (1 - max(0.0, value) / top), 2)
+        return round(HEAD + plot * (1 - max(0.0, value) / top), 2)
 
     runs: list[list[str]] = [[]]
     for p in points:
@@ -153,7 +157,7 @@ def line(
             runs.append([])
         else:
             runs[-1].append(f"{10 * span.x((p.start_us + p.end_us) // 2):.1f},{y(p.value)}")
-    base = _HEAD + plot
+    base = HEAD + plot
     paths = "".join(
         f'<polygon class="c-area" points="{r[0].split(",")[0]},{base} {" ".join(r)} {r[-1].split(",")[0]},{base}"/>'
         f'<polyline class="c-line" points="{" ".join(r)}" vector-effect="non-scaling-stroke"/>'
@@ -180,14 +184,14 @@ def line(
         summary += f" The alarm level is {number(threshold)}; {over} of {len(known)} windows reach it."
     body = (
         _notes(notes, span, height)
-        + _grid(plot)
+        + grid(plot)
         + inner
         + limit
         + dots
-        + _labels(span, height)
-        + _heights(top, plot, number)
+        + time_labels(span, height)
+        + heights(top, plot, number)
     )
-    return Chart(_frame(body, height, summary), summary, ("Window", unit, "Note"), _table(points))
+    return Chart(frame(body, height, summary), summary, ("Window", unit, "Note"), _table(points))
 
 
 def strip(
@@ -213,7 +217,7 @@ def strip(
         f'<path class="{look}" d="{"".join(d)}"/>' for look, d in sorted(cells.items())
     )
     inner = f'<svg width="100%" height="{height}" viewBox="0 0 1000 10" preserveAspectRatio="none">{drawn}</svg>'
-    return _frame(inner, height, label, "strip")
+    return frame(inner, height, label, "strip")
 
 
 def thinned(points: Sequence[Point], how: Literal["mean", "max"], most: int = 240) -> list[Point]:
@@ -234,8 +238,8 @@ def thinned(points: Sequence[Point], how: Literal["mean", "max"], most: int = 24
 
 def axis(span: Span) -> Markup:
     """The time labels under a column of strips."""
-    drawn = _labels(span, _FOOT)
-    return Markup(f'<svg class="chart axis" width="100%" height="{_FOOT}" aria-hidden="true">{drawn}</svg>')  # noqa: S704 - numbers and dates
+    drawn = time_labels(span, FOOT)
+    return Markup(f'<svg class="chart axis" width="100%" height="{FOOT}" aria-hidden="true">{drawn}</svg>')  # noqa: S704 - numbers and dates
 
 
 def spark(values: Sequence[float], label: str, height: int = 28) -> Markup:
@@ -246,7 +250,7 @@ def spark(values: Sequence[float], label: str, height: int = 28) -> Markup:
         f'<rect class="c-bar" x="{i * step:.2f}%" y="{height - tall:.1f}" width="{step * 0.72:.2f}%" height="{tall:.1f}"/>'
         for i, tall in enumerate(max(1.0, height * v / top) for v in values)
     )
-    return _frame(rects, height, label, "spark")
+    return frame(rects, height, label, "spark")
 
 
 def histogram(
@@ -254,21 +258,18 @@ def histogram(
 ) -> Chart:
     """Shares of a feature's bins in the reference (outlined) and in the current window (filled), side by side."""
     top = nice_top(max([*reference, *current], default=0.0))
-    plot = height - _FOOT - _HEAD
+    plot = height - FOOT - HEAD
     step = 100 / max(1, len(labels))
     drawn = []
     for i, (name, ref, cur) in enumerate(zip(labels, reference, current, strict=True)):
         tip = f"<title>{escape(seen(name))}: reference {ref:.1%}, current {cur:.1%}</title>"
         hr, hc = max(1.0, plot * ref / top), max(1.0, plot * cur / top)
         drawn.append(
-            f'<g>{tip}<rect class="c-ref" x="{(i + 0.10) * step:.3f}%" y="{_HEAD + plot - hr:.1f}" width="{0.38 * step:.3f}%" height="{hr:.1f}"/>'
-            f'<rect class="c-cur" x="{(i + 0.52) * step:.3f}%" y="{_HEAD + plot - hc:.1f}" width="{0.38 * step:.3f}%" height="{hc:.1f}"/></g>'
+            f'<g>{tip}<rect class="c-ref" x="{(i + 0.10) * step:.3f}%" y="{HEAD + plot - hr:.1f}" width="{0.38 * step:.3f}%" height="{hr:.1f}"/>'
+            f'<rect class="c-cur" x="{(i + 0.52) * step:.3f}%" y="{HEAD + plot - hc:.1f}" width="{0.38 * step:.3f}%" height="{hc:.1f}"/></g>'
         )
     body = (
-        _grid(plot)
-        + "".join(drawn)
-        + _bin_names(labels, step, _HEAD + plot)
-        + _heights(top, plot, lambda v: f"{v:.0%}")
+        grid(plot) + "".join(drawn) + _bin_names(labels, step, HEAD + plot) + heights(top, plot, lambda v: f"{v:.0%}")
     )
     rows = [
         (n, f"{r:.2%}", f"{c:.2%}", f"{100 * (c - r):+.2f}") for n, r, c in zip(labels, reference, current, strict=True)
@@ -277,7 +278,7 @@ def histogram(
     if rows:
         most = max(range(len(rows)), key=lambda i: abs(current[i] - reference[i]))
         summary += f" The largest change is in {labels[most]}: {reference[most]:.1%} became {current[most]:.1%}."
-    return Chart(_frame(body, height, summary), summary, ("Bin", "Reference", "Current", "Change, points"), rows)
+    return Chart(frame(body, height, summary), summary, ("Bin", "Reference", "Current", "Change, points"), rows)
 
 
 def _bin_names(labels: Sequence[str], step: float, base: float) -> str:
@@ -298,10 +299,10 @@ def share_bar(share: float, label: str) -> Markup:
     """One horizontal bar from 0 to 1, for a table cell."""
     width = round(100 * min(1.0, max(0.0, share)), 2)
     body = f'<rect class="c-track" x="0" y="3" width="100%" height="8" rx="4"/><rect class="c-share" x="0" y="3" width="{width}%" height="8" rx="4"/>'
-    return _frame(body, 14, label, "share")
+    return frame(body, 14, label, "share")
 
 
-def _frame(body: str, height: int, label: str, look: str = "") -> Markup:
+def frame(body: str, height: int, label: str, look: str = "") -> Markup:
     head = f'<svg class="chart {look}" width="100%" height="{height}" role="img" aria-label="{escape(seen(label))}">'
     return Markup(f"{head}{body}</svg>")  # noqa: S704 - every piece of text in it went through escape()
 
@@ -317,20 +318,19 @@ def _clock(p: Point) -> str:
     return moment(p.end_us)[11:] if same_day else moment(p.end_us)
 
 
-def _grid(plot: int) -> str:
-    lines = "".join(f'<line class="c-grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>' for y in (_HEAD, _HEAD + plot / 2))
-    return f'{lines}<line class="c-base" x1="0" x2="100%" y1="{_HEAD + plot}" y2="{_HEAD + plot}"/>'
+def grid(plot: int) -> str:
+    lines = "".join(f'<line class="c-grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>' for y in (HEAD, HEAD + plot / 2))
+    return f'{lines}<line class="c-base" x1="0" x2="100%" y1="{HEAD + plot}" y2="{HEAD + plot}"/>'
 
 
-def _heights(top: float, plot: int, words: Callable[[float], str]) -> str:
+def heights(top: float, plot: int, words: Callable[[float], str]) -> str:
     """What the grid lines stand for; drawn last, with a rim, so that no bar hides them."""
     return "".join(
-        f'<text class="c-label c-rim" x="0" y="{_HEAD + plot * (1 - s) - 4}">{words(top * s)}</text>'
-        for s in (0.5, 1.0)
+        f'<text class="c-label c-rim" x="0" y="{HEAD + plot * (1 - s) - 4}">{words(top * s)}</text>' for s in (0.5, 1.0)
     )
 
 
-def _labels(span: Span, height: int) -> str:
+def time_labels(span: Span, height: int) -> str:
     found = []
     for i, (t, label) in enumerate(ticks(span)):
         x = span.x(t)
@@ -347,19 +347,19 @@ def _notes(notes: Sequence[Annotation], span: Span, height: int) -> str:
         tip = f"<title>{escape(seen(n.label))}, {moment(n.start_us)}</title>"
         if n.kind == "attack":
             drawn.append(
-                f'<g>{tip}<line class="c-attacked" x1="{x}%" x2="{x}%" y1="{_HEAD - 6}" y2="{height - _FOOT}"/>'
-                f'<rect class="c-attack-head" x="{x}%" y="{_HEAD - 11}" width="9" height="9"/></g>'
+                f'<g>{tip}<line class="c-attacked" x1="{x}%" x2="{x}%" y1="{HEAD - 6}" y2="{height - FOOT}"/>'
+                f'<rect class="c-attack-head" x="{x}%" y="{HEAD - 11}" width="9" height="9"/></g>'
             )
         elif n.kind == "incident":
             width = span.x(n.end_us if n.end_us is not None else span.end_us) - x
             drawn.append(
-                f'<g>{tip}<rect class="c-incident" x="{x}%" y="{_HEAD}" width="{max(0.4, width):.3f}%" height="{height - _FOOT - _HEAD}"/>'
-                f'<line class="c-opened" x1="{x}%" x2="{x}%" y1="{_HEAD}" y2="{height - _FOOT}"/></g>'
+                f'<g>{tip}<rect class="c-incident" x="{x}%" y="{HEAD}" width="{max(0.4, width):.3f}%" height="{height - FOOT - HEAD}"/>'
+                f'<line class="c-opened" x1="{x}%" x2="{x}%" y1="{HEAD}" y2="{height - FOOT}"/></g>'
             )
         else:
             drawn.append(
-                f'<g>{tip}<line class="c-mark" x1="{x}%" x2="{x}%" y1="{_HEAD}" y2="{height - _FOOT}"/>'
-                f'<circle class="c-mark-head" cx="{x}%" cy="{_HEAD}" r="4"/></g>'
+                f'<g>{tip}<line class="c-mark" x1="{x}%" x2="{x}%" y1="{HEAD}" y2="{height - FOOT}"/>'
+                f'<circle class="c-mark-head" cx="{x}%" cy="{HEAD}" r="4"/></g>'
             )
     return "".join(drawn)
 

@@ -274,6 +274,13 @@ def other_detections(engine: Engine, model_id: str, start_us: int, end_us: int) 
     return _detections(engine, model_id, start_us, end_us, detections.c.detector != "marginals", MAX_WINDOWS)
 
 
+def newest_reading(engine: Engine, model_id: str, detector: str, principal: str) -> DetectionRow | None:
+    """What a gauge said last about a caller; None where it never did."""
+    d = detections.c
+    wanted = sa.and_(d.detector == detector, d.subject_kind == "principal", d.subject_id == principal)
+    return next(iter(_detections(engine, model_id, 0, 1 << 62, wanted, 1)), None)
+
+
 def _detections(
     engine: Engine, model_id: str, start_us: int, end_us: int, wanted: sa.ColumnElement[bool], limit: int
 ) -> list[DetectionRow]:

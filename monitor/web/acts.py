@@ -68,20 +68,20 @@ def router(site: Site) -> APIRouter:
     @routes.post("/incidents/{alert_id}/ack", status_code=201)
     def ack(request: Request, alert_id: str, told: Told) -> dict[str, str]:
         """Say that somebody is working on it."""
-        _allowed(site, request)
+        allowed(site, request)
         return _say(site, alert_id, "ack", None, told.by, told.reason, "api", closes=False)
 
     @routes.post("/incidents/{alert_id}/verdict", status_code=201)
     def verdict(request: Request, alert_id: str, told: Judgement) -> dict[str, str]:
         """Say what it was."""
-        _allowed(site, request)
+        allowed(site, request)
         closes = not told.keep_open
         return _say(site, alert_id, "verdict", told.verdict, told.by, told.reason, "api", closes=closes)
 
     @routes.post("/incidents/{alert_id}/exception", status_code=201)
     def exception(request: Request, alert_id: str, told: Exempted) -> dict[str, str]:
         """Let what it is about open no incident for a while."""
-        _allowed(site, request)
+        allowed(site, request)
         a, at = _alert(site, alert_id), site.now_us()
         made = Exemption(
             stable_id("exemption", a.alert_id, at), a.model, a.event, a.subject, contributors(a), told.at_most,
@@ -93,7 +93,7 @@ def router(site: Site) -> APIRouter:
     @routes.post("/marks", status_code=201)
     def mark(request: Request, told: Annotated[Marked, Body()]) -> dict[str, int]:
         """Record a deploy, a version, a batch job, a test or maintenance."""
-        _allowed(site, request)
+        allowed(site, request)
         start_us = site.now_us() if told.start is None else _time("start", told.start)
         end_us = None if told.end is None else _time("end", told.end)
         if told.model is not None and told.model not in site.config.models:
@@ -130,7 +130,7 @@ def forms(site: Site) -> APIRouter:
 
     @routes.post("/incidents/{alert_id}/acts")
     async def act(request: Request, alert_id: str) -> RedirectResponse:
-        _allowed(site, request, form=True)
+        allowed(site, request, form=True)
         sent = parse_qs((await request.body())[:20_000].decode("utf-8", "replace"))
         what, by, why = (sent.get(name, [""])[0].strip() for name in ("what", "by", "reason"))
         if not by or what not in {"ack", *Said}:
@@ -143,12 +143,13 @@ def forms(site: Site) -> APIRouter:
     return routes
 
 
-def _allowed(site: Site, request: Request, *, form: bool = False) -> None:
+def allowed(site: Site, request: Request, *, form: bool = False) -> None:
     """403 unless it comes from this machine, and, from a browser, from our own page."""
     origin, fetch = request.headers.get("origin"), request.headers.get("sec-fetch-site")
-    strange = (origin is not None and urlsplit(origin).netloc != request.url.netloc) or fetch not in {
-        None, "same-origin", "none",
-    }  # fmt: skip
+    # Browsers hide the origin of forms under our referrer policy ("null"); where it came from they still say in the other.
+    hidden = origin == "null" and fetch == "same-origin"
+    foreign = origin is not None and not hidden and urlsplit(origin).netloc != request.url.netloc
+    strange = foreign or fetch not in {None, "same-origin", "none"}
     anonymous = form and origin is None and fetch is None
     if not site.may_act or strange or anonymous:
         raise HTTPException(403)

@@ -22,8 +22,9 @@ from starlette.middleware.gzip import GZipMiddleware
 from monitor import telemetry
 from monitor.config import Config
 from monitor.store.engine import check_migrated
+from monitor.store.eventlog import EventLog
 from monitor.store.queries import Engine
-from monitor.web import acts, api, assets, pages, view
+from monitor.web import acts, api, assets, pages, principals, view
 from monitor.web.site import Site, is_loopback
 
 POLICY: Final = (
@@ -54,10 +55,12 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
-def create_app(config: Config, engine: Engine, *, now_us: Callable[[], int] = wall_clock_us) -> FastAPI:
-    """The application over one state store. `now_us` is the clock that lags and ages are measured by."""
+def create_app(
+    config: Config, engine: Engine, *, log: EventLog | None = None, now_us: Callable[[], int] = wall_clock_us
+) -> FastAPI:
+    """The application over one state store and its event log. `now_us` is the clock that lags and ages are measured by."""
     static = assets.load()
-    site = Site(config, engine, view.environment(static), now_us, metadata.version("lanner"))
+    site = Site(config, engine, view.environment(static), now_us, metadata.version("lanner"), log)
     app = FastAPI(
         title="Lanner", version=site.version, docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json",
         telemetry={"auto_configure": False},  # nothing is exported, whatever the environment says
@@ -66,6 +69,8 @@ def create_app(config: Config, engine: Engine, *, now_us: Callable[[], int] = wa
     app.include_router(api.router(site), prefix="/api/v1")
     app.include_router(acts.router(site), prefix="/api/v1")
     app.include_router(acts.forms(site), include_in_schema=False)
+    app.include_router(principals.twin(site), prefix="/api/v1")
+    app.include_router(principals.router(site), include_in_schema=False)
     app.include_router(pages.router(site), include_in_schema=False)
     _operations(app, site)
     app.add_middleware(GZipMiddleware, minimum_size=2_000, compresslevel=5)  # a live page comes again every few seconds

@@ -11,6 +11,7 @@ import jinja2
 from monitor.config import Config
 from monitor.model import SECOND_US
 from monitor.store import queries
+from monitor.store.eventlog import EventLog
 from monitor.store.queries import Engine, ModelRow
 
 
@@ -36,6 +37,7 @@ class Site:
     templates: jinja2.Environment
     now_us: Callable[[], int]
     version: str
+    log: EventLog | None = None  # rows of the event log; None: pages do without them
 
     @property
     def may_act(self) -> bool:

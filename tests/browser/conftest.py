@@ -18,8 +18,9 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog,
 
 from monitor.config import Config
 from monitor.store.engine import migrate, open_state
+from monitor.store.eventlog import EventLog
 from monitor.web import create_app
-from tests import scenes
+from tests import evidence, scenes
 from tests.servers.chromium import ARGS
 
 
@@ -32,15 +33,15 @@ class Served:
 
 
 @contextmanager
-def serving(engine: sa.Engine) -> Iterator[Served]:
-    """The page over a store, on a free port."""
+def serving(engine: sa.Engine, log: EventLog | None = None) -> Iterator[Served]:
+    """The page over a store and its event log, on a free port."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     config = Config.model_validate(
         {"models": {m.name: {"owner": "cards-ml"} for m in scenes.MODELS}, "server": {"bind": f"127.0.0.1:{port}"}}
     )
-    app = create_app(config, engine, now_us=lambda: scenes.NOW_US)
+    app = create_app(config, engine, log=log, now_us=lambda: scenes.NOW_US)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -62,14 +63,18 @@ def _store(folder: Path, **how: Any) -> sa.Engine:
 @pytest.fixture(scope="session")
 def page_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The scene as a service would have left it."""
-    with serving(_store(tmp_path_factory.mktemp("served"), windows=72)) as served:
+    folder = tmp_path_factory.mktemp("served")
+    engine = _store(folder, windows=72)
+    with serving(engine, evidence.seed(engine, folder)) as served:
         yield served
 
 
 @pytest.fixture(scope="session")
 def hostile_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The scene with markup wherever a log could put text."""
-    with serving(_store(tmp_path_factory.mktemp("hostile"), windows=40, hostile=True)) as served:
+    folder = tmp_path_factory.mktemp("hostile")
+    engine = _store(folder, windows=40, hostile=True)
+    with serving(engine, evidence.seed(engine, folder, hostile=True)) as served:
         yield served
 
 

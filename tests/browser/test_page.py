@@ -12,11 +12,11 @@ from playwright.sync_api import Page, expect
 from monitor.reports import owner
 from monitor.store import alertlog, lookups, queries
 from monitor.store.engine import migrate, open_state, write
-from tests import scenes
+from tests import evidence, scenes
 from tests.browser.conftest import Open, Served, Watch, serving
 
 AXE = Axe()
-NAMES = ("overview", "model", "measure", "feature", "incidents", "drift", "attack", "cleared", "sources")
+NAMES = ("overview", "model", "measure", "feature", "incidents", "drift", "attack", "principal", "cleared", "sources")
 
 
 def address(served: Served, name: str) -> str:
@@ -25,6 +25,9 @@ def address(served: Served, name: str) -> str:
     first = lookups.incident(served.engine, incidents["FeatureDrift"])
     assert first is not None
     feature = first.evidence["features"][0]["name"]
+    attack = lookups.incident(served.engine, incidents["AttackSuspected"])
+    assert attack is not None
+    caller = {"name": attack.subject_id, "incident": attack.alert_id}
     paths = {
         "overview": "/",
         "model": "/models/card-fraud",
@@ -33,6 +36,7 @@ def address(served: Served, name: str) -> str:
         "incidents": "/incidents?state=all",
         "drift": f"/incidents/{incidents['FeatureDrift']}",
         "attack": f"/incidents/{incidents['AttackSuspected']}",
+        "principal": "/models/credit-limit/principal?" + urlencode(caller),
         "cleared": f"/incidents/{incidents['TrafficAnomaly']}",
         "sources": "/sources?reason=bad_json",
     }
@@ -79,6 +83,25 @@ def test_the_page_says_everything_without_javascript(page_served: Served, look: 
     page.goto(address(page_served, "model"))
     page.get_by_text("The numbers as a table").click()
     expect(page.get_by_role("region", name="Numbers of")).to_be_visible()
+    assert watch.all == []
+
+
+def test_an_analyst_reads_the_chain_and_takes_the_rows(page_served: Served, look: Open) -> None:
+    """From the incident to its caller, along the chain, and the export, all without scripts."""
+    page, watch = look(address(page_served, "attack"), java_script_enabled=False)
+    page.get_by_role("link", name=evidence.ATTACKER).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(evidence.ATTACKER)
+    expect(page.get_by_role("region", name="The queries")).to_be_visible()
+    assert page.locator(".chain ins").count() > 20
+    assert page.locator("circle.c-raised").count() > 20
+    shown = page.locator(".chain tbody th").first.inner_text()
+    page.get_by_role("link", name="earlier").click()
+    assert page.locator(".chain tbody th").first.inner_text() != shown
+    page.get_by_label("Who").fill("ann")
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Export").click()
+    assert taken.value.suggested_filename == "rows.csv"
+    assert taken.value.path().read_text().count("\n") == evidence.QUERIES + 1
     assert watch.all == []
 
 
