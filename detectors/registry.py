@@ -7,10 +7,12 @@ from typing import Any, Final
 
 from detectors.abuse.surges import Abuse
 from detectors.access.novelty import Access
+from detectors.anomaly.canaries import Canaries
 from detectors.anomaly.queries import Queries
 from detectors.anomaly.volume import Volume
 from detectors.drift.marginals import Marginals
 from detectors.extraction.exposure import Exposure
+from detectors.membership.variations import Membership
 from detectors.performance.labelled import Performance
 from detectors.poisoning.feedback import LabelFlips
 from detectors.quality.missing import Missing
@@ -19,9 +21,11 @@ from detectors.quality.rules import Rules
 REGISTRY: Final[Mapping[str, type[Any]]] = {
     Abuse.name: Abuse,
     Access.name: Access,
+    Canaries.name: Canaries,
     Exposure.name: Exposure,
     LabelFlips.name: LabelFlips,
     Marginals.name: Marginals,
+    Membership.name: Membership,
     Missing.name: Missing,
     Performance.name: Performance,
     Queries.name: Queries,

@@ -346,6 +346,52 @@ def _feedback(i: int, share: float = 0.0) -> Rows:
     return told_by(_hour(i, rows=300), flips, np.random.default_rng([11, i]))
 
 
+def with_known(table: pa.Table, column: str, share: float, rng: Rng) -> pa.Table:
+    """The table with a truth value per row: whether the bank knows it."""
+    return table.append_column(column, pa.array(rng.random(table.num_rows) < share))
+
+
+def _known_reference(column: str) -> list[Rows]:
+    return [
+        dataclasses.replace(h, table=with_known(h.table, column, 0.5, np.random.default_rng([12, i])))
+        for i, h in enumerate(_reference())
+    ]
+
+
+def _usual_known(i: int, column: str, share: float) -> Rows:
+    rng = np.random.default_rng([4, i])
+    return as_log(with_known(events(200, rng), column, share, rng))
+
+
+def tested(rows: int, share: float, rng: Rng, principal: str = "client") -> pa.Table:
+    """A client that sends training records; `share` of its rows are copies of the last one, a little changed."""
+    table = events(rows, rng)
+    x, known = numbers(table), np.ones(rows, dtype=bool)
+    last = 0
+    for i in range(1, rows):
+        if rng.random() < share:
+            x[i], known[i] = x[last] + rng.normal(0, 0.02, x.shape[1]), False
+        else:
+            last = i
+    made = sent(x, table, principal)
+    return made.append_column("training", pa.array(known))
+
+
+def _tested_log() -> tuple[pa.Table, set[str]]:
+    """Two clients that test for membership, some that score training records again, and some that know none."""
+    rng = np.random.default_rng(13)
+    again = [with_known(events(150, rng, principal=f"again-{i}"), "training", i / 3, rng) for i in range(4)]
+    tests = [tested(120, 0.9, rng, f"tester-{i}") for i in range(2)]
+    return mixed(*again, *tests), {"tester-0", "tester-1"}
+
+
+def _canary_log() -> tuple[pa.Table, set[str]]:
+    """One client that sends a canary among much else."""
+    rng = np.random.default_rng(14)
+    honest = [with_known(events(100, rng, principal=f"honest-{i}"), "canary", 0.0, rng) for i in range(3)]
+    return mixed(*honest, with_known(events(100, rng, principal="thief"), "canary", 0.02, rng)), {"thief"}
+
+
 CASES: dict[str, Case] = {
     "abuse": Case(
         _reference,
@@ -361,6 +407,12 @@ CASES: dict[str, Case] = {
         settled=6,
         log=lambda: _habit_log(source_ip=places),
     ),
+    "canaries": Case(
+        lambda: _known_reference("canary"),
+        lambda i: _usual_known(i, "canary", 0.0),
+        lambda size: _usual_known(80, "canary", size),
+        log=_canary_log,
+    ),
     "exposure": Case(
         _reference,
         lambda i: as_log(events(200, np.random.default_rng([4, i]))),
@@ -372,6 +424,12 @@ CASES: dict[str, Case] = {
     "volume": Case(_reference, _hour, lambda size: _hour(80, rows=round(100 * (1 + 3 * size))), settled=60),
     "rules": Case(_reference, _hour, _wrong_unit),
     "performance": Case(_reference, known_later, lambda size: known_later(80, 0.05 + 0.4 * size), settled=60),
+    "membership": Case(
+        lambda: _known_reference("training"),
+        lambda i: _usual_known(i, "training", 0.5),
+        lambda size: as_log(tested(200, size, np.random.default_rng(15))),
+        log=_tested_log,
+    ),
     "missing": Case(_reference, lambda i: _silence(10.0), lambda size: _silence(1000.0 * size)),
     "queries": Case(_reference, lambda i: as_log(events(200, np.random.default_rng([4, i]))), _queries),
 }

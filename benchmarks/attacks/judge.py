@@ -18,6 +18,7 @@ from detectors.profile import Bins
 from detectors.registry import DEFAULTS, REGISTRY
 from monitor.errors import CalibrationRefused
 from monitor.model import Alert, Decision, Severity
+from monitor.service.known import Index, Known
 from monitor.service.windows import Stretch, reference_windows
 
 STRETCH: Final = 4_096  # rows judged at once, as in live operation
@@ -41,7 +42,7 @@ class Log:
         return len(self.rows)
 
 
-def table(log: Log) -> pa.Table:
+def table(log: Log, training: Index | None = None) -> pa.Table:
     """The columns of docs/event-log.md that detectors may read; features typed as the reference has them.
 
     Every principal has one key and one network of its own; sybils too, so nothing but their queries links them.
@@ -80,27 +81,38 @@ def table(log: Log) -> pa.Table:
             columns[f"feature:{c.name}"] = pa.array(list(c.categories), pa.string()).take(codes)
         else:
             columns[f"feature:{c.name}"] = pa.array(x, mask=np.isnan(x))
-    return pa.table(columns)
+    return Known(training).mark(pa.table(columns))
+
+
+def trained(victim: Victim) -> Index:
+    """The victim's training rows as `models.NAME.training` would know them."""
+    n = len(victim.training)
+    answers = np.zeros((n, len(victim.classes)))
+    rows = table(Log(victim, victim.training, answers, np.zeros(n, np.int64), np.zeros(n, np.int64), ("",)))
+    numeric = [c.name for c in victim.columns if not c.categories]
+    return Index.of([rows], numeric, [c.name for c in victim.columns if c.categories], bytes(32))
 
 
 @dataclass(frozen=True)
 class Watch:
-    """The calibrated detectors of one victim. refused: why one could not be had."""
+    """The calibrated detectors of one victim. refused: why one could not be had. training: its training rows, if told."""
 
     victim: Victim
     detectors: Mapping[str, tuple[Detector, Calibration]]
     refused: Mapping[str, str]
     seconds: float
+    training: Index | None = None
 
 
-def watch(reference: Log, detectors: Mapping[str, Detector] | None = None) -> Watch:
-    """Every registered per-principal detector, calibrated on the reference."""
+def watch(reference: Log, detectors: Mapping[str, Detector] | None = None, *, training: bool = False) -> Watch:
+    """Every registered per-principal detector, calibrated on the reference; with the victim's training file if asked."""
+    index = trained(reference.victim) if training else None
     v, made = reference.victim, dict(detectors or {})
     for name in () if detectors else DEFAULTS:
         if REGISTRY[name].reads == "log":
             made[name] = REGISTRY[name]()
     numeric = [c.name for c in v.columns if not c.categories]
-    whole = table(reference)
+    whole = table(reference, index)
     began = time.perf_counter()
     bins = Bins.fit(whole, numeric, [c.name for c in v.columns if c.categories])
     windows = reference_windows(v.name, whole, bins)
@@ -112,7 +124,7 @@ def watch(reference: Log, detectors: Mapping[str, Detector] | None = None) -> Wa
             refused |= {f"{name}/{k}": str(why) for k, why in (found[name][1].meta.get("refused") or {}).items()}
         except CalibrationRefused as e:
             refused[name] = str(e)
-    return Watch(v, found, refused, time.perf_counter() - began)
+    return Watch(v, found, refused, time.perf_counter() - began, index)
 
 
 @dataclass
@@ -167,7 +179,7 @@ class Judged:
 
 def judge(watching: Watch, log: Log, settings: decide.FuseSettings = LEVEL, stretch: int = STRETCH) -> Judged:
     """What live operation would have decided over this log."""
-    whole, court = table(log), Court(watching, settings)
+    whole, court = table(log, watching.training), Court(watching, settings)
     parts: dict[str, list[Evidence]] = {}
     for first in range(0, log.n, stretch):
         times = log.time_us[first : first + stretch]

@@ -204,9 +204,9 @@ class ModelConfig(Section):
     features: dict[str, Feature] = {}
     """What is known of the inputs; the rest is learnt from the reference."""
     training: Path | None = None
-    """Training rows, JSONL or Parquet of events: queries that repeat them are evidence of membership tests."""
+    """Training rows, JSONL or Parquet of events: small changes of them are membership tests. Kept as keyed hashes only."""
     canaries: Path | None = None
-    """JSONL of objects with `features` that no honest caller sends."""
+    """JSONL of objects with `features`, made up: one sent by anybody but a declared health probe or batch job alarms."""
     principals: Path | None = None
     """YAML list of known callers: id pattern, kind, group, owner, profile, budget."""
     calendar: str | None = None

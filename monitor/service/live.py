@@ -139,7 +139,7 @@ class LiveModel:
             work.take(lifecycle.settle(found, tuple(work.open.values()), work.counters, self.watched.policy, at_us))
             work.applied = [a.id for a in acts]
         for table in self.log.read_log(self.watched.model_id, standing.position, upto, self.watched.columns):
-            judge.absorb(work, table, mark)
+            judge.absorb(work, self.watched.known.mark(table), mark)
         if upto == latest:
             judge.judge(work, mark)
             if close and work.high_us != NEVER:
@@ -282,7 +282,8 @@ class LiveModel:
         judge = self.judge(work)
         for table in self.log.read_log(self.watched.model_id, after, upto, self.watched.columns):
             times = table.column("event_time").to_numpy()
-            judge.follow(work, judge.stretch(table, int(times.min()), int(times.max())))
+            marked = self.watched.known.mark(table)
+            judge.follow(work, judge.stretch(marked, int(times.min()), int(times.max())))
         work.silent = False
 
 

@@ -9,6 +9,7 @@ import os
 import secrets
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 from monitor.config import Config
@@ -25,7 +26,11 @@ def pseudonym(config: Config) -> Callable[[str], str]:
     """
     if config.privacy.principals == "plain":
         return lambda name: name
-    file = config.path(config.privacy.key_file or config.store.path / "pseudonym.key")
+    return keyed(secret_key(config.path(config.privacy.key_file or config.store.path / "pseudonym.key")))
+
+
+def secret_key(file: Path) -> bytes:
+    """The key that a file holds; made on first use with mode 0600. Raises StoreError when the file holds no key."""
     file.parent.mkdir(parents=True, exist_ok=True)
     # Written aside and linked: two processes that begin at once see one whole key or none, never half of one.
     partial = file.with_name(f"{file.name}.{os.getpid()}")
@@ -43,7 +48,7 @@ def pseudonym(config: Config) -> Callable[[str], str]:
         raise StoreError(
             f"{file} must hold at least {KEY_BYTES} bytes as hexadecimal digits; restore it from your backup"
         )
-    return keyed(key)
+    return key
 
 
 def keyed(key: bytes) -> Callable[[str], str]:

@@ -29,7 +29,9 @@ from detectors.registry import DEFAULTS, REGISTRY
 from monitor.config import Config, ModelConfig, directories
 from monitor.errors import CalibrationRefused, ConfigError, DecodeError, Mistake
 from monitor.model import HOUR_US, SECOND_US, InferenceEvent
+from monitor.service import known
 from monitor.service.callers import plain
+from monitor.service.known import Known
 from monitor.service.windows import Stretch, reference_windows
 from monitor.store import registry
 from monitor.store.columns import to_table, view
@@ -39,6 +41,7 @@ from monitor.store.queries import Engine
 
 NO_REFERENCE: Final = "none"  # reference hash of a model that has none yet
 CHUNK_ROWS: Final = 20_000
+UNTIMED_MS: Final = 100_000_000_000  # what decoders take for a time and no log holds: the first moment that they accept
 CALENDAR: Final = ("timezone", "weekend", "holidays")  # parameters that detectors take from the model's calendar
 
 BASE_COLUMNS: Final = (  # what detectors may ask for beside the features
@@ -93,6 +96,7 @@ class Watched:
     policy: Policy
     lateness_us: int
     catch_up_us: int
+    known: Known  # training rows and canaries, marked in every stretch of the log
 
     @property
     def model_id(self) -> str:
@@ -129,7 +133,11 @@ def reference_events(config: Config, name: str, file: Path) -> Iterator[Inferenc
     decode = decoder_for("native", config)
     for record in files.read_records(file, "reference"):
         try:
-            yield from (p for p in decode(_complete(record, name)) if isinstance(p, InferenceEvent))
+            for event in decode(_complete(record, name)):
+                if isinstance(event, InferenceEvent):
+                    if event.event_time_us == UNTIMED_MS * 1000:
+                        event.event_time_us = 0
+                    yield event
         except DecodeError as error:
             raise ConfigError(
                 [Mistake(str(file), record.offset + 1, f"this reference row cannot be used: {error}")]
@@ -137,7 +145,7 @@ def reference_events(config: Config, name: str, file: Path) -> Iterator[Inferenc
 
 
 def _complete(record: Record, name: str) -> Record:
-    """A reference row with the model's name and, where it has none, time zero."""
+    """A reference row with the model's name and, where it has none, the time that stands for none."""
     value = record.value or b""
     if b'"event_time"' in value and b'"model"' in value:
         return record
@@ -146,7 +154,7 @@ def _complete(record: Record, name: str) -> Record:
     except msgspec.DecodeError:
         return record  # the decoder says what is wrong with it
     return (
-        record._replace(value=msgspec.json.encode({"event_time": 0, "model": name, **row}))
+        record._replace(value=msgspec.json.encode({"event_time": UNTIMED_MS, "model": name, **row}))
         if isinstance(row, dict)
         else record
     )
@@ -212,14 +220,16 @@ def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_u
     """Freeze the reference, calibrate every monitor (or read its calibration back), derive budgets and policy."""
     digest, rows = freeze(config, engine, table, folder, now_us)
     bins = _bins(engine, table, digest, rows, now_us)
+    found = _known(config, table, folder)
+    rows = found.mark(rows)
     directory = directories(config).get(table.name)  # a reference holds plain names, whatever the log holds
-    known = {} if directory is None else plain(directory)(pc.unique(rows["principal"]).to_pylist())
+    declared = {} if directory is None else plain(directory)(pc.unique(rows["principal"]).to_pylist())
     windows: dict[int, list[Stretch]] = {}
     ready: list[Monitor] = []
     refused: dict[str, str] = {}
     for name, (detector, window_us) in _configured(config, table.name).items():
         if window_us not in windows:
-            windows[window_us] = reference_windows(table.name, rows, bins, window_us, known)
+            windows[window_us] = reference_windows(table.name, rows, bins, window_us, declared)
         try:
             calibration = _calibration(engine, table.model_id, detector, windows[window_us], digest, now_us)
         except CalibrationRefused as error:
@@ -239,7 +249,20 @@ def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_u
         policy=alert_policy(config),
         lateness_us=round(config.schedule.lateness * SECOND_US),
         catch_up_us=round(config.schedule.catch_up * SECOND_US),
+        known=found,
     )
+
+
+def _known(config: Config, table: ModelTable, folder: Path) -> Known:
+    """Indexes of the files of known rows that the model names."""
+    model, made = config.models[table.name], {}
+    for kind, path in (("training", model.training), ("canary", model.canaries)):
+        if path is not None:
+            file = config.path(path)
+            events = reference_events(config, table.name, file)
+            own = folder / table.model_id
+            made[kind] = known.index(config, events, file_hash(file), table.schema, own, kind)
+    return Known(**made)
 
 
 def pace_per_s(rows: pa.Table) -> float:

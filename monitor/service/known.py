@@ -1,0 +1,178 @@
+"""Rows that the bank knows, found again in the log: training records and canaries, kept as keyed hashes only.
+
+An index is a membership oracle, so it holds SipHash-2-4 values (a keyed function: without the key nobody can test a row
+against it) in a file of mode 0600; the key lies in a file of its own, outside the state store. Nothing answers whether a
+row is in it: detectors see two columns and tell counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from collectors.base import Placed
+from detectors.base import pack, unpack
+from detectors.signals import Frame
+from monitor.config import Config
+from monitor.model import InferenceEvent
+from monitor.service.privacy import secret_key
+from monitor.store.columns import to_table, view
+from monitor.store.features import FeatureSchema
+
+CHUNK_ROWS: Final = 20_000
+GRAIN: Final = 1e-6  # of a column's range: what float32 and scaling on the way do to a number
+VERSION: Final = 1
+
+Hashes = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Known rows: sorted keyed hashes of their canonical form, in which numbers are rounded to so many decimals.
+
+    >>> rows = pa.table({"feature:x": [1.5, 2.5, 9.0], "feature:c": ["a", None, "b"]})
+    >>> known = Index.of([rows.slice(0, 2)], ["x"], ["c"], bytes(32))
+    >>> known.holds(rows).tolist()
+    [True, True, False]
+    """
+
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
+    decimals: tuple[int, ...]
+    hashes: Hashes
+    key: bytes
+
+    @classmethod
+    def of(
+        cls, chunks: Iterator[pa.Table] | Sequence[pa.Table], numeric: Sequence[str], categorical: Sequence[str], key: bytes
+    ) -> Index:  # fmt: skip
+        """From tables of rows; the first one tells the range of each number."""
+        given = iter(chunks)
+        first = next(given, pa.table({}))
+        numbers = Frame.of(first, numeric, ()).numbers
+        out = cls(
+            tuple(numeric), tuple(categorical), tuple(_decimals(x) for x in numbers.T), np.zeros(0, np.uint64), key
+        )
+        found = [out.keyed(first), *(out.keyed(rows) for rows in given)]
+        return cls(out.numeric, out.categorical, out.decimals, np.unique(np.concatenate(found)), key)
+
+    def keyed(self, rows: pa.Table) -> Hashes:
+        """One keyed hash per row: equal for rows that are equal but for rounding on the way."""
+        columns = {
+            f"feature:{n}": rows[f"feature:{n}"] for n in self.categorical if f"feature:{n}" in rows.column_names
+        }
+        numbers = Frame.of(rows, self.numeric, ()).numbers
+        with np.errstate(over="ignore", invalid="ignore"):
+            columns |= {
+                f"feature:{n}": np.round(numbers[:, j], k)
+                for j, (n, k) in enumerate(zip(self.numeric, self.decimals, strict=True))
+            }
+        if not columns or not rows.num_rows:
+            return np.zeros(rows.num_rows, np.uint64)
+        return siphash(Frame.of(pa.table(columns), self.numeric, self.categorical).whole(), self.key)
+
+    def holds(self, rows: pa.Table) -> NDArray[np.bool_]:
+        """Which rows are known ones."""
+        if not len(self.hashes):
+            return np.zeros(rows.num_rows, dtype=bool)
+        asked = self.keyed(rows)
+        at = np.minimum(np.searchsorted(self.hashes, asked), len(self.hashes) - 1)
+        return np.asarray(self.hashes[at] == asked)
+
+
+@dataclass(frozen=True)
+class Known:
+    """The indexes of a model; None where its configuration names no file."""
+
+    training: Index | None = None
+    canary: Index | None = None
+
+    def mark(self, rows: pa.Table) -> pa.Table:
+        """The rows with a column of truth values for each index there is."""
+        for name, index in (("training", self.training), ("canary", self.canary)):
+            if index is not None:
+                rows = rows.append_column(name, pa.array(index.holds(rows)))
+        return rows
+
+
+def index(
+    config: Config, events: Iterator[InferenceEvent], digest: str, schema: FeatureSchema, folder: Path, kind: str
+) -> Index:  # fmt: skip
+    """The index of a file of events, read back where it stands and built where the file, features or key are new.
+
+    digest: hash of the file. folder: of this model, for its indexes; those of earlier files are deleted.
+    """
+    key = secret_key(config.path(config.store.path / "training.key"))
+    content = msgspec.json.encode([VERSION, digest, list(schema.numeric), list(schema.categorical)])
+    path = folder / f"{kind}-{hmac.new(key, content, hashlib.sha256).hexdigest()[:32]}.index"
+    if not path.exists():
+        columns = [f"feature:{f}" for f in (*schema.numeric, *schema.categorical)]
+        made = Index.of(_chunks(events, schema, columns), list(schema.numeric), list(schema.categorical), key)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            stream.write(pack({"decimals": list(made.decimals)}, {"hashes": made.hashes}))
+        partial.rename(path)
+    for old in folder.glob(f"{kind}-*.index"):
+        if old != path:
+            old.unlink(missing_ok=True)
+    meta, arrays = unpack(path.read_bytes())
+    return Index(tuple(schema.numeric), tuple(schema.categorical), tuple(meta["decimals"]), arrays["hashes"], key)
+
+
+def _chunks(events: Iterator[InferenceEvent], schema: FeatureSchema, columns: Sequence[str]) -> Iterator[pa.Table]:
+    while chunk := [Placed("known", 0, i, e) for i, e in enumerate(islice(events, CHUNK_ROWS))]:
+        yield view(to_table(chunk, schema, "", 0), schema, list(columns))
+
+
+def _decimals(x: NDArray[np.float64]) -> int:
+    """Decimals that keep about a millionth of a column's range apart."""
+    x = x[np.isfinite(x)]
+    span = float(np.ptp(x)) or float(np.abs(x).max()) if len(x) else 0.0
+    return 6 if span <= 0 or not np.isfinite(span) else int(np.clip(np.floor(-np.log10(GRAIN * span)), -300, 300))
+
+
+def siphash(words: Hashes, key: bytes) -> Hashes:
+    """SipHash-2-4 of 64-bit words under the first 16 bytes of a key, all words at once.
+
+    >>> hex(siphash(np.array([0x0706050403020100], np.uint64), bytes(range(16)))[0])
+    '0x93f5f5799a932462'
+    """
+    k0, k1 = (np.uint64(int.from_bytes(key[i : i + 8], "little")) for i in (0, 8))
+    magic = b"somepseudorandomlygeneratedbytes"
+    start = [np.uint64(int.from_bytes(magic[i : i + 8], "big")) for i in (0, 8, 16, 24)]
+    v = [np.full(len(words), s ^ k) for s, k in zip(start, (k0, k1, k0, k1), strict=True)]
+    for block in (words, np.full(len(words), 8 << 56, np.uint64)):
+        v[3] ^= block
+        _rounds(v, 2)
+        v[0] ^= block
+    v[2] ^= np.uint64(0xFF)
+    _rounds(v, 4)
+    return np.asarray(v[0] ^ v[1] ^ v[2] ^ v[3], dtype=np.uint64)
+
+
+def _rounds(v: list[Hashes], times: int) -> None:
+    for _ in range(times):
+        for a, b, turn in ((0, 1, 13), (2, 3, 16)):
+            v[a] = v[a] + v[b]
+            v[b] = _turned(v[b], turn) ^ v[a]
+        v[0] = _turned(v[0], 32)
+        for a, b, turn in ((2, 1, 17), (0, 3, 21)):
+            v[a] = v[a] + v[b]
+            v[b] = _turned(v[b], turn) ^ v[a]
+        v[2] = _turned(v[2], 32)
+
+
+def _turned(x: Hashes, bits: int) -> Hashes:
+    return np.asarray((x << np.uint64(bits)) | (x >> np.uint64(64 - bits)), dtype=np.uint64)
