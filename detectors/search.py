@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 FEW: Final = 2  # fields that a what-if changes at a time, whatever row it starts from
 MOST: Final = 5  # and from an honest row, where there are many: one field in SHARE
 SHARE: Final = 6
+CHANCE_BITS: Final = 10.0  # what the fields that stay must say: one in a thousand rows agrees by chance
 ODD_FIELDS: Final = 3  # of a case that breaks rules, and so do its what-ifs: no more fields than that
 WANDERED: Final = 3  # fields more than that in which a chain has moved when small steps no longer count as what-if
 FOLLOWED: Final = 5  # near rows that far away that it takes
@@ -260,7 +261,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
                 memory.numbers[j],
                 scale,
             )
-            if differ <= few:
+            if differ <= few and bits - moved >= CHANCE_BITS:
                 steps = steps or differ <= FEW or memory.worth[j] >= VALID
                 varied = varied or (rows.broken[i] <= ODD_FIELDS and rows.fields[i] & ~memory.fields[j] == 0)
                 if memory.worth[j] >= VALID and differ < closest:
