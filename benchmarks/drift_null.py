@@ -61,6 +61,9 @@ class Counted:
     def callers(self) -> dict[str, Caller]:
         return {}
 
+    def feedback(self, columns: Sequence[str]) -> pa.Table:
+        raise NotImplementedError("the drift engine reads counts")
+
     def labels(self, as_of_us: int) -> pa.Table:
         raise NotImplementedError("the drift engine reads counts")
 

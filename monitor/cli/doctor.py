@@ -73,7 +73,7 @@ def service(config: Config) -> Iterator[Finding]:
             url = urlsplit(sink.url)
             port = url.port or (443 if url.scheme == "https" else 80)
             yield _answers(f"sinks.{name}", f"{url.hostname}:{port}")
-        for address in (*(sink.bootstrap or "").split(","), sink.address):
+        for address in (*(sink.bootstrap or "").split(","), sink.address or ""):
             if address:
                 yield _answers(f"sinks.{name}", address.strip())
 

@@ -16,6 +16,8 @@ from monitor.cli.alerts import DEFAULT, AsJson, ConfigFile, act_json, alerts, on
 from monitor.errors import UsageError
 from monitor.model import SECOND_US, Act, Alert, Exemption, Said, rfc3339, stable_id
 
+__all__ = ["alerts"]
+
 By = Annotated[str | None, typer.Option("--by", help="Who; default: LANNER_ACTOR, else the user of this machine.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept, audited and shown.")]
 AlertId = Annotated[str, typer.Argument(help="The id of the incident, or the beginning of it.")]
