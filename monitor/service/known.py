@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from collectors.base import Placed
 from detectors.base import pack, unpack
-from detectors.signals import Frame
+from detectors.signals import Frame, rehashed
 from monitor.config import Config
 from monitor.model import InferenceEvent
 from monitor.service.privacy import secret_key
@@ -69,18 +69,14 @@ class Index:
 
     def keyed(self, rows: pa.Table) -> Hashes:
         """One keyed hash per row: equal for rows that are equal but for rounding on the way."""
-        columns = {
-            f"feature:{n}": rows[f"feature:{n}"] for n in self.categorical if f"feature:{n}" in rows.column_names
-        }
-        numbers = Frame.of(rows, self.numeric, ()).numbers
+        frame = Frame.of(rows, self.numeric, self.categorical)
+        step = np.power(10.0, np.array(self.decimals, np.float64))
         with np.errstate(over="ignore", invalid="ignore"):
-            columns |= {
-                f"feature:{n}": np.round(numbers[:, j], k)
-                for j, (n, k) in enumerate(zip(self.numeric, self.decimals, strict=True))
-            }
-        if not columns or not rows.num_rows:
-            return np.zeros(rows.num_rows, np.uint64)
-        return siphash(Frame.of(pa.table(columns), self.numeric, self.categorical).whole(), self.key)
+            rounded = np.rint(frame.numbers * step) / step
+        rounded = np.where(np.isfinite(rounded), rounded, frame.numbers)
+        cut = len(self.numeric)
+        frame.hashes[:, :cut] = rehashed(frame, rounded, frame.words).hashes[:, :cut]
+        return siphash(frame.whole(), self.key)
 
     def holds(self, rows: pa.Table) -> NDArray[np.bool_]:
         """Which rows are known ones."""
@@ -140,7 +136,7 @@ def _decimals(x: NDArray[np.float64]) -> int:
     """Decimals that keep about a millionth of a column's range apart."""
     x = x[np.isfinite(x)]
     span = float(np.ptp(x)) or float(np.abs(x).max()) if len(x) else 0.0
-    return 6 if span <= 0 or not np.isfinite(span) else int(np.clip(np.floor(-np.log10(GRAIN * span)), -300, 300))
+    return 6 if span <= 0 or not np.isfinite(span) else int(np.clip(np.floor(-np.log10(GRAIN * span)), -200, 200))
 
 
 def siphash(words: Hashes, key: bytes) -> Hashes:
