@@ -152,10 +152,11 @@ def test_commented_settings_of_the_example_are_right_too(tmp_path: Path) -> None
     """What the example shows as comments is valid once the comment signs are gone."""
     lines = (ROOT / "config" / "lanner.example.yaml").read_text().splitlines()
     shown = [line.replace("#~ ", "", 1) if line.lstrip().startswith("#~ ") else line for line in lines]
-    for name in ("reference.jsonl", "training.parquet", "canaries.jsonl", "principals.yaml", "alerta-key", "token",
+    for name in ("reference.jsonl", "training.parquet", "canaries.jsonl", "alerta-key", "token",
                  "siem-ca.pem", "lanner.pem", "lake-key", "lake-ca.pem", "chat-address"):  # fmt: skip
         (tmp_path / name).write_text("x")
     (tmp_path / "kafka-password").write_text("x")
+    (tmp_path / "principals.yaml").write_text("- {id: svc-batch-*, profile: batch}")
     (tmp_path / "database-url").write_text("postgresql+psycopg://lanner@db/lanner")
     file = tmp_path / "lanner.yaml"
     file.write_text("\n".join(shown))
