@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
+from kafka.net.compat import KafkaNetClient
 
 from alerts.base import SinkRejected, SinkUnavailable, SinkUnknown
 from alerts.text import shown
@@ -73,23 +74,28 @@ class KafkaTopic:
     def _producer(self) -> Any:
         with self._lock:
             if not self._made:
-                limit_ms = max(1000, round(self.timeout_s * 1000))
-                try:
-                    self._made.append(
-                        KafkaProducer(
-                            **{
-                                "client_id": "lanner", "max_block_ms": limit_ms, "request_timeout_ms": limit_ms,
-                                "delivery_timeout_ms": limit_ms, "bootstrap_timeout_ms": limit_ms,
-                                "metrics_enabled": False, **self.options,
-                            },
-                            bootstrap_servers=[b.strip() for b in self.bootstrap.split(",")],
-                            acks="all",
-                            enable_idempotence=True,
-                        )
-                    )  # fmt: skip
-                except (kafka_errors.KafkaError, OSError, ValueError) as error:
-                    raise SinkUnavailable(f"cannot connect: {_words(error)}") from None
+                self._made.append(self._connect())
             return self._made[0]
+
+    def _connect(self) -> Any:
+        limit_ms = max(1000, round(self.timeout_s * 1000))
+        clients: list[KafkaNetClient] = []
+
+        def client(**given: Any) -> KafkaNetClient:
+            clients.append(KafkaNetClient(**given))
+            return clients[-1]
+
+        settings = {
+            "client_id": "lanner", "max_block_ms": limit_ms, "request_timeout_ms": limit_ms,
+            "delivery_timeout_ms": limit_ms, "bootstrap_timeout_ms": limit_ms, "metrics_enabled": False, **self.options,
+            "bootstrap_servers": [b.strip() for b in self.bootstrap.split(",")], "acks": "all", "enable_idempotence": True,
+        }  # fmt: skip
+        try:
+            return KafkaProducer(**settings, kafka_client=client)
+        except (kafka_errors.KafkaError, OSError, ValueError) as error:
+            for made in clients:  # a producer that could not start leaves its thread and sockets to nobody
+                made.close()
+            raise SinkUnavailable(f"cannot connect: {_words(error)}") from None
 
     def close(self) -> None:
         """Let the connections go."""
