@@ -61,7 +61,7 @@ class Memory(NamedTuple):
     numbers: NDArray[np.float32]
     hashes: NDArray[np.uint64]
     used: NDArray[np.int64]  # the principal's event count when the row was last sent or served as an anchor
-    worth: NDArray[np.uint8]  # what may start from it: STRANGE noise, VALID what-ifs too, CLEAN swapped values too
+    worth: NDArray[np.uint8]  # what may start from it: VALID what-ifs and noise, CLEAN swapped values too
     fields: NDArray[np.uint64]  # fields that break rules
     invalid: NDArray[np.uint64]  # fields that rows around it moved to values that nobody sends
     star: NDArray[np.uint64]  # fields that rows around it moved by small steps
@@ -113,7 +113,7 @@ class Met(NamedTuple):
 
 
 NOT, WHAT_IF, SAMPLE, MOSAIC = 0, 1, 2, 3  # Met.excused
-STRANGE, VALID, CLEAN = 1, 2, 3  # Memory.worth: no small step, few broken rules; none; and plausible
+VALID, CLEAN = 1, 2  # Memory.worth: breaks nothing and is no small step; and is plausible
 
 
 @numba.njit(cache=True)
@@ -163,7 +163,7 @@ def _redrawn_from(rows: Any, i: int, memory: Any, low: int, high: int, scale: An
     """The honest row that row i is an explainer's sample of, or -1; and whether by noise or by swapping in other values."""
     found = -1
     for j in range(low, high):
-        if memory.worth[j] < STRANGE:
+        if memory.worth[j] < VALID:
             continue
         if _in_cloud(rows.numbers[i], memory.numbers[j], scale.weight):
             return j, True
@@ -198,16 +198,6 @@ def _on_axis(rows: Any, i: int, memory: Any, j: int, scale: Any) -> bool:
         _popcount(memory.invalid[j]) >= AXIS_INVALID
         or (axes >= max(AXES, features // 5) and memory.stars[j] <= PER_AXIS * axes)
     )
-
-
-@numba.njit(cache=True)
-def _worth(broken: int, odd: bool, near: bool, flagged: bool) -> int:
-    """What may start from a row."""
-    if flagged or broken > ODD_FIELDS:
-        return 0
-    if broken > 0:
-        return STRANGE
-    return VALID if odd or near else CLEAN
 
 
 @numba.njit(cache=True)
@@ -295,5 +285,5 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         for j in (anchor, redrawn):
             if j >= 0:
                 memory.used[j] = places.seen[p]
-        worth = _worth(rows.broken[i], rows.odd[i], near, met.near[i])
+        worth = 0 if rows.broken[i] > 0 or met.near[i] else VALID if rows.odd[i] or near else CLEAN
         _remember(rows, i, memory, places, p, worth)

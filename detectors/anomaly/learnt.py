@@ -184,8 +184,10 @@ def as_rows(
     """Rows for detectors.search, all of one caller; those that break nothing where nothing else is said."""
     none = np.zeros(frame.n, np.int64)
     no = none.astype(bool)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinitely far away
+        numbers = frame.numbers.astype(np.float32)
     return Rows(
-        none, codes, frame.marks(), frame.numbers.astype(np.float32), frame.whole(),
+        none, codes, frame.marks(), numbers, frame.whole(),
         none.copy() if broken is None else broken, none.astype(np.uint64) if fields is None else fields,
         no if odd is None else odd, no.copy() if edge is None else edge, given.label, given.score,
     )  # fmt: skip

@@ -109,13 +109,15 @@ class Queries:
         given, codes = Answers.of(rows).take(at), learnt.encoder.codes(frame)
         broken, fields = learnt.rules.broken(frame)
         odd = np.asarray((learnt.joint.strangeness(codes) > learnt.strange).any(axis=1))
-        sent = as_rows(frame, codes, given, broken + _strange(rows, at), fields, odd, given.margin <= learnt.edge)
+        misfits = _strange(rows, at)
+        sent = as_rows(frame, codes, given, broken + misfits, fields, odd, given.margin <= learnt.edge)
         sent = sent._replace(who=who[at])
         met = chains.meet(names, sent, learnt.scale)
         mine = met.fresh & (met.excused == NOT)
         others = pool.meet(names, sent, mine, learnt.groups, learnt.joint.place, learnt.scale, learnt.shared)
         shared = np.array([o is not None for o in others], dtype=bool)
-        on = {"schema": met.schema, "near": met.near, "joint": met.odd, "edge": met.edge, "shared": shared}
+        schema = met.schema | (met.fresh & (misfits >= 2))  # what does not fit the schema has no honest reading
+        on = {"schema": schema, "near": met.near, "joint": met.odd, "edge": met.edge, "shared": shared}
         evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given)
         linked = [(int(at[i]), o) for i, o in enumerate(others) if o is not None and evidence.flag[i]]
         table = tuple(dict.fromkeys([*names, *(o for _, o in linked)]))
