@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
+from monitor.cli.options import DEFAULT, AsJson, ConfigFile, store
 from monitor.errors import UsageError
 from monitor.model import Action, Alert, Event, OutboxRow, OutboxState, Severity, Transition, rfc3339
 
-ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")]
-DEFAULT = Path("lanner.yaml")
 
 alerts = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List and show incidents.")
 outbox = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List deliveries and try them again.")
@@ -199,22 +195,3 @@ def row_json(row: OutboxRow) -> dict[str, Any]:
         "severity": row.transition.alert.severity.value,
         "model": row.transition.alert.model,
     }
-
-
-@contextmanager
-def store(config: Path) -> Iterator[Any]:
-    """The engine of the state store that a configuration names; reading must not make one."""
-    from monitor.config import load
-    from monitor.service.compose import state_url
-    from monitor.store.engine import check_migrated, open_state
-
-    url = state_url(load(config))
-    file = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
-    if file is not None and not file.exists():
-        raise UsageError("nothing has been stored yet: start `lanner run`, or `lanner check` for what is in the log")
-    engine = open_state(url)
-    try:
-        check_migrated(engine)
-        yield engine
-    finally:
-        engine.dispose()

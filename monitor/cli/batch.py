@@ -83,8 +83,7 @@ def check(
     """Judge windows that are not judged yet, and report them with those that are."""
     loaded = _load(config)
     now_us = time.time_ns() // 1000
-    service = open_service(loaded, owner("check"))
-    with closing(service):
+    with closing(open_service(loaded, owner("check"))) as service:
         reports = batch.check(service, _models(loaded, model), _time(from_, 0), _time(to, FOREVER_US), now_us)
     _show(reports, as_json)
     found = batch.worst(reports)
@@ -104,10 +103,11 @@ def backfill(
     if engine != "local":
         raise UsageError(f"--engine {engine} is not part of this version; leave it out to run on this machine")
     loaded = _load(config)
-    service = open_service(loaded, owner("backfill"))
     now_us = time.time_ns() // 1000
     start_us, end_us = _time(from_, 0), _time(to, FOREVER_US)
-    _show({name: batch.backfill(service, name, start_us, end_us, now_us) for name in _models(loaded, model)}, as_json)
+    with closing(open_service(loaded, owner("backfill"))) as service:
+        found = {n: batch.backfill(service, n, start_us, end_us, now_us) for n in _models(loaded, model)}
+    _show(found, as_json)
 
 
 def _load(file: Path) -> Config:

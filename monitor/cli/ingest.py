@@ -9,11 +9,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from monitor.cli.options import DEFAULT, AsJson, ConfigFile, store
 from monitor.errors import DecodeError, UsageError
 from monitor.model import FeedbackEvent, Half, InferenceEvent, rfc3339
 
@@ -22,11 +24,8 @@ if TYPE_CHECKING:  # both are heavy; a command imports what it needs
     from monitor.config import Config
     from monitor.store.deadletters import Stored
 
-ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout, one object a line.")]
 SourceName = Annotated[str | None, typer.Option("--source", help="Only this source.")]
 Reason = Annotated[str | None, typer.Option(help="Only this reason code, such as bad_json.")]
-DEFAULT = Path("lanner.yaml")
 
 deadletter = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List, show and re-drive undecodable messages."
@@ -166,9 +165,12 @@ def list_letters(
     as_json: AsJson = False,
 ) -> None:
     """List messages that could not be decoded, and why."""
+    from monitor.store import deadletters
     from monitor.telemetry import escaped
 
-    found = _find(config, source=source, reason=reason, state=_state(state), limit=limit)
+    wanted = _state(state)
+    with store(config) as engine:
+        found = deadletters.find(engine, source=source, reason=reason, state=wanted, limit=limit)
     for stored in found:
         if as_json:
             typer.echo(json.dumps(_letter_json(stored, body=False)))
@@ -191,7 +193,8 @@ def show_letter(
     from monitor.store import deadletters
     from monitor.telemetry import escaped
 
-    stored = deadletters.get(_engine(config), letter_id)
+    with store(config) as engine:
+        stored = deadletters.get(engine, letter_id)
     if stored is None:
         raise UsageError(f"there is no dead letter {letter_id}; see `lanner deadletter list`")
     if as_json:
@@ -228,31 +231,19 @@ def redrive_letters(
     from monitor.config import load
     from monitor.service.callers import intake
     from monitor.service.compose import open_service
-    from monitor.store import deadletters
 
     if bool(ids) == everything:
         raise UsageError("name dead letters by their ids, or say --all")
     loaded = load(config)
-    service = open_service(loaded, "redrive")
-    stored: list[Stored] = []
-    if ids:
-        found = [deadletters.get(service.engine, i) for i in ids]
-        stored = [s for s in found if s is not None]
-        missing = [i for i, s in zip(ids, found, strict=True) if s is None or s.state != "new"]
-        if missing:
-            raise UsageError(f"not there, or dealt with already: {', '.join(map(str, missing))}")
-    else:
-        before: int | None = None
-        while page := deadletters.find(service.engine, source=source, reason=reason, limit=1000, before_id=before):
-            stored += page
-            before = page[-1].id
+    with closing(open_service(loaded, "redrive")) as service:
+        stored = _chosen(service.engine, ids or [], source, reason)
 
-    def decoder_of(name: str) -> Any:
-        return decoder_for(name if name in loaded.sources else "native", loaded)
+        def decoder_of(name: str) -> Any:
+            return decoder_for(name if name in loaded.sources else "native", loaded)
 
-    letters = [Letter(s.id, s.source, s.letter) for s in sorted(stored, key=lambda s: s.id)]
-    keyed, events = intake(loaded, service.engine, service.log)
-    result = redrive(letters, decoder_of, events, keyed, time.time_ns() // 1000)
+        letters = [Letter(s.id, s.source, s.letter) for s in sorted(stored, key=lambda s: s.id)]
+        keyed, events = intake(loaded, service.engine, service.log)
+        result = redrive(letters, decoder_of, events, keyed, time.time_ns() // 1000)
     failed = {str(i): {"reason": e.reason, "detail": e.detail} for i, e in result.failed.items()}
     if as_json:
         typer.echo(json.dumps({"redriven": result.done, "failed": failed}))
@@ -266,20 +257,22 @@ def redrive_letters(
         raise typer.Exit(1)
 
 
-def _engine(config: Path) -> Any:
-    from monitor.config import load
-    from monitor.service.compose import state_url
-    from monitor.store.engine import check_migrated, open_state
-
-    engine = open_state(state_url(load(config)))
-    check_migrated(engine)
-    return engine
-
-
-def _find(config: Path, **wanted: Any) -> Sequence[Stored]:
+def _chosen(engine: Any, ids: Sequence[int], source: str | None, reason: str | None) -> list[Stored]:
+    """The new dead letters with these ids, else all that source and reason allow."""
     from monitor.store import deadletters
 
-    return deadletters.find(_engine(config), **wanted)
+    if ids:
+        found = [deadletters.get(engine, i) for i in ids]
+        missing = [i for i, s in zip(ids, found, strict=True) if s is None or s.state != "new"]
+        if missing:
+            raise UsageError(f"not there, or dealt with already: {', '.join(map(str, missing))}")
+        return [s for s in found if s is not None]
+    stored: list[Stored] = []
+    before: int | None = None
+    while page := deadletters.find(engine, source=source, reason=reason, limit=1000, before_id=before):
+        stored += page
+        before = page[-1].id
+    return stored
 
 
 def _state(name: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from monitor.cli.alerts import DEFAULT, AsJson, ConfigFile, store
+from monitor.cli.options import DEFAULT, AsJson, ConfigFile, store
 from monitor.cli.people import By, actor, now_us
 from monitor.errors import UsageError
 from monitor.model import SECOND_US, Mark, parse_time_us, rfc3339

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from monitor.cli.alerts import DEFAULT, AsJson, ConfigFile, act_json, alerts, one_alert, store
+from monitor.cli.alerts import act_json, alerts, one_alert
+from monitor.cli.options import DEFAULT, AsJson, ConfigFile, store
 from monitor.errors import UsageError
 from monitor.model import SECOND_US, Act, Alert, Exemption, Said, rfc3339, stable_id
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,22 +31,28 @@ def report(
 ) -> None:
     """Write a self-contained HTML report of one model: incidents, volume, drift of every feature over all events."""
     from monitor import telemetry
-    from monitor.reports import owner as owners
     from monitor.service.compose import open_service
-    from monitor.store import queries
 
     loaded = load(config)
     telemetry.configure("console", level="error")
     if model not in loaded.models:
         raise UsageError(f"{model}: no such model; configured are {', '.join(sorted(loaded.models))}")
     start_us, end_us = _time(from_), _time(to)
-    service = open_service(loaded, owner("report"))
+    with closing(open_service(loaded, owner("report"))) as service:
+        _write(service, model, start_us, end_us, out, evidently=evidently, as_json=as_json)
+
+
+def _write(
+    service: Any, model: str, start_us: int | None, end_us: int | None, out: Path, *, evidently: bool, as_json: bool
+) -> None:
+    from monitor.reports import owner as owners
+    from monitor.store import queries
+
+    loaded = service.config
     now_us = time.time_ns() // 1000
     row = queries.one_model(service.engine, model, now_us, clock=loaded.clock, grace_us=0)
     if row is None or row.judged_us is None:
-        raise UsageError(
-            f"no window of {model} has been judged yet; `lanner check -c {config}` judges what is in the log"
-        )
+        raise UsageError(f"no window of {model} has been judged yet; `lanner check` judges what is in the log")
     end_us = row.judged_us if end_us is None else end_us
     start_us = end_us - WEEK_US if start_us is None else start_us
     made = owners.report(

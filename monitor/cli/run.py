@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -71,24 +72,25 @@ def web(config: ConfigFile = DEFAULT) -> None:
     loaded = prepared(config)
     host, _, port = loaded.server.bind.rpartition(":")
     service = open_service(loaded, owner("web"))
-    app = create_app(loaded, service.engine, log=service.log)
-    uvicorn.run(app, host=host, port=int(port), log_level="warning", server_header=False)
+    with closing(service):
+        app = create_app(loaded, service.engine, log=service.log)
+        uvicorn.run(app, host=host, port=int(port), log_level="warning", server_header=False)
 
 
 def migrate(config: ConfigFile = DEFAULT) -> None:
     """Bring the state store to this program's version."""
     loaded = prepared(config)
     loaded.path(loaded.store.path).mkdir(parents=True, exist_ok=True)
-    upgrade(open_state(state_url(loaded)))
+    engine = open_state(state_url(loaded))
+    upgrade(engine)
+    engine.dispose()
     typer.echo("The state store is up to date.")
 
 
 def run(config: ConfigFile = DEFAULT) -> None:
     """Run the whole service: collect, schedule and web as child processes."""
     loaded = prepared(config)
-    open_service(
-        loaded, owner("run")
-    ).engine.dispose()  # first start: make the embedded store before the parts race for it
+    open_service(loaded, owner("run")).close()  # first start: make the embedded store before the parts race for it
     stop = stopper()
     parts = {name: Part(name, config) for name in PARTS}
     page = f"http://{loaded.server.bind}/"

@@ -68,12 +68,15 @@ def open_service(config: Config, owner: str) -> Service:
     root = config.path(config.store.path)
     root.mkdir(parents=True, exist_ok=True)
     engine = open_state(state_url(config))
-    if engine.dialect.name == "sqlite" and is_new(engine):
-        migrate(engine)  # a new embedded store needs no separate step; PostgreSQL is migrated on purpose
-    check_migrated(engine)
-    tables = registry.register(
-        engine, config.environment, {n: reference_schema(config, n, m) for n, m in config.models.items()}
-    )
+    try:
+        if engine.dialect.name == "sqlite" and is_new(engine):
+            migrate(engine)  # a new embedded store needs no separate step; PostgreSQL is migrated on purpose
+        check_migrated(engine)
+        schemas = {name: reference_schema(config, name, model) for name, model in config.models.items()}
+        tables = registry.register(engine, config.environment, schemas)
+    except BaseException:
+        engine.dispose()
+        raise
     log = EventLog(engine, root / "events", tables)
     route = routing(config)
     return Service(config, engine, root, tables, log, owner, lambda t: route(t) if quiet.told(t) else ())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import threading
 import uuid
-from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,15 +30,6 @@ from monitor.store.engine import migrate, open_state
 GOOD = {"ts": 1_767_225_600, "in": {"amount": 3, "note": "\x1b[31mred"}, "who": "ann"}
 STATE_US = 1_767_225_700_000_000
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the client's sockets
-
-
-@pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
-    """What a test leaves to the garbage collector is collected in that test."""
-    yield
-    gc.collect()
-
 
 def configured(folder: Path, state_url: str, features: str = "/in") -> Path:
     """A configuration of one source of a house format."""
@@ -62,7 +52,9 @@ decoders:
 @pytest.fixture
 def config(tmp_path: Path, state_url: str) -> Path:
     """The same over an empty state store of each kind."""
-    migrate(open_state(state_url))
+    engine = open_state(state_url)
+    migrate(engine)
+    engine.dispose()
     return written(tmp_path, state_url)
 
 
@@ -187,6 +179,7 @@ def test_a_dead_letter_is_listed_shown_and_redriven_once(config: Path, state_url
     with engine.connect() as conn:
         assert conn.scalar(sa.select(sa.func.sum(schema.segments.c.rows))) == 3
         assert conn.scalar(sa.select(schema.partitions.c.next_offset)) == 3, "no offset moves"
+    engine.dispose()
     with pytest.raises(UsageError, match="dealt with already"):
         letters("redrive", str(listed["id"]), "-c", str(config))
 
@@ -197,12 +190,11 @@ def test_two_people_redriving_one_letter_make_one_event(config: Path, state_url:
 
     ingest(config)
     configured(config.parent, state_url, features="/input")
-    engine = open_state(state_url)
-    (stored,) = deadletters.find(engine)
-    letters("redrive", "--all", "-c", str(config))
-    late = open_service(load(config), "late")
-    with pytest.raises(FencedOut, match="somebody else"):
-        late.log.append(IngestBatch("house", STATE_US, [], redriven=[stored.id]))
+    with closing(open_service(load(config), "late")) as late:
+        (stored,) = deadletters.find(late.engine)
+        letters("redrive", "--all", "-c", str(config))
+        with pytest.raises(FencedOut, match="somebody else"):
+            late.log.append(IngestBatch("house", STATE_US, [], redriven=[stored.id]))
 
 
 @pytest.mark.parametrize("words", [["redrive"], ["redrive", "1", "--all"], ["show", "99"], ["list", "--state", "old"]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import socket
 import threading
 import time
@@ -37,18 +36,6 @@ def until(what: Callable[[], Any], seconds: float = 40.0) -> Any:
             return found
         time.sleep(0.02)
     raise AssertionError(f"nothing came of {what} in {seconds} s")
-
-
-# After a failed connection attempt the client leaves its socket to the garbage collector, which says so, often only
-# during the next test: the last tests of this module leave none.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
-    """What a test leaves to the garbage collector is collected in that test."""
-    yield
-    gc.collect()
 
 
 class Topic:
