@@ -28,6 +28,7 @@ TECHNIQUES: Final[Mapping[str, Family]] = {  # how attackers go about it, and wh
     "boundary_walk": Family.EVASION,
     "coordinate_search": Family.EVASION,
     "record_variation": Family.MEMBERSHIP,
+    "noisy_copies": Family.MEMBERSHIP,
     "climbing": Family.INVERSION,
 }
 NAMED: Final = tuple(dict.fromkeys(TECHNIQUES.values()))  # what an attack can turn out to be

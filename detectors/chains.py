@@ -15,13 +15,15 @@ from detectors.search import Memory, Met, Places, Rows, Scale
 
 _TYPES: Final[dict[str, Any]] = {
     "codes": np.uint8, "marks": np.uint16, "numbers": np.float32, "hashes": np.uint64, "used": np.int64, "worth": np.uint8, "fields": np.uint64,
-    "invalid": np.uint64, "star": np.uint64, "stars": np.int32, "label": np.int32, "score": np.float32,
+    "invalid": np.uint64, "star": np.uint64, "stars": np.int32, "chain": np.uint64, "label": np.int32, "score": np.float32,
 }  # fmt: skip
+EACH: Final = ("length", "count", "seen", "centre", "samples", "signs")  # arrays of Chains with a row per principal
 
 
 @dataclass
 class Chains:
-    """Rows of all principals one after the other (Memory), and per principal: rows kept, events so far, when last seen.
+    """Rows of all principals one after the other (Memory), and per principal: rows kept, events so far, when last seen, and
+    whose noisy copies it sends (search.Places).
 
     `seen` counts rows of the log. Bounded by `forget`; evidence is kept by fuse(), not here.
     """
@@ -31,6 +33,9 @@ class Chains:
     length: NDArray[np.int64]
     count: NDArray[np.int64]
     seen: NDArray[np.int64]
+    centre: NDArray[np.uint64]
+    samples: NDArray[np.int64]
+    signs: NDArray[np.int16]  # (principals, numeric)
     kept: Memory
     rows: int = 0
 
@@ -39,15 +44,16 @@ class Chains:
         """From a state, or nobody known."""
         if state is None:
             none = np.zeros(0, np.int64)
-            return cls(memory, [], none, none.copy(), none.copy(), blank(0, features, numeric))
+            signs = np.zeros((0, numeric), np.int16)
+            return cls(memory, [], none, none, none, none.astype(np.uint64), none, signs, blank(0, features, numeric))
         a = state.arrays
         kept = Memory(*(np.asarray(a[k]) for k in Memory._fields))
-        length, count, seen = (np.asarray(a[k]) for k in ("length", "count", "seen"))
-        return cls(memory, list(state.meta["ids"]), length, count, seen, kept, int(state.meta["rows"]))
+        each = (np.asarray(a[k]) for k in EACH)
+        return cls(memory, list(state.meta["ids"]), *each, kept, int(state.meta["rows"]))
 
     def save(self, detector: str, version: int, calibration_hash: str) -> State:
         """As plain arrays."""
-        arrays = {"length": self.length, "count": self.count, "seen": self.seen, **self.kept._asdict()}
+        arrays = {**{k: getattr(self, k) for k in EACH}, **self.kept._asdict()}
         return State(detector, version, calibration_hash, {"ids": self.ids, "rows": self.rows}, arrays)
 
     def meet(self, names: Sequence[str], rows: Rows, scale: Scale) -> Met:
@@ -60,8 +66,10 @@ class Chains:
         new = np.bincount(who, minlength=len(present))
         room = np.minimum(old + new, self.memory)
         start = np.cumsum(room) - room
-        counts = np.pad(self.count, (0, len(place) - len(self.count)))
-        places = Places(start, room, old.copy(), counts[home])
+        grown = len(place) - len(self.count)
+        counts, centre, samples = (np.pad(x, (0, grown))[home] for x in (self.count, self.centre, self.samples))
+        signs = np.pad(self.signs, ((0, grown), (0, 0)))[home]
+        places = Places(start, room, old.copy(), counts, centre, samples, signs)
         work = blank(int(room.sum()), rows.codes.shape[1], rows.numbers.shape[1])
         source, target = (
             _spans(np.cumsum(self.length) - self.length, home, old),
@@ -90,13 +98,16 @@ class Chains:
         )
         grown = len(ids) - len(self.ids)
         self.ids = ids
-        self.length, self.count, self.seen = (np.pad(x, (0, grown)) for x in (self.length, self.count, self.seen))
+        for name in EACH:
+            x = getattr(self, name)
+            setattr(self, name, np.pad(x, ((0, grown), *((0, 0),) * (x.ndim - 1))))
         self.length[home], self.count[home] = places.length, places.seen
+        self.centre[home], self.samples[home], self.signs[home] = places.centre, places.samples, places.signs
 
     def forget(self, max_bytes: int) -> None:
         """Drop the rows of whoever was silent longest when memory is short."""
         each = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.kept)
-        size = self.length * each + 150
+        size = self.length * each + 150 + self.signs.itemsize * self.signs.shape[1]
         if size.sum() <= max_bytes:
             return
         order = np.argsort(-self.seen, kind="stable")
@@ -104,16 +115,17 @@ class Chains:
         keep[order[np.cumsum(size[order]) <= max_bytes * 0.9]] = True
         self.kept = Memory._make(a[np.repeat(keep, self.length)] for a in self.kept)
         self.ids = [p for p, k in zip(self.ids, keep.tolist(), strict=True) if k]
-        self.length, self.count, self.seen = self.length[keep], self.count[keep], self.seen[keep]
+        for name in EACH:
+            setattr(self, name, getattr(self, name)[keep])
 
 
 def unmet(n: int) -> Met:
     """Room for what is found out about n rows."""
-    no = np.zeros(n, bool)
-    return Met(
-        np.ones(n, bool), no, no.copy(), no.copy(), no.copy(), np.zeros(n, np.uint8), np.zeros(n, np.float32),
-        np.zeros(n, np.int16), no.copy(), np.full(n, np.nan, np.float32), no.copy(),
-    )  # fmt: skip
+    types = {**dict.fromkeys(Met._fields, np.bool_), "excused": np.uint8, "differs": np.int16, "moved": np.int16}
+    types |= dict.fromkeys(("bits", "third", "other", "step", "gain"), np.float32)
+    met = Met._make(np.zeros(n, types[k]) for k in Met._fields)
+    met.fresh[:], met.gain[:] = True, np.nan
+    return met
 
 
 def blank(n: int, features: int, numeric: int) -> Memory:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors import chains, search, signals
-from detectors.search import Places, Rows, Scale
+from detectors import search, signals
+from detectors.chains import Chains
+from detectors.search import Met, Rows, Scale
 from detectors.signals import Codes, Frame, rehashed
 
 CALM: Final = 7.0  # nats that nine in ten simulated honest clients may reach: half of what an alarm takes
 WORST: Final = 11.0  # and every one of them: an alarm takes 14.5
 MARGIN: Final = 0.15  # of the way from what honest clients need to the bits of a repeated row
+ANSWERS: Final = (
+    0.5  # of CALM and WORST where answers decide: segments differ in them more than the simulated ones tell
+)
+SLIGHT: Final = 0.05  # the same where several rows or answers must agree: honest clients come close more seldom
 REACH: Final = 0.92  # largest part of a repeated row's bits that a threshold may ask for
 SEQUENCE: Final = 1500  # rows per simulated client
 SEQUENCES: Final = 12  # simulated clients of each sorted kind
@@ -25,16 +30,19 @@ TAILS: Final = (0.005, 0.003, 0.002, 0.001, 0.0005, 0.0002)  # shares of referen
 
 @dataclass(frozen=True)
 class Found:
-    """bits: what makes a row near; sampled: what tells it from an explainer's sample; refused: why there is no `bits`.
+    """bits: what makes a row near; crowd, cross: what makes it one of a crowd, or a step across the boundary; None: refused.
 
-    benign: what simulated honest clients need; reach: bits of a repeat.
+    sampled: what tells a small step from an explainer's sample; benign: what simulated honest clients need for `bits`;
+    reach: bits of a repeat; refused: why a signal cannot be had.
     """
 
     bits: float | None
+    crowd: float | None
+    cross: float | None
     sampled: float
     benign: float
     reach: float
-    refused: str | None = None
+    refused: Mapping[str, str]
 
 
 def sequences(
@@ -90,52 +98,55 @@ def explained(frame: Frame, rng: np.random.Generator, cases: int = 8, rows: int 
             yield rehashed(case, numbers, np.where(swap[:, cut:], other.words, case.words))
 
 
-def near_threshold(
+def near_thresholds(
     rows: Rows,
     clients: Sequence[NDArray[np.int64]],
     explainers: Sequence[Rows],
     scale: Scale,
     memory: int,
-    rho: float,
+    rho: Mapping[str, float],
 ) -> Found:
-    """The smallest number of bits for which simulated honest clients stay well below an alarm, plus a margin.
+    """Per signal the smallest number of bits for which simulated honest clients stay well below an alarm, plus a margin.
 
     Refused when that is more than REACH of the bits that a row shares with its own repeat: then an attacker's small
     steps cannot be told from rows that are alike anyway (few features, or coarse ones).
     """
     features = rows.codes.shape[1]
     if features <= search.FEW + 1:
-        return Found(
-            None, 0.0, 0.0, 0.0, f"{features} features are too few: a step in {search.FEW} of them is a what-if"
-        )
+        why = f"{features} features are too few: a step in {search.FEW} of them is a what-if"
+        return Found(None, None, None, 0.0, 0.0, 0.0, dict.fromkeys(("near", "crowd", "cross"), why))
     reach = float(np.quantile(scale.table[np.arange(features)[None, :], rows.codes, rows.codes].sum(axis=1), 0.5))
     levels = np.linspace(0, reach, 81)[1:].tolist()
-    best = [nearest(Rows._make(a[client] for a in rows), scale, memory) for client in clients]
-    samples = [nearest(mine, scale, memory) for mine in explainers]
-    benign = next((bits for bits in levels if calm([b >= bits for b in best], rho)), reach)
-    sampled = next((bits for bits in levels if calm([b >= bits for b in samples], rho)), reach)
+
+    def least(values: Sequence[NDArray[np.float32]], rate: float, part: float = 1.0) -> float:
+        return float(next((bits for bits in levels if calm([v >= bits for v in values], rate, part)), reach))
+
+    met = [followed(Rows._make(a[client] for a in rows), scale, memory) for client in clients]
+    samples = [followed(mine, scale, memory).bits for mine in explainers]
+    benign = {
+        "near": least([m.bits for m in met], rho["near"]),
+        "crowd": least([m.third for m in met], rho["crowd"]),
+        "cross": least([m.other for m in met], rho["cross"], ANSWERS) if len(np.unique(rows.label)) > 1 else reach,
+    }
+    sampled = least(samples, rho["near"])
     sampled += 2 * MARGIN * (reach - sampled)
-    threshold = benign + MARGIN * (reach - benign)
-    if threshold > REACH * reach or reach <= 0:
-        text = f"honest rows resemble each other by {benign:.0f} of {reach:.0f} bits: no threshold tells steps apart"
-        return Found(None, sampled, benign, reach, text)
-    return Found(threshold, max(threshold, sampled), benign, reach)
+    found = {k: b + (MARGIN if k == "near" else SLIGHT) * (reach - b) for k, b in benign.items()}
+    refused = {
+        k: f"honest rows resemble each other by {benign[k]:.0f} of {reach:.0f} bits: no threshold tells steps apart"
+        for k, b in found.items()
+        if b > REACH * reach or reach <= 0
+    }
+    bits, crowd, cross = (None if k in refused else found[k] for k in ("near", "crowd", "cross"))
+    return Found(bits, crowd, cross, sampled if bits is None else max(bits, sampled), benign["near"], reach, refused)
 
 
-def nearest(rows: Rows, scale: Scale, memory: int) -> NDArray[np.float32]:
-    """Bits of the nearest small step of each distinct row of one client."""
+def followed(rows: Rows, scale: Scale, memory: int) -> Met:
+    """What each distinct row of one client resembles, with no threshold yet."""
     n = len(rows.who)
-    room = np.array([min(memory, n)])
-    work = chains.blank(int(room[0]), rows.codes.shape[1], rows.numbers.shape[1])
-    met, none = chains.unmet(n), np.zeros(1, np.int64)
-    search.follow(
-        rows._replace(who=np.zeros(n, np.int64)),
-        work,
-        Places(none, room, none.copy(), none.copy()),
-        scale._replace(bits=np.inf, sampled_bits=0.0),
-        met,
-    )
-    return met.bits[met.fresh]
+    kept = Chains.load(None, rows.codes.shape[1], rows.numbers.shape[1], memory)
+    unset = scale._replace(bits=np.inf, sampled_bits=0.0, crowd=np.inf, cross=np.inf)
+    met = kept.meet([""], rows._replace(who=np.zeros(n, np.int64)), unset)
+    return Met._make(a[met.fresh] for a in met)
 
 
 def tail_threshold(
@@ -155,15 +166,15 @@ def low_threshold(margin: NDArray[np.float32], clients: Sequence[NDArray[np.int6
     known = margin[np.isfinite(margin)]
     for share in EDGES if len(known) >= 100 else ():
         level = float(np.quantile(known, share))
-        if level < float(known.max()) and calm([margin[c] <= level for c in clients], rho):
+        if level < float(known.max()) and calm([margin[c] <= level for c in clients], rho, ANSWERS):
             return level
     return None
 
 
-def calm(flags: Sequence[NDArray[np.bool_]], rho: float) -> bool:
-    """Whether simulated honest clients with these flags stay well below an alarm."""
+def calm(flags: Sequence[NDArray[np.bool_]], rho: float, part: float = 1.0) -> bool:
+    """Whether simulated honest clients with these flags stay well below an alarm; `part` of what they may reach."""
     reached = np.array([_evidence(f, rho) for f in flags])
-    return bool(np.quantile(reached, 0.9) <= CALM and reached.max() <= WORST)
+    return bool(np.quantile(reached, 0.9) <= part * CALM and reached.max() <= part * WORST)
 
 
 def _evidence(flag: NDArray[np.bool_], rho: float) -> float:

@@ -2,21 +2,23 @@
 
 Made-up rows can have perfect margins and still combine what never comes together. Two views of the coded row
 (detectors.signals.Encoder): how well every pair of values goes together (log ratio of their joint share to the product of
-their shares, summed over the most dependent pairs), and the Mahalanobis distance of the normal scores of its numbers.
+their shares, summed over the most dependent pairs), and the Mahalanobis distance of its normal scores: of numbers by
+their rank among reference values, down to the last in a thousand, and of categories by how rare they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from detectors.signals import LEVELS, MISSING, OTHER, Codes
+from detectors.stats import Floats
 
 COARSE: Final = 8  # levels of a number in a pair
 WORDS: Final = 14  # categories of their own in a pair; then other, then missing
@@ -26,23 +28,27 @@ PRIOR: Final = 10.0  # rows of independence added to every pair's table
 CLIP: Final = 3.0  # nats that one pair may say
 SHRINK: Final = 0.05  # of the correlations
 LEARN_ROWS: Final = 8_000
+SCORES: Final = np.linspace(-3.3, 3.3, 133)  # normal scores whose reference quantiles are kept
 
 
 @dataclass(frozen=True)
 class Joint:
     """place (features, codes): value's place in the pair tables; pairs (k, 2); ratio (k, SIDE * SIDE) log ratios;
-    score (numeric, codes): normal score of a code; precision (numeric, numeric): inverse correlation of the scores.
+    knots (numeric, SCORES): the reference value at each normal score; rarity (categories, codes): score of a category;
+    precision (features, features): inverse correlation of the scores.
     """
 
     place: NDArray[np.uint8]
     pairs: NDArray[np.int64]
     ratio: NDArray[np.float32]
-    score: NDArray[np.float32]
+    knots: Floats
+    rarity: NDArray[np.float32]
     precision: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, codes: Codes, numeric: int) -> Joint:
-        """From reference rows as codes (n, features), the first `numeric` of them numbers."""
+    def fit(cls, codes: Codes, numbers: Floats) -> Joint:
+        """From reference rows as codes (n, features) and their numbers (n, numeric), which come first among the features."""
+        numeric = numbers.shape[1]
         place = _places(codes, numeric)
         low = place[np.arange(codes.shape[1])[None, :], codes].astype(np.int64)
         tables, gain, found = [], [], []
@@ -61,23 +67,43 @@ class Joint:
         best = [i for i in np.argsort(-np.array(gain), kind="stable")[:PAIRS].tolist() if gain[i] > 0]
         pairs = np.array([found[i] for i in best], dtype=np.int64).reshape(-1, 2)
         ratio = np.array([tables[i] for i in best], dtype=np.float32).reshape(-1, SIDE * SIDE)
-        score = _normal_scores(codes[:, :numeric])
-        z = score[np.arange(numeric)[None, :], codes[:, :numeric]]
-        moment = z.T.astype(np.float64) @ z / max(1, len(z)) if numeric else np.zeros((0, 0))
-        moment = (1 - SHRINK) * moment + SHRINK * np.eye(numeric)
-        return cls(place, pairs, ratio, score, np.linalg.inv(moment).astype(np.float32))
+        knots, rarity = _knots(numbers), _rarity(codes[:, numeric:])
+        features = codes.shape[1]
+        unscaled = cls(place, pairs, ratio, knots, rarity, np.eye(features, dtype=np.float32))
+        z = unscaled.scores(codes, numbers).astype(np.float64)
+        moment = (1 - SHRINK) * (z.T @ z / max(1, len(z))) + SHRINK * np.eye(features)
+        return replace(unscaled, precision=np.linalg.inv(moment).astype(np.float32))
 
-    def strangeness(self, codes: Codes) -> NDArray[np.float32]:
-        """(n, 2): minus the summed log ratios per pair, and the Mahalanobis distance; larger is stranger."""
+    def scores(self, codes: Codes, numbers: Floats) -> NDArray[np.float32]:
+        """(n, features): normal scores of ranks among reference values, 0 for missing. Ties take the middle of their ranks."""
+        numeric = len(self.knots)
+        z = np.zeros(codes.shape, dtype=np.float32)
+        top = len(SCORES) - 1
+        for j, known in enumerate(self.knots):
+            x = numbers[:, j]
+            low, high = np.searchsorted(known, x, side="left"), np.searchsorted(known, x, side="right")
+            middle = (SCORES[np.minimum(low, top)] + SCORES[np.maximum(high - 1, 0)]) / 2
+            z[:, j] = np.where(np.isfinite(x), middle, 0.0)
+        for j, known in enumerate(self.rarity):
+            z[:, numeric + j] = known[codes[:, numeric + j]]
+        return z
+
+    def strangeness(self, codes: Codes, numbers: Floats) -> NDArray[np.float32]:
+        """(n, 2): minus the summed log ratios per pair, and the Mahalanobis distance without the field that adds most (a
+        client with another unit in one field is no attacker); larger is stranger.
+        """
         n, features = codes.shape
         low = self.place[np.arange(features)[None, :], codes].T.astype(np.int64)
         together = np.zeros(n, dtype=np.float32)
         for (a, b), ratio in zip(self.pairs.tolist(), self.ratio, strict=True):
             together -= ratio[low[a] * SIDE + low[b]]
-        numeric = len(self.score)
-        z = self.score[np.arange(numeric)[None, :], codes[:, :numeric]]
-        far = np.einsum("ij,ij->i", z @ self.precision, z) if numeric else np.zeros(n, dtype=np.float32)
-        return np.stack([together / max(1, len(self.pairs)), far / max(1, numeric)], axis=1).astype(np.float32)
+        z = self.scores(codes, numbers)
+        pulled = z @ self.precision
+        alone = (pulled**2 / np.diag(self.precision)).max(
+            axis=1, initial=0.0
+        )  # what is gone without the strangest field
+        far = np.einsum("ij,ij->i", pulled, z) - alone
+        return np.stack([together / max(1, len(self.pairs)), far / max(1, features)], axis=1).astype(np.float32)
 
     def pack(self) -> dict[str, NDArray[Any]]:
         """Arrays for a calibration."""
@@ -85,23 +111,27 @@ class Joint:
             "joint_place": self.place,
             "joint_pairs": self.pairs,
             "joint_ratio": self.ratio,
-            "joint_score": self.score,
+            "joint_knots": self.knots,
+            "joint_rarity": self.rarity,
             "joint_precision": self.precision,
         }
 
     @classmethod
     def unpack(cls, a: Mapping[str, NDArray[Any]]) -> Joint:
         """The inverse of `pack`."""
-        return cls(*(np.asarray(a[f"joint_{part}"]) for part in ("place", "pairs", "ratio", "score", "precision")))
+        return cls(
+            *(np.asarray(a[f"joint_{part}"]) for part in ("place", "pairs", "ratio", "knots", "rarity", "precision"))
+        )
 
 
-def crossed(codes: Codes, numeric: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def crossed(codes: Codes, numbers: Floats, rng: np.random.Generator) -> NDArray[np.float32]:
     """Strangeness of each reference row under what the other half of the rows teaches: what fresh rows would get."""
     order = rng.permutation(len(codes))
     out = np.zeros((len(codes), 2), dtype=np.float32)
     halves = order[: len(codes) // 2], order[len(codes) // 2 :]
     for learn, judge in (halves, halves[::-1]):
-        out[judge] = Joint.fit(codes[learn[:LEARN_ROWS]], numeric).strangeness(codes[judge])
+        taught = Joint.fit(codes[learn[:LEARN_ROWS]], numbers[learn[:LEARN_ROWS]])
+        out[judge] = taught.strangeness(codes[judge], numbers[judge])
     return out
 
 
@@ -119,11 +149,23 @@ def _places(codes: Codes, numeric: int) -> NDArray[np.uint8]:
     return place
 
 
-def _normal_scores(codes: Codes) -> NDArray[np.float32]:
-    """(numeric, codes): normal quantile of each code's mid-rank, 0 for missing."""
+def _knots(numbers: Floats) -> Floats:
+    """(numeric, SCORES): the value of each number at every normal score."""
+    out = np.zeros((numbers.shape[1], len(SCORES)))
+    for j, x in enumerate(numbers.T):
+        known = x[np.isfinite(x)]
+        if len(known):
+            out[j] = np.quantile(known, ndtr(SCORES), method="inverted_cdf")
+    return out
+
+
+def _rarity(codes: Codes) -> NDArray[np.float32]:
+    """(categories, codes): the normal score of how rare a category is, larger for rarer ones; 0 for missing."""
     score = np.zeros((codes.shape[1], MISSING + 1), dtype=np.float32)
     for f in range(codes.shape[1]):
-        mass = np.bincount(codes[:, f], minlength=MISSING + 1)[:LEVELS].astype(np.float64)
-        middle = (np.cumsum(mass) - mass / 2 + 0.5) / (mass.sum() + 1)
-        score[f, :LEVELS] = ndtri(np.clip(middle, 1e-4, 1 - 1e-4))
+        mass = np.bincount(codes[:, f], minlength=MISSING + 1)[: OTHER + 1].astype(np.float64)
+        order = np.argsort(mass, kind="stable")
+        rarer = np.zeros(len(mass))
+        rarer[order] = np.cumsum(mass[order]) - mass[order] / 2
+        score[f, : OTHER + 1] = -ndtri(np.clip((rarer + 0.5) / (mass.sum() + 1), ndtr(SCORES[0]), 1 - ndtr(SCORES[0])))
     return score

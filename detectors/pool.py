@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.honest import MARGIN, REACH
-from detectors.search import FEW, Rows, Scale, pair, what_if_fields
+from detectors.search import FEW, SPREAD, Rows, Scale, pair, what_if_fields
 
 ROWS: Final = 2048  # newest rows that are kept
 SLOTS: Final = 4096
@@ -139,10 +139,10 @@ def _gather(
             ring.slots[g, s] = at
             if j < 0 or j == at or ring.owner[j] < 0 or ring.owner[j] == owner[i]:
                 continue
-            differ, bits, moved, needed = pair(
+            differ, bits, moved, mean, spread = pair(
                 rows.codes[i], rows.marks[i], rows.numbers[i], ring.codes[j], ring.marks[j], ring.numbers[j], scale
             )
-            if differ > few and differ > FEW and moved >= needed and bits >= least and bits > best[i]:
+            if differ > few and differ > FEW and moved >= mean + SPREAD * spread and bits >= least and bits > best[i]:
                 best[i], other[i] = bits, ring.owner[j]
         ring.codes[at], ring.marks[at], ring.numbers[at], ring.owner[at] = (
             rows.codes[i],

@@ -16,6 +16,8 @@ MOST: Final = 5  # and from an honest row, where there are many: one field in SH
 SHARE: Final = 6
 CHANCE_BITS: Final = 10.0  # what the fields that stay must say: one in a thousand rows agrees by chance
 ODD_FIELDS: Final = 3  # of a case that breaks rules, and so do its what-ifs: no more fields than that
+CHAIN: Final = 5  # fields in which what-ifs may move away, one after the other, from the row they started from
+CROWD: Final = 3  # earlier rows that must be near when a row joins a crowd
 WANDERED: Final = 3  # fields more than that in which a chain has moved when small steps no longer count as what-if
 FOLLOWED: Final = 5  # near rows that far away that it takes
 SPREAD: Final = 3.0  # standard deviations by which moved fields must be nearer than redrawn ones
@@ -27,8 +29,18 @@ MOSAIC_BITS: Final = (
 CLOUD: Final = (0.25, 5.0)  # mean square of explainers' noise in reference variances: at least, and deviations above 1
 CLOUD_NUMBERS: Final = 3  # numbers that such noise must be seen in
 SAME: Final = 1e-6  # squared deviations: what rounding on the way does to a number
+OUTLIER: Final = 9.0  # at most so much of one number: spreads of heavy tails are hard to know
 CLOUD_LEAST: Final = 0.35  # and, of so many numbers, some hardly moves: steps of one fixed size are no noise
 CLOUD_MANY: Final = 10
+CENTRED: Final = (
+    2.5  # standard deviations by which the signs of noise around a row may sum to other than zero, per number
+)
+SKEW: Final = 3  # one number in so many may be skewed all the same
+SAMPLES: Final = 20  # rows it takes to see that they lie around another row than before
+SPLIT: Final = 3.0  # standard deviations by which the squared sums of signs may pass those of fair coins when they do
+LATELY: Final = 64  # copies that are remembered as a sum; then what came before counts half
+LOOK: Final = 8  # events between two looks for such a row: it is a long look
+LEAN: Final = 2.0  # standard deviations by which moved fields of a crowd must be nearer than redrawn ones
 AXIS_BITS: Final = 3.0  # a single field moved by a small step: nearer than one in eight redrawn values
 AXES: Final = 6  # fields around one row that were each moved by small steps when it is a search along axes
 AXIS_INVALID: Final = 3  # or moved to values that nobody sends
@@ -66,23 +78,30 @@ class Memory(NamedTuple):
     invalid: NDArray[np.uint64]  # fields that rows around it moved to values that nobody sends
     star: NDArray[np.uint64]  # fields that rows around it moved by small steps
     stars: NDArray[np.int32]  # how many rows did
+    chain: NDArray[np.uint64]  # fields in which it and the what-ifs before it have moved away from where they started
     label: NDArray[np.int32]
     score: NDArray[np.float32]
 
 
 class Places(NamedTuple):
-    """Per principal of the stretch: first row in Memory, room there, rows in use, events seen so far."""
+    """Per principal of the stretch: first row in Memory, room there, rows in use, events seen so far; the row (its hash)
+    whose noisy copies it sends, how many of them came, and per number how many more were above it than below.
+    """
 
     start: NDArray[np.int64]
     room: NDArray[np.int64]
     length: NDArray[np.int64]
     seen: NDArray[np.int64]
+    centre: NDArray[np.uint64]
+    samples: NDArray[np.int64]
+    signs: NDArray[np.int16]
 
 
 class Scale(NamedTuple):
     """What a resemblance means: bits per pair of codes, mean and variance of the bits of two different reference values,
-    one over each number's squared deviation (0: constant), the bits that make a row near, and those that it takes when
-    the row looks like part of an explainer's sample.
+    one over each number's squared deviation (0: constant), the bits that make a row near, those that it takes when
+    the row looks like part of an explainer's sample, and those of the CROWDth nearest row (crowd) and of the nearest row
+    with another answer (cross); low, high: where the tails of each number begin.
     """
 
     table: NDArray[np.float32]
@@ -91,12 +110,18 @@ class Scale(NamedTuple):
     weight: NDArray[np.float32]
     bits: float
     sampled_bits: float
+    crowd: float
+    cross: float
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
 
 
 class Met(NamedTuple):
-    """Per row: fresh (not a repeat of a remembered row), schema, near, odd, edge (the signals), excused (part of a what-if or
-    an explainer's sample around an honest row), bits and differs of the nearest small step, flip (its label differs
-    from that row's) and gain (score of the label over that row's; NaN when it flipped or nothing was near), top (no strange row of its label scored higher).
+    """Per row: fresh (not a repeat of a remembered row), schema, near, odd, edge, crowd, cross (the signals), excused (part
+    of a what-if or an explainer's sample around an honest row), bits and differs of the nearest small step, third and other
+    (bits of the CROWDth nearest row and of the nearest one with another answer, 0 for a what-if). Of the row that it
+    resembles most: step (bits), moved (fields that differ), flip (its label is another one) and gain (score of the label
+    over that row's; NaN when it flipped or there is none). top: no strange row of its label scored higher.
     """
 
     fresh: NDArray[np.bool_]
@@ -104,9 +129,15 @@ class Met(NamedTuple):
     near: NDArray[np.bool_]
     odd: NDArray[np.bool_]
     edge: NDArray[np.bool_]
+    crowd: NDArray[np.bool_]
+    cross: NDArray[np.bool_]
     excused: NDArray[np.uint8]
     bits: NDArray[np.float32]
     differs: NDArray[np.int16]
+    third: NDArray[np.float32]
+    other: NDArray[np.float32]
+    step: NDArray[np.float32]
+    moved: NDArray[np.int16]
     flip: NDArray[np.bool_]
     gain: NDArray[np.float32]
     top: NDArray[np.bool_]
@@ -124,7 +155,8 @@ def what_if_fields(features: int) -> int:
 
 @numba.njit(cache=True)
 def pair(codes: Any, marks: Any, numbers: Any, other: Any, other_marks: Any, other_numbers: Any, scale: Any) -> Any:
-    """Two rows: (fields that differ, bits of the whole, bits of the fields that differ, what they would say if redrawn).
+    """Two rows: (fields that differ, bits of the whole, bits of the fields that differ, what they would say if redrawn:
+    mean and standard deviation).
 
     Numbers that are far apart in reference deviations say nothing, however few reference rows lie between them.
     """
@@ -139,7 +171,7 @@ def pair(codes: Any, marks: Any, numbers: Any, other: Any, other_marks: Any, oth
             moved += b
             mean += scale.mean[f]
             variance += scale.variance[f]
-    return differ, bits, moved, mean + SPREAD * np.sqrt(variance)
+    return differ, bits, moved, mean, np.sqrt(variance)
 
 
 @numba.njit(cache=True)
@@ -150,7 +182,7 @@ def _in_cloud(x: Any, anchor: Any, weight: Any) -> bool:
         if weight[j] > 0 and np.isfinite(x[j]) and np.isfinite(anchor[j]) and x[j] != anchor[j]:
             z = (x[j] - anchor[j]) ** 2 * weight[j]
             if z > SAME:
-                total += z
+                total += min(z, OUTLIER)
                 seen += 1
                 least = min(least, z)
     if seen < CLOUD_NUMBERS or (seen >= CLOUD_MANY and least > CLOUD_LEAST**2):
@@ -159,20 +191,102 @@ def _in_cloud(x: Any, anchor: Any, weight: Any) -> bool:
 
 
 @numba.njit(cache=True)
-def _redrawn_from(rows: Any, i: int, memory: Any, low: int, high: int, scale: Any) -> Any:
-    """The honest row that row i is an explainer's sample of, or -1; and whether by noise or by swapping in other values."""
-    found = -1
+def _centred(rows: Any, i: int, memory: Any, j: int, places: Any, p: int, scale: Any) -> bool:
+    """Count row i among the noisy copies of row j; whether all of them lie around it and not only to one side.
+
+    Any row looks like some other row plus noise, but rows of its own do not keep to both sides of one and the same row.
+    A number in its tails cannot tell: tools cut noise off there.
+    """
+    if places.samples[p] >= LATELY:
+        places.samples[p] //= 2
+        for f in range(rows.numbers.shape[1]):
+            places.signs[p, f] = int(places.signs[p, f] / 2)
+    places.samples[p] += 1
+    limit = CENTRED * np.sqrt(places.samples[p])
+    skewed, counted = 0, 0
+    for f in range(rows.numbers.shape[1]):
+        x, a = rows.numbers[i, f], memory.numbers[j, f]
+        if scale.weight[f] > 0 and scale.low[f] < a < scale.high[f]:
+            counted += 1
+            if x > a:
+                places.signs[p, f] += 1
+            elif x < a:
+                places.signs[p, f] -= 1
+            skewed += abs(places.signs[p, f]) > limit
+    return bool(skewed <= counted // SKEW)
+
+
+@numba.njit(cache=True)
+def _one_sided(memory: Any, j: int, low: int, high: int, scale: Any) -> float:
+    """How far the rows remembered since row j lie to one side of it: 0 for fair coins, in standard deviations; inf: too few."""
+    total, numbers, later = 0.0, 0, 0
+    for k in range(low, high):
+        later += memory.used[k] > memory.used[j]
+    if later < SAMPLES:
+        return np.inf
+    for f in range(memory.numbers.shape[1]):
+        a = memory.numbers[j, f]
+        if scale.weight[f] > 0 and scale.low[f] < a < scale.high[f]:
+            sides = 0
+            for k in range(low, high):
+                if memory.used[k] > memory.used[j]:
+                    sides += (memory.numbers[k, f] > a) - (memory.numbers[k, f] < a)
+            total += sides * sides
+            numbers += 1
+    return (total / later - numbers) / np.sqrt(2.0 * max(1, numbers))
+
+
+@numba.njit(cache=True)
+def _noise_around(rows: Any, i: int, memory: Any, places: Any, p: int, scale: Any) -> int:
+    """The honest row that row i is a noisy copy of as an explainer makes them, or -1.
+
+    It is the one whose copies came before, as long as they lie around it; then the one that the rows since lie around
+    best. Who has had none yet may start from the oldest, who leaves one after a fair number of copies from what came since.
+    """
+    low, high = places.start[p], places.start[p] + places.length[p]
+    left, last = places.samples[p] >= SAMPLES, 0
     for j in range(low, high):
-        if memory.worth[j] < VALID:
+        known = memory.hashes[j] == places.centre[p]
+        if known:
+            last = memory.used[j]
+        if known and _in_cloud(rows.numbers[i], memory.numbers[j], scale.weight):
+            if _centred(rows, i, memory, j, places, p, scale):
+                return j
+            left = False
+    if places.samples[p] > 0 and not left and places.seen[p] % LOOK:
+        return -1
+    found, least = -1, SPLIT
+    for j in range(low, high):
+        if memory.worth[j] < VALID or memory.hashes[j] == places.centre[p]:
             continue
-        if _in_cloud(rows.numbers[i], memory.numbers[j], scale.weight):
-            return j, True
-        _, bits, moved, needed = pair(
+        if not _in_cloud(rows.numbers[i], memory.numbers[j], scale.weight):
+            continue
+        if places.samples[p] == 0 or (left and memory.used[j] > last):
+            if found < 0 or memory.used[j] < memory.used[found]:
+                found = j
+        elif not left:
+            aside = _one_sided(memory, j, low, high, scale)
+            if aside <= least:
+                found, least = j, aside
+    if found >= 0:
+        places.centre[p], places.samples[p] = memory.hashes[found], 0
+        places.signs[p, :] = 0
+        _centred(rows, i, memory, found, places, p, scale)
+    return found
+
+
+@numba.njit(cache=True)
+def _mosaic_of(rows: Any, i: int, memory: Any, low: int, high: int, scale: Any) -> int:
+    """The honest row some of whose values an explainer swapped for other rows' to make row i, or -1."""
+    for j in range(low, high):
+        if memory.worth[j] < CLEAN:
+            continue
+        _, bits, moved, mean, spread = pair(
             rows.codes[i], rows.marks[i], rows.numbers[i], memory.codes[j], memory.marks[j], memory.numbers[j], scale
         )
-        if found < 0 and memory.worth[j] >= CLEAN and moved < needed and bits - moved >= MOSAIC_BITS:
-            found = j
-    return found, False
+        if moved < mean + SPREAD * spread and bits - moved >= MOSAIC_BITS:
+            return j
+    return -1
 
 
 @numba.njit(cache=True)
@@ -201,7 +315,17 @@ def _on_axis(rows: Any, i: int, memory: Any, j: int, scale: Any) -> bool:
 
 
 @numba.njit(cache=True)
-def _remember(rows: Any, i: int, memory: Any, places: Any, p: int, worth: int) -> None:
+def _changed(rows: Any, i: int, memory: Any, j: int) -> Any:
+    """The fields in which row i differs from the remembered row j, as bits."""
+    fields = np.uint64(0)
+    for f in range(rows.codes.shape[1]):
+        if rows.marks[i, f] != memory.marks[j, f]:
+            fields |= np.uint64(1) << np.uint64(f % 64)
+    return fields
+
+
+@numba.njit(cache=True)
+def _remember(rows: Any, i: int, memory: Any, places: Any, p: int, worth: int, chain: Any) -> None:
     """Keep row i in the place of the one that was of no use for longest."""
     at = places.start[p] + places.length[p]
     if places.length[p] < places.room[p]:
@@ -215,7 +339,7 @@ def _remember(rows: Any, i: int, memory: Any, places: Any, p: int, worth: int) -
     memory.hashes[at], memory.used[at], memory.worth[at] = rows.hashes[i], places.seen[p], worth
     memory.fields[at] = rows.fields[i]
     memory.invalid[at], memory.star[at], memory.stars[at] = 0, 0, 0
-    memory.label[at], memory.score[at] = rows.label[i], rows.score[i]
+    memory.label[at], memory.score[at], memory.chain[at] = rows.label[i], rows.score[i], chain
 
 
 @numba.njit(cache=True)
@@ -230,6 +354,7 @@ def _repeats(rows: Any, i: int, memory: Any, low: int, high: int) -> int:
 def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
     """Fill `met` and move `memory` and `places` on by all rows."""
     few = what_if_fields(rows.codes.shape[1])
+    longest = max(few + 1, min(CHAIN, rows.codes.shape[1] // 2 + 1))
     for i in range(len(rows.who)):
         p = rows.who[i]
         low, high = places.start[p], places.start[p] + places.length[p]
@@ -239,10 +364,13 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             memory.used[known] = places.seen[p]
             met.fresh[i] = False
             continue
-        best, nearest, differs, steps, wandered, highest = 0.0, -1, 0, False, 0, -np.inf
+        best, differs, steps, wandered, highest = 0.0, 0, False, 0, -np.inf
         anchor, redrawn, closest, varied, noise = -1, -1, few + 1, False, False
+        step, nearest, moves, other = 0.0, -1, 0, 0.0
+        crowd = np.zeros(CROWD)
+        chain, length = np.uint64(0), 65
         for j in range(low, high):
-            differ, bits, moved, needed = pair(
+            differ, bits, moved, mean, spread = pair(
                 rows.codes[i],
                 rows.marks[i],
                 rows.numbers[i],
@@ -251,26 +379,52 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
                 memory.numbers[j],
                 scale,
             )
+            if bits > step:
+                step, nearest, moves = bits, j, differ
             if differ <= few and bits - moved >= CHANCE_BITS:
-                steps = steps or differ <= FEW or memory.worth[j] >= VALID
-                varied = varied or (rows.broken[i] <= ODD_FIELDS and rows.fields[i] & ~memory.fields[j] == 0)
-                if memory.worth[j] >= VALID and differ < closest:
-                    anchor, closest = j, differ
+                gone = memory.chain[j] | _changed(rows, i, memory, j)
+                far = _popcount(gone)
+                if far < length:
+                    chain, length = gone, far
+                if far <= longest:
+                    steps = steps or differ <= FEW or memory.worth[j] >= VALID
+                    varied = varied or (rows.broken[i] <= ODD_FIELDS and rows.fields[i] & ~memory.fields[j] == 0)
+                    if memory.worth[j] >= VALID and differ < closest:
+                        anchor, closest = j, differ
             if memory.worth[j] == 0 and memory.label[j] == rows.label[i]:
                 highest = max(highest, memory.score[j])
-            if differ > FEW and moved >= needed:
+            if differ <= FEW or moved < mean + LEAN * spread:
+                continue
+            if bits > crowd[0]:  # the CROWD largest, the least of them first
+                k = 0
+                while k + 1 < CROWD and bits > crowd[k + 1]:
+                    crowd[k] = crowd[k + 1]
+                    k += 1
+                crowd[k] = bits
+            if bits > other and memory.label[j] != rows.label[i]:
+                other = bits
+            if moved >= mean + SPREAD * spread:
                 if bits > best:
-                    best, nearest, differs = bits, j, differ
+                    best, differs = bits, differ
                 if bits >= scale.bits and differ >= few + WANDERED:
                     wandered += 1
+        honest = steps and wandered < FOLLOWED
+        if not honest:
+            met.third[i], met.other[i] = crowd[0], other
         near = best >= scale.bits
-        strange = near or rows.broken[i] >= 2 or rows.odd[i] or rows.edge[i]
+        met.crowd[i], met.cross[i] = met.third[i] >= scale.crowd, met.other[i] >= scale.cross
+        strange = near or met.crowd[i] or met.cross[i] or rows.broken[i] >= 2 or rows.odd[i] or rows.edge[i]
         if anchor < 0 and best < scale.sampled_bits and strange:
-            redrawn, noise = _redrawn_from(rows, i, memory, low, high, scale)
+            redrawn = _noise_around(rows, i, memory, places, p, scale)
+            noise = redrawn >= 0
+            if not noise:
+                redrawn = _mosaic_of(rows, i, memory, low, high, scale)
             near = near and redrawn < 0
+            if redrawn >= 0 and not noise:  # samples with noise are far from each other
+                met.crowd[i], met.cross[i] = False, False
         axis = anchor >= 0 and _on_axis(rows, i, memory, anchor, scale)
         met.bits[i], met.differs[i] = best, differs
-        met.near[i] = axis or (near and (not steps or wandered >= FOLLOWED))
+        met.near[i] = axis or (near and not honest)
         if (anchor >= 0 or varied) and not axis:
             met.excused[i] = WHAT_IF
         elif redrawn >= 0:
@@ -278,6 +432,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         met.schema[i] = rows.broken[i] >= 2 and met.excused[i] in (NOT, MOSAIC)  # whoever swaps values keeps them valid
         met.odd[i] = rows.odd[i] and met.excused[i] == NOT and not steps and not near
         met.edge[i] = rows.edge[i] and met.excused[i] in (NOT, MOSAIC)
+        met.step[i], met.moved[i] = step, moves
         if nearest >= 0:
             met.flip[i] = rows.label[i] != memory.label[nearest]
             met.gain[i] = np.nan if met.flip[i] else rows.score[i] - memory.score[nearest]
@@ -285,5 +440,6 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         for j in (anchor, redrawn):
             if j >= 0:
                 memory.used[j] = places.seen[p]
-        worth = 0 if rows.broken[i] > 0 or met.near[i] else VALID if rows.odd[i] or near else CLEAN
-        _remember(rows, i, memory, places, p, worth)
+        flagged = met.near[i] or met.crowd[i] or met.cross[i]
+        worth = 0 if rows.broken[i] > 0 or flagged else VALID if rows.odd[i] or near else CLEAN
+        _remember(rows, i, memory, places, p, worth, chain)

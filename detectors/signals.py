@@ -163,7 +163,7 @@ def surprise(codes: Codes, numeric: int) -> NDArray[np.float32]:
     """Bits of resemblance per pair of codes, (features, CODES, CODES): -log2 of the chance that a reference value comes as near.
 
     Equal rare values say much, equal common ones little; for numbers nearness is the reference mass between the two.
-    Different categories and unknown ones say nothing.
+    Different categories, unknown ones and missing values say nothing.
     """
     n, features = codes.shape
     table = np.zeros((features, CODES, CODES), dtype=np.float32)
@@ -173,7 +173,7 @@ def surprise(codes: Codes, numeric: int) -> NDArray[np.float32]:
             own = -np.log2(np.maximum(mass, 1 / max(2, n)))
         if f >= numeric:
             np.fill_diagonal(table[f], own)
-            table[f, OTHER, OTHER] = 0.0
+            table[f, OTHER, OTHER] = table[f, MISSING, MISSING] = 0.0
         else:
             total = np.concatenate([[0.0], np.cumsum(mass[:LEVELS])])
             i = np.arange(LEVELS)
@@ -181,7 +181,6 @@ def surprise(codes: Codes, numeric: int) -> NDArray[np.float32]:
             inside = total[np.minimum(i[:, None] + gap, LEVELS - 1) + 1] - total[np.maximum(i[:, None] - gap, 0)]
             inside = np.maximum(np.maximum(inside, inside.T), 1 / max(2, n))
             table[f, :LEVELS, :LEVELS] = -np.log2(np.minimum(inside, 1.0))
-            table[f, MISSING, MISSING] = own[MISSING]
     return np.minimum(table, np.float32(np.log2(LEVELS)))
 
 

@@ -39,7 +39,7 @@ def _arguments() -> argparse.Namespace:
 
 def one(split: Split, made: Scene, speed: Speed, *, alone: bool = False, baselines: bool = False) -> list[Outcome]:
     """All actors of one victim through the detectors."""
-    watching, found = watch(made.reference), []
+    watching, found = watch(made.reference, training=True), []
     for group in [[s] for s in made.streams] if alone else [list(made.streams)]:
         log, of = together(split, made, group)
         judged = judge(watching, log)

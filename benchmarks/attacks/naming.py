@@ -36,6 +36,7 @@ KINDS = {
     "boundary": "boundary_walk",
     "zoo": "coordinate_search",
     "inversion": "climbing",
+    "noise_membership": "noisy_copies",
 }
 
 

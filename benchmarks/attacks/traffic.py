@@ -26,7 +26,15 @@ from detectors.base import Caller
 from monitor.model import HOUR_US, SECOND_US
 
 TRAINING_ROWS: Final = 3_000  # a few thousand train the model; the rest is what clients ask about
-FEW: Final = {"breast_cancer": 140, "digits": 450, "credit": 1_500, "caravan": 2_000, "churn": 2_000}  # small sets
+FEW: Final = {
+    "breast_cancer": 140,
+    "digits": 450,
+    "credit": 1_500,
+    "caravan": 2_000,
+    "churn": 2_000,
+    "phone": 1_500,
+    "pension": 2_500,
+}  # small sets
 REFERENCE_ROWS: Final = 4_000
 START_US: Final = 1_767_571_200_000_000  # Monday 2026-01-05
 

@@ -230,4 +230,14 @@ DATA: Final[dict[str, Callable[[], Data]]] = {
     "hotel": _labelled("hotel-rate", "modeldata/hotel_rates", ">avg_price_per_room", ["arrival_date"]),
     "credit": _labelled("credit", "modeldata/credit_data", "Status"),
     "caravan": _labelled("insurance", "ISLR/Caravan", "Purchase"),
+    "careers": _labelled("career", "sampleSelection/nlswork", ">ln_wage", ["idcode"]),
+    "cover": _labelled("cover", "Ecdat/HI", "whi", ["hhi2", "hhi", "wght"]),
+    "visits": _labelled(
+        "visits", "COUNT/rwm5yr", ">docvis", ["id", "hospvis", "edlevel1", "edlevel2", "edlevel3", "edlevel4"]
+    ),
+    "pharmacy": _labelled("pharmacy", "Ecdat/VietNamI", ">pharvis"),
+    "deliveries": _labelled("delivery", "modeldata/deliveries", ">time_to_delivery"),
+    "phone": _labelled("phone", "modeldata/mlc_churn", "churn"),
+    "pension": _labelled("pension", "wooldridge/k401ksubs", "e401k", ["p401k"]),
+    "family": _labelled("family", "AER/Fertility", "morekids"),
 }

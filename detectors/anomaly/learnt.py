@@ -21,8 +21,9 @@ from detectors.signals import Encoder, Frame
 from monitor.errors import CalibrationRefused
 
 REFERENCE_ROWS: Final = 20_000  # a longer reference is thinned evenly
+TAIL: Final = 0.02  # where the tails of a number begin
 POOLED_ROWS: Final = 1_000  # reference rows without which nothing can be said about rows of many callers together
-SIGNALS: Final = ("schema", "near", "joint", "edge", "shared")
+SIGNALS: Final = ("schema", "near", "crowd", "cross", "joint", "edge", "shared")
 REFUSALS: Final = {
     "schema": "fresh reference rows break the rules that the reference teaches too often",
     "joint": "segments of the reference look as implausible as made-up rows",
@@ -33,7 +34,7 @@ REFUSALS: Final = {
 
 @dataclass(frozen=True)
 class Learnt:
-    """A calibration unpacked. scale.bits and shared: inf where the signal was refused; strange, edge: never passed."""
+    """A calibration unpacked. the thresholds in scale and shared: inf where the signal was refused; strange, edge: never passed."""
 
     rules: Constraints
     encoder: Encoder
@@ -70,7 +71,8 @@ def _unpacked(cal: Calibration) -> Learnt:
     a, m = cal.arrays, cal.meta
     scale = Scale(
         np.asarray(a["surprise"]), np.asarray(a["mean"], np.float32), np.asarray(a["variance"], np.float32),
-        np.asarray(a["weight"]), _or(m["bits"], np.inf), float(m["sampled_bits"]),
+        np.asarray(a["weight"]), _or(m["bits"], np.inf), float(m["sampled_bits"]), _or(m["crowd_bits"], np.inf),
+        _or(m["cross_bits"], np.inf), np.asarray(a["tail_low"]), np.asarray(a["tail_high"]),
     )  # fmt: skip
     encoder = Encoder(np.asarray(a["edges"]), tuple(tuple(w) for w in m["codes"]))
     return Learnt(
@@ -103,27 +105,25 @@ def learn(
     clients = honest.sequences(codes, len(numeric), callers(rows)[0], rng)
     plain = as_rows(frame, codes, given)
     samples = [as_rows(f, encoder.codes(f), given.take(np.zeros(f.n, np.int64))) for f in honest.explained(frame, rng)]
-    found = honest.near_threshold(plain, clients, samples, scale, memory, rho["near"])
-    joint, groups = Joint.fit(codes, len(numeric)), pool.field_groups(scale.table, codes, rng)
-    strange = honest.tail_threshold(plausibility.crossed(codes, len(numeric), rng), clients, rho["joint"])
+    found = honest.near_thresholds(plain, clients, samples, scale, memory, rho)
+    joint, groups = Joint.fit(codes, frame.numbers), pool.field_groups(scale.table, codes, rng)
+    strange = honest.tail_threshold(plausibility.crossed(codes, frame.numbers, rng), clients, rho["joint"])
     edge = honest.low_threshold(given.margin, clients, rho["edge"])
     shared = None
     if frame.n >= POOLED_ROWS:
         shared = pool.threshold(plain, groups, joint.place, scale, found.reach, rho["shared"])
     known = {"schema": rules, "joint": strange, "edge": edge, "shared": shared}
-    refused = {k: REFUSALS[k] for k, v in known.items() if v is None} | (
-        {"near": found.refused} if found.refused else {}
-    )
+    refused = {k: REFUSALS[k] for k, v in known.items() if v is None} | dict(found.refused)
     if len(refused) == len(SIGNALS):
         raise CalibrationRefused("; ".join(f"{k}: {v}" for k, v in sorted(refused.items())))
     meta, arrays = (rules if rules is not None else Constraints.fit(frame, np.inf)).pack()
     meta |= {
         "rows": rows.num_rows, "refused": refused, "bits": found.bits, "sampled_bits": found.sampled,
-        "benign_bits": found.benign, "self_bits": found.reach, "shared_bits": shared, "edge": edge,
+        "crowd_bits": found.crowd, "cross_bits": found.cross, "benign_bits": found.benign, "self_bits": found.reach, "shared_bits": shared, "edge": edge,
         "margins": given.levels(), "codes": [list(w) for w in encoder.words],
     }  # fmt: skip
     arrays |= {"edges": encoder.edges, "surprise": scale.table, "mean": scale.mean, "variance": scale.variance}
-    arrays |= {"weight": scale.weight, "groups": groups, **joint.pack()}
+    arrays |= {"weight": scale.weight, "tail_low": scale.low, "tail_high": scale.high, "groups": groups, **joint.pack()}
     arrays["strange"] = strange if strange is not None else np.full(2, np.inf, np.float32)
     return meta, arrays
 
@@ -155,7 +155,13 @@ def scale_of(frame: Frame, codes: NDArray[np.uint8], rng: np.random.Generator) -
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = np.where((spread > 0) & np.isfinite(spread), 1 / spread, 0.0)
     f32 = np.float32
-    return Scale(table, mean.astype(f32), variance.astype(f32), weight.astype(f32), np.inf, np.inf)
+    low, high = np.full((2, len(spread)), np.nan, f32)
+    for j, x in enumerate(frame.numbers.T):
+        if np.isfinite(x).any():
+            low[j], high[j] = np.nanquantile(x, [TAIL, 1 - TAIL])
+    return Scale(
+        table, mean.astype(f32), variance.astype(f32), weight.astype(f32), np.inf, np.inf, np.inf, np.inf, low, high
+    )
 
 
 def columns(numeric: Sequence[str], categorical: Sequence[str]) -> list[str]:

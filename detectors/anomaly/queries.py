@@ -29,9 +29,9 @@ SHOWN: Final = 4  # broken rules named per event
 DECLARED: Final[Mapping[str, frozenset[str]]] = {  # signals that a declared use of the model explains
     "what_if": frozenset(SIGNALS),
     "explainer": frozenset(SIGNALS),
-    "load_test": frozenset({"near", "joint", "edge", "shared"}),
-    "health_probe": frozenset({"near", "shared"}),
-    "batch": frozenset({"near", "shared"}),
+    "load_test": frozenset({"near", "crowd", "cross", "joint", "edge", "shared"}),
+    "health_probe": frozenset({"near", "crowd", "cross", "shared"}),
+    "batch": frozenset({"near", "crowd", "cross", "shared"}),
     "segment": frozenset({"joint", "edge"}),
 }
 
@@ -41,9 +41,10 @@ class Queries:
     """Per principal: made-up rows, small steps from its own or other callers' rows, and answers near the boundary.
 
     Idea: who searches a model's boundary, inverts it or copies it by queries moves in small steps around a few rows, and
-    mostly sends values, or combinations of values, that nobody sends. Five flags per event. *schema*: the row breaks two
+    mostly sends values, or combinations of values, that nobody sends. Seven flags per event. *schema*: the row breaks two
     or more learnt rules (detectors.constraints). *near*: it is a small step from one of the principal's last `memory`
-    distinct rows (detectors.search). *joint*: its values do not go together (detectors.plausibility). *edge*: the model
+    distinct rows (detectors.search). *crowd*: three of them resemble it more than honest clients' rows ever do.
+    *cross*: one that got another answer does. *joint*: its values do not go together (detectors.plausibility). *edge*: the model
     was as unsure as it seldom is. *shared*: it is a small step from a recent row of another caller (detectors.pool),
     which ties the two. Exact repeats are no evidence; what-ifs and samples of explainers are excused (detectors.search).
     Flagged rows vote for the technique (detectors.anomaly.tokens).
@@ -58,7 +59,7 @@ class Queries:
     False alarms: at most one per `FuseSettings.level` events over all principals while flags keep to the tolerated
     rates. Measured on real data sets, with what is never seen: docs/attacks.md.
 
-    Parameters: rho_schema, rho_near, rho_joint, rho_edge, rho_shared: tolerated shares of flagged events; memory:
+    Parameters: rho_schema, rho_near, rho_crowd, rho_cross, rho_joint, rho_edge, rho_shared: tolerated shares of flagged events; memory:
     distinct rows remembered per principal; min_rows: reference rows that calibration needs; max_mb: memory for recent
     rows of all principals.
 
@@ -75,6 +76,8 @@ class Queries:
 
     rho_schema: float = 0.01
     rho_near: float = 0.02
+    rho_crowd: float = 0.02
+    rho_cross: float = 0.02
     rho_joint: float = 0.05
     rho_edge: float = 0.15
     rho_shared: float = 0.03
@@ -108,7 +111,7 @@ class Queries:
         frame = Frame.of(rows, learnt.rules.numeric, learnt.rules.categorical).take(at)
         given, codes = Answers.of(rows).take(at), learnt.encoder.codes(frame)
         broken, fields = learnt.rules.broken(frame)
-        odd = np.asarray((learnt.joint.strangeness(codes) > learnt.strange).any(axis=1))
+        odd = np.asarray((learnt.joint.strangeness(codes, frame.numbers) > learnt.strange).any(axis=1))
         misfits = _strange(rows, at)
         sent = as_rows(frame, codes, given, broken + misfits, fields, odd, given.margin <= learnt.edge)
         sent = sent._replace(who=who[at])
@@ -117,7 +120,15 @@ class Queries:
         others = pool.meet(names, sent, mine, learnt.groups, learnt.joint.place, learnt.scale, learnt.shared)
         shared = np.array([o is not None for o in others], dtype=bool)
         schema = met.schema | (met.fresh & (misfits >= 2))  # what does not fit the schema has no honest reading
-        on = {"schema": schema, "near": met.near, "joint": met.odd, "edge": met.edge, "shared": shared}
+        on = {
+            "schema": schema,
+            "near": met.near,
+            "crowd": met.crowd,
+            "cross": met.cross,
+            "joint": met.odd,
+            "edge": met.edge,
+            "shared": shared,
+        }
         evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given)
         linked = [(int(at[i]), o) for i, o in enumerate(others) if o is not None and evidence.flag[i]]
         table = tuple(dict.fromkeys([*names, *(o for _, o in linked)]))
@@ -138,7 +149,8 @@ class Queries:
             bets.append(signals.bernoulli_bets(on[s], rho) * (met.fresh & ~silent[s])[:, None])
             on[s] = on[s] & ~silent[s]
         flag = np.logical_or.reduce(list(on.values()))
-        kind = tokens.tokens(met, given.margin, cal.meta["margins"], cal.meta["self_bits"])
+        features = len(cal.meta["numeric"]) + len(cal.meta["categorical"])
+        kind = tokens.tokens(met, given.margin, cal.meta["margins"], cal.meta["self_bits"], features)
         return Evidence(
             detector=self.name, family=self.family, principals=names, code=who.astype(np.int32), row=at,
             time_us=np.asarray(rows.column("event_time"), dtype=np.int64)[at], log_e=np.concatenate(bets, axis=1),
@@ -209,6 +221,8 @@ def _why(
             why["broken"] = broken.get(i, [])
         if on["near"][k]:
             why["near"] = {"bits": round(float(met.bits[k]), 1), "fields_differ": int(met.differs[k])}
+        elif on["crowd"][k] or on["cross"][k]:
+            why["near"] = {"bits": round(float(met.step[k]), 1), "fields_differ": int(met.moved[k])}
         out[int(at[k])] = why
     return out
 

@@ -37,9 +37,9 @@ class Named:
 def named(votes: Sequence[float], count: int) -> Named:
     """What the votes (nats, one per entry of TECHNIQUES) of so many flagged queries name. A family is its best technique.
 
-    >>> named([9.0, 0, 0, 0, 0, 0, 0, 0], 20)
+    >>> named([9.0, 0, 0, 0, 0, 0, 0, 0, 0], 20)
     Named(family=<Family.EXTRACTION: 'extraction'>, technique='made_up_rows', sure=1.0)
-    >>> named([1.0, 0, 0, 0.5, 0, 0, 0, 0], 20).family.value
+    >>> named([1.0, 0, 0, 0.5, 0, 0, 0, 0, 0], 20).family.value
     'anomaly'
     """
     best = {f: max(v for v, g in zip(votes, TECHNIQUES.values(), strict=True) if g is f) for f in NAMED}

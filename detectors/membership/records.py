@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.base import State
-from detectors.search import Scale, pair, what_if_fields
+from detectors.search import SPREAD, Scale, pair, what_if_fields
 from detectors.signals import Frame
 
 SHOWN: Final = 64  # training records from which on, whenever they double, the gauge is shown
@@ -19,14 +19,15 @@ SHOWN: Final = 64  # training records from which on, whenever they double, the g
 
 class Tried(NamedTuple):
     """Per row: trial (a new row that is no training record, of a principal that sent some), near (a small step from one of
-    them, of more fields than a what-if changes), its bits and differing fields, records (training records
-    sent so far) and added (whether this row is a new one).
+    them, of more fields than a what-if changes), its bits and differing fields, like (bits of the record that it resembles
+    most, near or not), records (training records sent so far) and added (whether this row is a new one).
     """
 
     trial: NDArray[np.bool_]
     near: NDArray[np.bool_]
     bits: NDArray[np.float32]
     differs: NDArray[np.int64]
+    like: NDArray[np.float32]
     records: NDArray[np.int64]
     added: NDArray[np.bool_]
 
@@ -74,11 +75,12 @@ def _follow(place: Any, training: Any, codes: Any, marks: Any, numbers: Any, has
             out.trial[i] = True
             what_if = False
             for j in range(min(rings.sent[p], room)):
-                differ, bits, moved, needed = pair(
+                differ, bits, moved, mean, spread = pair(
                     codes[i], marks[i], numbers[i], rings.codes[p, j], rings.marks[p, j], rings.numbers[p, j], scale
                 )
                 what_if = what_if or differ <= few
-                if moved >= needed and bits > out.bits[i]:
+                out.like[i] = max(out.like[i], bits)
+                if moved >= mean + SPREAD * spread and bits > out.bits[i]:
                     out.bits[i], out.differs[i] = bits, differ
             out.near[i] = out.bits[i] >= scale.bits and not what_if
         out.records[i] = rings.sent[p]
@@ -119,8 +121,8 @@ class Records:
         self.ids = list(places)
         n = len(place)
         out = Tried(
-            np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, np.float32), np.zeros(n, np.int64), np.zeros(n, np.int64),
-            np.zeros(n, bool),
+            np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, np.float32), np.zeros(n, np.int64), np.zeros(n, np.float32),
+            np.zeros(n, np.int64), np.zeros(n, bool),
         )  # fmt: skip
         with np.errstate(over="ignore"):
             numbers = frame.numbers.astype(np.float32)

@@ -21,7 +21,9 @@ from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict
 
 VERSION: Final = 1
-VOTE: Final = 4.0  # nats for record_variation: what tells it from searches that start at rows of nobody's record
+VOTE: Final = 4.0  # nats for a row near a record: what tells it from searches that start at rows of nobody's record
+HINT: Final = 0.5  # nats for one that resembles a record somewhat; it counts where another detector flags the row
+RESEMBLES: Final = 0.5  # of the bits of a repeat
 DECLARED: Final = frozenset({"what_if", "explainer", "load_test"})  # uses that vary rows on purpose
 
 
@@ -80,9 +82,10 @@ class Membership:
         samples = [
             as_rows(f, encoder.codes(f), given.take(np.zeros(f.n, np.int64))) for f in honest.explained(frame, rng)
         ]
-        found = honest.near_threshold(as_rows(frame, codes, given), clients, samples, scale, self.memory, self.rho)
+        rho = dict.fromkeys(("near", "crowd", "cross"), self.rho)
+        found = honest.near_thresholds(as_rows(frame, codes, given), clients, samples, scale, self.memory, rho)
         if found.bits is None:
-            raise CalibrationRefused(found.refused or "no threshold tells small steps from honest rows")
+            raise CalibrationRefused(found.refused["near"])
         meta = asdict(self) | {
             "numeric": numeric, "categorical": categorical, "codes": [list(w) for w in encoder.words],
             "bits": found.bits, "sampled_bits": found.sampled, "benign_bits": found.benign, "self_bits": found.reach,
@@ -109,12 +112,13 @@ class Membership:
         concerned = np.isin(np.array(names, dtype=object), known.ids)
         concerned[who[at][training]] = True
         some = np.flatnonzero(concerned[who[at]])
-        flag, trial = np.zeros(len(at), dtype=bool), np.zeros(len(at), dtype=bool)
+        flag, trial, like = (np.zeros(len(at), dtype=bool) for _ in range(3))
         details: dict[int, dict[str, Any]] = {}
         gauges: list[Detection] = []
         if len(some):
             tried = self._try(cal, known, rows.take(pa.array(at[some])), training[some], who[at[some]], names)
             trial[some], flag[some] = tried.trial, tried.near & ~_silent(names, window.callers())[who[at[some]]]
+            like[some] = tried.like >= RESEMBLES * cal.meta["self_bits"]
             for i in np.flatnonzero(flag[some]).tolist():
                 says = {"bits": round(float(tried.bits[i]), 1), "fields_differ": int(tried.differs[i])}
                 details[int(at[some[i]])] = {"record_variation": says | {"training_rows": int(tried.records[i])}}
@@ -124,7 +128,9 @@ class Membership:
         known.rows += len(at)
         known.forget(round(self.max_mb * 1e6))
         votes = np.zeros((len(at), len(TECHNIQUES)))
-        votes[:, list(TECHNIQUES).index("record_variation")] = VOTE * flag
+        for technique, family in TECHNIQUES.items():
+            if family is Family.MEMBERSHIP:
+                votes[:, list(TECHNIQUES).index(technique)] = np.where(flag, VOTE, HINT * like)
         evidence = Evidence(
             detector=self.name, family=self.family, principals=names, code=who[at].astype(np.int32), row=at,
             time_us=times, log_e=signals.bernoulli_bets(flag, self.rho) * trial[:, None], flag=flag, details=details,
@@ -142,7 +148,8 @@ class Membership:
         table, mean, variance, weight = (
             np.asarray(a[k], np.float32) for k in ("surprise", "mean", "variance", "weight")
         )
-        scale = Scale(table, mean, variance, weight, float(m["bits"]), np.inf)
+        tails = np.zeros((2, len(weight)), np.float32)  # explainers are not looked for here
+        scale = Scale(table, mean, variance, weight, float(m["bits"]), np.inf, np.inf, np.inf, *tails)
         return known.meet([names[k] for k in who.tolist()], training, codes, frame, scale)
 
     def _gauge(self, principal: str, time_us: int, count: int) -> Detection:

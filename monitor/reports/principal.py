@@ -22,7 +22,7 @@ from detectors.anomaly.queries import Queries
 from detectors.answers import Answers
 from detectors.base import Calibration, Caller, Window
 from detectors.constraints import Constraints
-from detectors.signals import MISSING, Codes, Frame
+from detectors.signals import MISSING, Frame
 from monitor.model import HOUR_US
 from monitor.reports import charts
 from monitor.reports.charts import Chart, Span
@@ -258,10 +258,10 @@ def margin_chart(own: NDArray[np.float32], base: NDArray[np.float32]) -> Chart |
     return charts.histogram(labels, shares[0].tolist(), shares[1].tolist(), title="Margin between the two best classes")
 
 
-def directions(learnt: Learnt, codes: Codes) -> Floats:
-    """Coded rows as numbers (n, k): normal scores of the numbers, and one column per frequent category."""
-    numeric = len(learnt.joint.score)
-    parts = [learnt.joint.score[np.arange(numeric)[None, :], codes[:, :numeric]].astype(np.float64)]
+def directions(learnt: Learnt, frame: Frame) -> Floats:
+    """Rows as numbers (n, k): normal scores of the numbers, and one column per frequent category."""
+    codes, numeric = learnt.encoder.codes(frame), frame.numbers.shape[1]
+    parts = [learnt.joint.scores(codes, frame.numbers)[:, :numeric].astype(np.float64)]
     for j in range(numeric, codes.shape[1]):
         known = np.minimum(codes[:, j], MISSING)[:, None] == np.arange(WORDS)[None, :]
         parts.append(known.astype(np.float64))
@@ -293,8 +293,7 @@ def picture(learnt: Learnt, own: Rows, base: Frame, words: str) -> Chart | None:
     """Where the caller's rows lie among rows of the base (`words` says which those are); None with too few of them."""
     if own.n == 0 or base.n < 20:
         return None
-    wide = directions(learnt, learnt.encoder.codes(base))
-    there, here, share = plane(wide, directions(learnt, learnt.encoder.codes(own.frame)))
+    there, here, share = plane(directions(learnt, base), directions(learnt, own.frame))
     both = np.concatenate([there, here])
     low, size = both.min(axis=0), np.maximum(both.max(axis=0) - both.min(axis=0), 1e-9)
     there, here = 0.02 + 0.96 * (there - low) / size, 0.02 + 0.96 * (here - low) / size
