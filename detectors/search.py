@@ -11,6 +11,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors import beside
+from detectors.beside import FAR, SPREAD
+
 FEW: Final = 2  # fields that a what-if changes at a time, whatever row it starts from
 MOST: Final = 5  # and from an honest row, where there are many: one field in SHARE
 SHARE: Final = 6
@@ -18,9 +21,7 @@ CHANCE_BITS: Final = 10.0  # what the fields that stay must say: one in a thousa
 ODD_FIELDS: Final = 3  # of a case that breaks rules, and so do its what-ifs: no more fields than that
 WANDERED: Final = 3  # fields more than that in which a chain has moved when small steps no longer count as what-if
 FOLLOWED: Final = 5  # near rows that far away that it takes
-SPREAD: Final = 3.0  # standard deviations by which moved fields must be nearer than redrawn ones
 NEAR_TOP: Final = 0.02  # of a score: as good as the highest so far
-FAR: Final = 0.25  # squared reference deviations: half a deviation apart
 MOSAIC_BITS: Final = (
     10.0  # what fields that equal an honest row's must say before the rest counts as redrawn on purpose
 )
@@ -201,7 +202,7 @@ def _on_axis(rows: Any, i: int, memory: Any, j: int, scale: Any) -> bool:
 
 
 @numba.njit(cache=True)
-def _remember(rows: Any, i: int, memory: Any, places: Any, p: int, worth: int) -> None:
+def _remember(rows: Any, i: int, memory: Any, lanes: Any, places: Any, p: int, worth: int) -> None:
     """Keep row i in the place of the one that was of no use for longest."""
     at = places.start[p] + places.length[p]
     if places.length[p] < places.room[p]:
@@ -211,6 +212,7 @@ def _remember(rows: Any, i: int, memory: Any, places: Any, p: int, worth: int) -
         for j in range(at, at + places.length[p]):
             if memory.used[j] < memory.used[at]:
                 at = j
+    beside.put(rows, i, lanes, at)
     memory.codes[at], memory.marks[at], memory.numbers[at] = rows.codes[i], rows.marks[i], rows.numbers[i]
     memory.hashes[at], memory.used[at], memory.worth[at] = rows.hashes[i], places.seen[p], worth
     memory.fields[at] = rows.fields[i]
@@ -230,6 +232,7 @@ def _repeats(rows: Any, i: int, memory: Any, low: int, high: int) -> int:
 def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
     """Fill `met` and move `memory` and `places` on by all rows."""
     few = what_if_fields(rows.codes.shape[1])
+    lanes, found = beside.lanes(memory), beside.room(places.room.max() if len(places.room) else 0)
     for i in range(len(rows.who)):
         p = rows.who[i]
         low, high = places.start[p], places.start[p] + places.length[p]
@@ -241,16 +244,10 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             continue
         best, nearest, differs, steps, wandered, highest = 0.0, -1, 0, False, 0, -np.inf
         anchor, redrawn, closest, varied, noise = -1, -1, few + 1, False, False
+        beside.compare(rows, i, lanes, low, high, scale, found)
         for j in range(low, high):
-            differ, bits, moved, needed = pair(
-                rows.codes[i],
-                rows.marks[i],
-                rows.numbers[i],
-                memory.codes[j],
-                memory.marks[j],
-                memory.numbers[j],
-                scale,
-            )
+            k = j - low
+            differ, bits, moved, needed = found.differ[k], found.bits[k], found.moved[k], found.needed[k]
             if differ <= few and bits - moved >= CHANCE_BITS:
                 steps = steps or differ <= FEW or memory.worth[j] >= VALID
                 varied = varied or (rows.broken[i] <= ODD_FIELDS and rows.fields[i] & ~memory.fields[j] == 0)
@@ -286,4 +283,4 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             if j >= 0:
                 memory.used[j] = places.seen[p]
         worth = 0 if rows.broken[i] > 0 or met.near[i] else VALID if rows.odd[i] or near else CLEAN
-        _remember(rows, i, memory, places, p, worth)
+        _remember(rows, i, memory, lanes, places, p, worth)
