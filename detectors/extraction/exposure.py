@@ -212,7 +212,19 @@ class _Learnt(NamedTuple):
         return [f"feature:{n}" for n in (*self.encoder_numeric, *self.encoder_categorical)]
 
 
+_KEPT: dict[str, _Learnt] = {}
+
+
 def _learnt(cal: Calibration) -> _Learnt:
+    """Unpacked once per calibration and process: what it holds never changes."""
+    if cal.hash not in _KEPT:
+        if len(_KEPT) >= 64:
+            _KEPT.pop(next(iter(_KEPT)))
+        _KEPT[cal.hash] = _unpacked(cal)
+    return _KEPT[cal.hash]
+
+
+def _unpacked(cal: Calibration) -> _Learnt:
     encoder = Encoder(np.asarray(cal.arrays["edges"]), tuple(tuple(w) for w in cal.meta["codes"]))
     numeric, categorical, classes = (tuple(cal.meta[k]) for k in ("numeric", "categorical", "classes"))
     return _Learnt(encoder, numeric, categorical, classes, Copies.unpack(cal.arrays))
