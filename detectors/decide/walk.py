@@ -157,7 +157,7 @@ class Walk:
         run = self.runs.get(p)
         if run is not None and run.done:
             return run.sums[run.done - 1]
-        return self.ledger.sums[self.places[p]] if p in self.places else None
+        return np.asarray(self.ledger.sums[self.places[p]]) if p in self.places else None
 
     def unite(self, a: str, b: str, now: int, where: dict[str, str], parts: Mapping[str, float]) -> str:
         """Two subjects turn out to be one: the older cluster stays, or a new one is born now."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detectors import stats
 from detectors.base import Calibration, Caller, Detection, Evidence, Feedback, Measured, State, Window
 from detectors.copies import Copies, parts
-from detectors.signals import Encoder, Frame
+from detectors.signals import Encoder, Frame, framed
 from detectors.sketch import PER_DOUBLING, WORDS, Distinct, Reading, Sample
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict, finite
@@ -113,14 +113,14 @@ class Exposure:
         own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
         known = Distinct.load(*((own.meta["ids"], own.meta["rows"], own.arrays) if own is not None else ([], 0, {})))
         learnt = _learnt(cal)
-        rows = window.rows(["event_time", "principal", "model_version", "prediction_label", *learnt.columns])
+        rows = window.rows(["event_time", "principal", "model_version", "prediction_label"])
         label, _ = _labels(rows, learnt.classes)
         who, names = _encoded(rows, "principal")
         at = np.flatnonzero((who >= 0) & (label >= 0))
         if not len(at):
             return Measured(_state(known, cal))
         keys, budgets, code, row = _callers(rows, who, names, at, window.callers())
-        frame = Frame.of(rows, learnt.encoder_numeric, learnt.encoder_categorical)
+        frame = framed(window, learnt.encoder_numeric, learnt.encoder_categorical)
         hashes = _salted(frame.whole(), int(cal.meta["salt"]))
         fits = np.flatnonzero(hashes[row] < known.limits(keys)[code])
         code, row = code[fits], row[fits]
@@ -206,10 +206,6 @@ class _Learnt(NamedTuple):
     encoder_categorical: tuple[str, ...]
     classes: tuple[str, ...]
     copies: Copies
-
-    @property
-    def columns(self) -> list[str]:
-        return [f"feature:{n}" for n in (*self.encoder_numeric, *self.encoder_categorical)]
 
 
 _KEPT: dict[str, _Learnt] = {}
