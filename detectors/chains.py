@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import search
+from detectors.aged import Ids, Part, grown, spans
 from detectors.base import State
 from detectors.search import Memory, Met, Places, Rows, Scale
 
@@ -23,7 +24,8 @@ _TYPES: Final[dict[str, Any]] = {
 class Chains:
     """Rows of all principals one after the other (Memory), and per principal: rows kept, events so far, when last seen.
 
-    `seen` counts rows of the log. Bounded by `forget`; evidence is kept by fuse(), not here.
+    `seen` counts rows of the log; old: principals not heard of late (detectors.aged). Bounded by `forget`; evidence is
+    kept by fuse(), not here.
     """
 
     memory: int
@@ -32,28 +34,33 @@ class Chains:
     count: NDArray[np.int64]
     seen: NDArray[np.int64]
     kept: Memory
+    old: Part
     rows: int = 0
 
     @classmethod
     def load(cls, state: State | None, features: int, numeric: int, memory: int) -> Chains:
         """From a state, or nobody known."""
         if state is None:
-            none = np.zeros(0, np.int64)
-            return cls(memory, [], none, none.copy(), none.copy(), blank(0, features, numeric))
+            return cls(memory, [], *_nobody(features, numeric))
         a = state.arrays
         kept = Memory(*(np.asarray(a[k]) for k in Memory._fields))
         length, count, seen = (np.asarray(a[k]) for k in ("length", "count", "seen"))
-        return cls(memory, list(state.meta["ids"]), length, count, seen, kept, int(state.meta["rows"]))
+        *_, none = _nobody(features, numeric)
+        old = Part.load(state.meta["old_ids"], a, none)
+        return cls(memory, list(state.meta["ids"]), length, count, seen, kept, old, int(state.meta["rows"]))
 
     def save(self, detector: str, version: int, calibration_hash: str) -> State:
         """As plain arrays."""
-        arrays = {"length": self.length, "count": self.count, "seen": self.seen, **self.kept._asdict()}
-        return State(detector, version, calibration_hash, {"ids": self.ids, "rows": self.rows}, arrays)
+        old_ids, old = self.old.save()
+        arrays = {"length": self.length, "count": self.count, "seen": self.seen, **self.kept._asdict(), **old}
+        meta = {"ids": self.ids, "old_ids": old_ids, "rows": self.rows}
+        return State(detector, version, calibration_hash, meta, arrays)
 
     def meet(self, names: Sequence[str], rows: Rows, scale: Scale) -> Met:
         """Compare each row with its principal's earlier ones and remember it. `rows.who` indexes `names`."""
         met = unmet(len(rows.who))
         present, who = np.unique(rows.who, return_inverse=True)
+        self._recall([names[k] for k in present.tolist()])
         place = {p: i for i, p in enumerate(self.ids)}
         home = np.array([place.setdefault(names[k], len(place)) for k in present.tolist()], dtype=np.int64)
         old = np.where(home < len(self.length), np.pad(self.length, (0, len(place) - len(self.length)))[home], 0)
@@ -64,8 +71,8 @@ class Chains:
         places = Places(start, room, old.copy(), counts[home])
         work = blank(int(room.sum()), rows.codes.shape[1], rows.numbers.shape[1])
         source, target = (
-            _spans(np.cumsum(self.length) - self.length, home, old),
-            _spans(start, np.arange(len(old)), old),
+            spans(np.cumsum(self.length) - self.length, home, old),
+            spans(start, np.arange(len(old)), old),
         )
         for name in Memory._fields:
             getattr(work, name)[target] = getattr(self.kept, name)[source]
@@ -80,7 +87,7 @@ class Chains:
         untouched = np.ones(len(self.ids), dtype=bool)
         untouched[home[home < len(self.ids)]] = False
         stay = np.repeat(untouched, self.length)
-        used = _spans(places.start, np.arange(len(home)), places.length)
+        used = spans(places.start, np.arange(len(home)), places.length)
         others = np.flatnonzero(untouched)
         owner = np.concatenate([np.repeat(others, self.length[others]), np.repeat(home, places.length)])
         order = np.argsort(owner, kind="stable")
@@ -93,18 +100,42 @@ class Chains:
         self.length, self.count, self.seen = (np.pad(x, (0, grown)) for x in (self.length, self.count, self.seen))
         self.length[home], self.count[home] = places.length, places.seen
 
+    def _recall(self, names: Sequence[str]) -> None:
+        """Old principals that are heard again."""
+        known = set(self.ids)
+        back = self.old.take(self.old.find(n for n in names if n not in known))
+        if back.ids:
+            self._set(self._young().plus(back))
+
+    def _young(self) -> Part:
+        return Part(Ids(self.ids), {"count": self.count, "seen": self.seen}, self.length, self.kept._asdict())
+
+    def _set(self, young: Part) -> None:
+        self.ids, self.length, self.kept = list(young.ids), young.length, Memory(**young.rows)
+        self.count, self.seen = young.each["count"], young.each["seen"]
+
     def forget(self, max_bytes: int) -> None:
-        """Drop the rows of whoever was silent longest when memory is short."""
+        """Put the silent with the silent; drop the rows of whoever was silent longest when memory is short."""
         each = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.kept)
-        size = self.length * each + 150
-        if size.sum() <= max_bytes:
+        full = (self.length.sum() + self.old.length.sum()) * each + 150 * (
+            len(self.ids) + len(self.old.ids)
+        ) > max_bytes
+        if not full and not grown(len(self.ids), len(self.old.ids)):
             return
-        order = np.argsort(-self.seen, kind="stable")
-        keep = np.zeros(len(self.ids), dtype=bool)
-        keep[order[np.cumsum(size[order]) <= max_bytes * 0.9]] = True
-        self.kept = Memory._make(a[np.repeat(keep, self.length)] for a in self.kept)
-        self.ids = [p for p, k in zip(self.ids, keep.tolist(), strict=True) if k]
-        self.length, self.count, self.seen = self.length[keep], self.count[keep], self.seen[keep]
+        both = self.old.plus(self._young())
+        size = both.length * each + 150
+        if size.sum() > max_bytes:
+            order = np.argsort(-both.each["seen"], kind="stable")
+            both = both.take(np.sort(order[np.cumsum(size[order]) <= max_bytes * 0.9]))
+        self.old = both
+        self._set(both.take(np.zeros(0, np.int64)))
+
+
+def _nobody(
+    features: int, numeric: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], Memory, Part]:
+    none, kept = np.zeros(0, np.int64), blank(0, features, numeric)
+    return none, none, none, kept, Part(Ids(), {"count": none, "seen": none}, none, kept._asdict())
 
 
 def unmet(n: int) -> Met:
@@ -119,13 +150,3 @@ def unmet(n: int) -> Met:
 def blank(n: int, features: int, numeric: int) -> Memory:
     width = {"codes": (features,), "marks": (features,), "numbers": (numeric,)}
     return Memory._make(np.zeros((n, *width.get(k, ())), dtype=t) for k, t in _TYPES.items())
-
-
-def _spans(start: NDArray[np.int64], which: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indexes start[w], start[w] + 1, ... (length of them) for every w in `which`, one span after the other."""
-    some = np.flatnonzero(length)
-    total = int(length.sum())
-    if not total:
-        return np.zeros(0, dtype=np.int64)
-    ends = np.cumsum(length[some])
-    return np.arange(total) - np.repeat(ends - length[some], length[some]) + np.repeat(start[which[some]], length[some])

@@ -88,14 +88,12 @@ class Walk:
     model: str
     made: list[Decision] = field(default_factory=list)
     runs: dict[str, Run] = field(default_factory=dict)
-    places: dict[str, int] = field(default_factory=dict)  # in the ledger
     turn: str = ""  # whose event is looked at
 
     def go(self, runs: Sequence[Run]) -> list[Decision]:
         """Opening, powers of two of the queries since, a family, quiet, active again, the end."""
         where = self.ledger.subject_of()
         self.runs = {run.principal: run for run in runs}
-        self.places = {p: k for k, p in enumerate(self.ledger.ids)}
         turns = sorted((int(place), k) for k, run in enumerate(runs) for place in run.at.tolist())
         for place, k in turns:
             run = runs[k]
@@ -156,8 +154,8 @@ class Walk:
         """The sums of a caller after its latest event so far; None for one that is not remembered."""
         run = self.runs.get(p)
         if run is not None and run.done:
-            return run.sums[run.done - 1]
-        return np.asarray(self.ledger.sums[self.places[p]]) if p in self.places else None
+            return np.asarray(run.sums[run.done - 1])
+        return self.ledger.sums_of(p)
 
     def unite(self, a: str, b: str, now: int, where: dict[str, str], parts: Mapping[str, float]) -> str:
         """Two subjects turn out to be one: the older cluster stays, or a new one is born now."""

@@ -111,7 +111,7 @@ class Exposure:
     ) -> Measured:
         """Readings of the gauge as detections that never alarm; evidence where a declared budget is passed."""
         own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
-        known = Distinct.load(*((own.meta["ids"], own.meta["rows"], own.arrays) if own is not None else ([], 0, {})))
+        known = Distinct.load(own.meta, own.arrays) if own is not None else Distinct.load(None, {})
         learnt = _learnt(cal)
         rows = window.rows(["event_time", "principal", "model_version", "prediction_label"])
         label, _ = _labels(rows, learnt.classes)
@@ -121,6 +121,7 @@ class Exposure:
             return Measured(_state(known, cal))
         keys, budgets, code, row = _callers(rows, who, names, at, window.callers())
         frame = framed(window, learnt.encoder_numeric, learnt.encoder_categorical)
+        known.recall(keys)
         hashes = _salted(frame.whole(), int(cal.meta["salt"]))
         fits = np.flatnonzero(hashes[row] < known.limits(keys)[code])
         code, row = code[fits], row[fits]
@@ -227,7 +228,7 @@ def _unpacked(cal: Calibration) -> _Learnt:
 
 
 def _state(known: Distinct, cal: Calibration) -> State:
-    return State(Exposure.name, VERSION, cal.hash, {"ids": known.ids, "rows": known.rows}, known.arrays())
+    return State(Exposure.name, VERSION, cal.hash, *known.save())
 
 
 def _encoded(rows: pa.Table, column: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
