@@ -14,7 +14,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -57,6 +57,9 @@ class Counted:
 
     def rows(self, columns: Any) -> pa.Table:
         raise NotImplementedError("the drift engine reads counts")
+
+    def once(self, name: Hashable, make: Callable[[], Any]) -> Any:
+        return make()
 
     def callers(self) -> dict[str, Caller]:
         return {}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from monitor.model import Event, Family, Subject, Verdict
 
 Arrays = Mapping[str, NDArray[Any]]
+T = TypeVar("T")
 TECHNIQUES: Final[Mapping[str, Family]] = {  # how attackers go about it, and what family of attack that makes
     "made_up_rows": Family.EXTRACTION,
     "augmentation": Family.EXTRACTION,
@@ -78,6 +79,10 @@ class Window(Protocol):
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
         """Named columns in log order. Features are named `feature:NAME`, the rest as in docs/event-log.md."""
+        ...
+
+    def once(self, name: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes of these rows; the next one that asks by this name gets the same. Nobody may change it."""
         ...
 
     def callers(self) -> Mapping[str, Caller]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import search
+from detectors.aged import Ids, Part, grown, spans
 from detectors.base import State
 from detectors.search import Memory, Met, Places, Rows, Scale
 
@@ -17,7 +18,16 @@ _TYPES: Final[dict[str, Any]] = {
     "codes": np.uint8, "marks": np.uint16, "numbers": np.float32, "hashes": np.uint64, "used": np.int64, "worth": np.uint8, "fields": np.uint64,
     "invalid": np.uint64, "star": np.uint64, "stars": np.int32, "chain": np.uint64, "label": np.int32, "score": np.float32,
 }  # fmt: skip
-EACH: Final = ("length", "count", "seen", "centre", "samples", "signs")  # arrays of Chains with a row per principal
+EACH: Final = (
+    "length",
+    "count",
+    "seen",
+    "centre",
+    "samples",
+    "signs",
+    "doubt",
+    "busy",
+)  # arrays of Chains with a row per principal
 
 
 @dataclass
@@ -25,7 +35,8 @@ class Chains:
     """Rows of all principals one after the other (Memory), and per principal: rows kept, events so far, when last seen, and
     whose noisy copies it sends (search.Places).
 
-    `seen` counts rows of the log. Bounded by `forget`; evidence is kept by fuse(), not here.
+    `seen` counts rows of the log; old: principals not heard of late (detectors.aged). Bounded by `forget`; evidence is
+    kept by fuse(), not here.
     """
 
     memory: int
@@ -36,44 +47,49 @@ class Chains:
     centre: NDArray[np.uint64]
     samples: NDArray[np.int64]
     signs: NDArray[np.int16]  # (principals, numeric)
+    doubt: NDArray[np.int64]
+    busy: NDArray[np.float64]
     kept: Memory
+    old: Part
     rows: int = 0
 
     @classmethod
     def load(cls, state: State | None, features: int, numeric: int, memory: int) -> Chains:
         """From a state, or nobody known."""
         if state is None:
-            none = np.zeros(0, np.int64)
-            signs = np.zeros((0, numeric), np.int16)
-            return cls(memory, [], none, none, none, none.astype(np.uint64), none, signs, blank(0, features, numeric))
+            return cls(memory, [], *_nobody(features, numeric))
         a = state.arrays
         kept = Memory(*(np.asarray(a[k]) for k in Memory._fields))
-        each = (np.asarray(a[k]) for k in EACH)
-        return cls(memory, list(state.meta["ids"]), *each, kept, int(state.meta["rows"]))
+        *_, none = _nobody(features, numeric)
+        old = Part.load(state.meta["old_ids"], a, none)
+        each: Any = {k: np.asarray(a[k]) for k in EACH}
+        return cls(memory, list(state.meta["ids"]), **each, kept=kept, old=old, rows=int(state.meta["rows"]))
 
     def save(self, detector: str, version: int, calibration_hash: str) -> State:
         """As plain arrays."""
-        arrays = {**{k: getattr(self, k) for k in EACH}, **self.kept._asdict()}
-        return State(detector, version, calibration_hash, {"ids": self.ids, "rows": self.rows}, arrays)
+        old_ids, old = self.old.save()
+        arrays = {**{k: getattr(self, k) for k in EACH}, **self.kept._asdict(), **old}
+        meta = {"ids": self.ids, "old_ids": old_ids, "rows": self.rows}
+        return State(detector, version, calibration_hash, meta, arrays)
 
     def meet(self, names: Sequence[str], rows: Rows, scale: Scale) -> Met:
         """Compare each row with its principal's earlier ones and remember it. `rows.who` indexes `names`."""
         met = unmet(len(rows.who))
         present, who = np.unique(rows.who, return_inverse=True)
+        self._recall([names[k] for k in present.tolist()])
         place = {p: i for i, p in enumerate(self.ids)}
         home = np.array([place.setdefault(names[k], len(place)) for k in present.tolist()], dtype=np.int64)
         old = np.where(home < len(self.length), np.pad(self.length, (0, len(place) - len(self.length)))[home], 0)
         new = np.bincount(who, minlength=len(present))
         room = np.minimum(old + new, self.memory)
         start = np.cumsum(room) - room
-        grown = len(place) - len(self.count)
-        counts, centre, samples = (np.pad(x, (0, grown))[home] for x in (self.count, self.centre, self.samples))
-        signs = np.pad(self.signs, ((0, grown), (0, 0)))[home]
-        places = Places(start, room, old.copy(), counts, centre, samples, signs)
+        added = len(place) - len(self.count)
+        each: Any = {name: _longer(getattr(self, name), added)[home] for name in EACH[3:]}
+        places = Places(start, room, old.copy(), _longer(self.count, added)[home], **each)
         work = blank(int(room.sum()), rows.codes.shape[1], rows.numbers.shape[1])
         source, target = (
-            _spans(np.cumsum(self.length) - self.length, home, old),
-            _spans(start, np.arange(len(old)), old),
+            spans(np.cumsum(self.length) - self.length, home, old),
+            spans(start, np.arange(len(old)), old),
         )
         for name in Memory._fields:
             getattr(work, name)[target] = getattr(self.kept, name)[source]
@@ -88,7 +104,7 @@ class Chains:
         untouched = np.ones(len(self.ids), dtype=bool)
         untouched[home[home < len(self.ids)]] = False
         stay = np.repeat(untouched, self.length)
-        used = _spans(places.start, np.arange(len(home)), places.length)
+        used = spans(places.start, np.arange(len(home)), places.length)
         others = np.flatnonzero(untouched)
         owner = np.concatenate([np.repeat(others, self.length[others]), np.repeat(home, places.length)])
         order = np.argsort(owner, kind="stable")
@@ -96,27 +112,58 @@ class Chains:
             np.concatenate([getattr(self.kept, name)[stay], getattr(work, name)[used]])[order]
             for name in Memory._fields
         )
-        grown = len(ids) - len(self.ids)
+        added = len(ids) - len(self.ids)
         self.ids = ids
         for name in EACH:
-            x = getattr(self, name)
-            setattr(self, name, np.pad(x, ((0, grown), *((0, 0),) * (x.ndim - 1))))
+            setattr(self, name, _longer(getattr(self, name), added))
         self.length[home], self.count[home] = places.length, places.seen
-        self.centre[home], self.samples[home], self.signs[home] = places.centre, places.samples, places.signs
+        for name in EACH[3:]:
+            getattr(self, name)[home] = getattr(places, name)
+
+    def _recall(self, names: Sequence[str]) -> None:
+        """Old principals that are heard again."""
+        known = set(self.ids)
+        back = self.old.take(self.old.find(n for n in names if n not in known))
+        if back.ids:
+            self._set(self._young().plus(back))
+
+    def _young(self) -> Part:
+        each = {k: getattr(self, k) for k in EACH if k != "length"}
+        return Part(Ids(self.ids), each, self.length, self.kept._asdict())
+
+    def _set(self, young: Part) -> None:
+        self.ids, self.length, self.kept = list(young.ids), young.length, Memory(**young.rows)
+        for name, values in young.each.items():
+            setattr(self, name, values)
 
     def forget(self, max_bytes: int) -> None:
-        """Drop the rows of whoever was silent longest when memory is short."""
+        """Put the silent with the silent; drop the rows of whoever was silent longest when memory is short."""
         each = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.kept)
-        size = self.length * each + 150 + self.signs.itemsize * self.signs.shape[1]
-        if size.sum() <= max_bytes:
+        alone = 150 + self.signs.itemsize * self.signs.shape[1]
+        everybody = len(self.ids) + len(self.old.ids)
+        full = (self.length.sum() + self.old.length.sum()) * each + alone * everybody > max_bytes
+        if not full and not grown(len(self.ids), len(self.old.ids)):
             return
-        order = np.argsort(-self.seen, kind="stable")
-        keep = np.zeros(len(self.ids), dtype=bool)
-        keep[order[np.cumsum(size[order]) <= max_bytes * 0.9]] = True
-        self.kept = Memory._make(a[np.repeat(keep, self.length)] for a in self.kept)
-        self.ids = [p for p, k in zip(self.ids, keep.tolist(), strict=True) if k]
-        for name in EACH:
-            setattr(self, name, getattr(self, name)[keep])
+        both = self.old.plus(self._young())
+        size = both.length * each + alone
+        if size.sum() > max_bytes:
+            order = np.argsort(-both.each["seen"], kind="stable")
+            both = both.take(np.sort(order[np.cumsum(size[order]) <= max_bytes * 0.9]))
+        self.old = both
+        self._set(both.take(np.zeros(0, np.int64)))
+
+
+def _longer(x: NDArray[Any], by: int) -> NDArray[Any]:
+    """With so many more principals of whom nothing is known."""
+    return np.pad(x, ((0, by), *((0, 0),) * (x.ndim - 1)))
+
+
+def _nobody(features: int, numeric: int) -> tuple[Any, ...]:
+    """The arrays of Chains with nobody in them."""
+    none, kept = np.zeros(0, np.int64), blank(0, features, numeric)
+    each = dict.fromkeys(EACH, none) | {"centre": none.astype(np.uint64), "busy": none.astype(np.float64)}
+    each["signs"] = np.zeros((0, numeric), np.int16)
+    return *each.values(), kept, Part(Ids(), {k: v for k, v in each.items() if k != "length"}, none, kept._asdict())
 
 
 def unmet(n: int) -> Met:
@@ -131,13 +178,3 @@ def unmet(n: int) -> Met:
 def blank(n: int, features: int, numeric: int) -> Memory:
     width = {"codes": (features,), "marks": (features,), "numbers": (numeric,)}
     return Memory._make(np.zeros((n, *width.get(k, ())), dtype=t) for k, t in _TYPES.items())
-
-
-def _spans(start: NDArray[np.int64], which: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indexes start[w], start[w] + 1, ... (length of them) for every w in `which`, one span after the other."""
-    some = np.flatnonzero(length)
-    total = int(length.sum())
-    if not total:
-        return np.zeros(0, dtype=np.int64)
-    ends = np.cumsum(length[some])
-    return np.arange(total) - np.repeat(ends - length[some], length[some]) + np.repeat(start[which[some]], length[some])

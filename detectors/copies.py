@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -120,49 +122,77 @@ class Copies:
         usual = np.array([np.interp(n, SIZES, self.variety[:, b]) for b in range(marks.shape[1])])
         if n > SIZES[-1]:
             usual = self.variety[-1] * n / SIZES[-1]
-        found = np.array([len(np.unique(marks[:, b])) for b in range(marks.shape[1])])
-        return float(np.clip(np.median(found / np.maximum(usual, 1)), 1 / n, 1.0))
+        share = np.sort(_distinct(np.ascontiguousarray(marks)) / np.maximum(usual, 1))
+        middle = (share[(len(share) - 1) // 2] + share[len(share) // 2]) / 2
+        return float(min(max(middle, 1 / n), 1.0))
 
     def kappa(self, leaf: NDArray[np.uint8], label: NDArray[np.uint8], n: float) -> float:
         """Expected agreement (Cohen's kappa) with the model of a copy trained on n rows, of which these are a sample."""
-        leaves, classes = self.share.shape
-        own = np.zeros((leaves, classes))
-        answered = label < classes
-        np.add.at(own, (leaf[answered], label[answered]), 1.0)
-        if not own.any():
-            return 0.0
-        weight = self.share.sum(axis=1)
-        has = own.sum(axis=1)
-        wrong = self._wrong(np.maximum(has / has.sum() * n / np.maximum(weight, 1e-9), 1.0))
-        said = np.zeros(classes)
-        for k in range(leaves):
-            if has[k]:
-                said += self.share[k]
-                continue
-            guess = self._guess(own, np.flatnonzero(self.inside[:, k]))
-            wrong[k] = 1 - self.share[k, guess] / max(weight[k], 1e-9)
-            said[guess] += weight[k]
-        chance = float(said @ self.share.sum(axis=0))
-        return float(np.clip(1 - (weight @ wrong) / (1 - chance), 0, 1)) if chance < 1 - 1e-9 else 0.0
+        return float(_kappa(leaf, label, float(n), self.share, self.inside, *self._curve))
 
-    def _guess(self, own: Floats, above: NDArray[np.int64]) -> int:
-        """What a copy says where it knows nothing: the usual answer of the nearest node above (the root first) that has rows."""
-        for node in above[::-1].tolist():
-            near = own[self.inside[node]].sum(axis=0)
+    @cached_property
+    def _curve(self) -> tuple[Floats, Floats, float]:
+        """Logarithms of the grid and of what copies miss in each leaf, and the slope that continues them as a power law."""
+        at, curve = np.log(self.grid), np.log(np.maximum(self.wrong, 1e-4))
+        if len(at) < 2:
+            return at, curve, 0.0
+        total = np.log(np.maximum(self.wrong @ self.share.sum(axis=1), 1e-4))
+        return at, curve, min(0.0, float((total[-1] - total[-2]) / (at[-1] - at[-2])))
+
+
+@numba.njit(cache=True)
+def _distinct(marks: Any) -> Any:
+    """How many different values each column has."""
+    seen, found = np.zeros(1 << 16, np.uint8), np.zeros(marks.shape[1], np.int64)
+    for b in range(marks.shape[1]):
+        for i in range(len(marks)):
+            if seen[marks[i, b]] != b + 1:
+                seen[marks[i, b]] = b + 1
+                found[b] += 1
+    return found
+
+
+@numba.njit(cache=True)
+def _kappa(leaf: Any, label: Any, n: float, share: Any, inside: Any, at: Any, curve: Any, slope: float) -> float:
+    """Kappa from where the sample's rows lie and what was answered there."""
+    leaves, classes = share.shape
+    own = np.zeros((leaves, classes))
+    for i in range(len(leaf)):
+        if label[i] < classes:
+            own[leaf[i], label[i]] += 1.0
+    has, weight = own.sum(axis=1), share.sum(axis=1)
+    rows, missed, chance = has.sum(), 0.0, 0.0
+    if rows == 0:
+        return 0.0
+    said, overall = np.zeros(classes), share.sum(axis=0)
+    for k in range(leaves):
+        if has[k]:  # the error of a copy with as many rows here as n reference rows bring; a power law beyond the grid
+            x = np.log(max(has[k] / rows * n / max(weight[k], 1e-9), 1.0))
+            wrong = np.exp(np.interp(x, at, curve[:, k]) + slope * max(x - at[-1], 0.0))
+            said += share[k]
+        else:
+            guess = _guess(own, inside, k)
+            wrong = 1 - share[k, guess] / max(weight[k], 1e-9)
+            said[guess] += weight[k]
+        missed += weight[k] * wrong
+    for c in range(classes):
+        chance += said[c] * overall[c]
+    return min(max(1 - missed / (1 - chance), 0.0), 1.0) if chance < 1 - 1e-9 else 0.0
+
+
+@numba.njit(cache=True)
+def _guess(own: Any, inside: Any, leaf: int) -> int:
+    """What a copy says where it knows nothing: the usual answer of the nearest node above (the root first) that has rows."""
+    near = np.zeros(own.shape[1])
+    for node in range(len(inside) - 1, -1, -1):
+        if inside[node, leaf]:
+            near[:] = 0.0
+            for k in range(len(own)):
+                if inside[node, k]:
+                    near += own[k]
             if near.any():
                 return int(near.argmax())
-        return 0
-
-    def _wrong(self, n: Floats) -> Floats:
-        """Per leaf the error of a copy with as many rows there as n reference rows bring; a power law beyond the grid."""
-        at, curve = np.log(self.grid), np.log(np.maximum(self.wrong, 1e-4))
-        x = np.log(n)
-        out = np.array([np.interp(v, at, curve[:, k]) for k, v in enumerate(x.tolist())])
-        if len(at) > 1:
-            total = np.log(np.maximum(self.wrong @ self.share.sum(axis=1), 1e-4))
-            slope = min(0.0, (total[-1] - total[-2]) / (at[-1] - at[-2]))
-            out += slope * np.maximum(x - at[-1], 0)
-        return np.asarray(np.exp(out))
+    return 0
 
 
 def parts(codes: Codes, block: NDArray[np.int16]) -> NDArray[np.uint16]:

@@ -20,7 +20,7 @@ MARGIN: Final = 0.15  # of the way from what honest clients need to the bits of 
 ANSWERS: Final = (
     0.5  # of CALM and WORST where answers decide: segments differ in them more than the simulated ones tell
 )
-SLIGHT: Final = 0.05  # the same where several rows or answers must agree: honest clients come close more seldom
+SLIGHT: Final = 0.08  # the same where several rows or answers must agree: honest clients come close more seldom
 REACH: Final = 0.92  # largest part of a repeated row's bits that a threshold may ask for
 SEQUENCE: Final = 1500  # rows per simulated client
 SEQUENCES: Final = 12  # simulated clients of each sorted kind

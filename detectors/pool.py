@@ -17,8 +17,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.beside import SPREAD, pair
 from detectors.honest import MARGIN, REACH
-from detectors.search import FEW, SPREAD, Rows, Scale, pair, what_if_fields
+from detectors.search import FEW, Rows, Scale, what_if_fields
 
 ROWS: Final = 2048  # newest rows that are kept
 SLOTS: Final = 4096

@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import cached_property, lru_cache
+from typing import Any, Final
 
+import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from detectors import hashing
+from detectors.base import Window
 from detectors.stats import Floats
 
 LEVELS: Final = 64  # quantile bins of a number; categories that keep a code
@@ -57,9 +61,10 @@ class Frame:
             column = _column(rows, f"feature:{name}")
             if column is None:
                 continue
-            x = pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False) + 0.0  # -0.0 is 0.0
-            numbers[:, j] = x
-            hashes[:, j] = np.where(np.isnan(x), np.uint64(0), _mix(x.view(np.uint64)) | np.uint64(1))
+            x = column.cast(pa.float64())
+            x = pc.fill_null(x, np.nan) if x.null_count else x
+            numbers[:, j] = x.to_numpy(zero_copy_only=False) + 0.0  # -0.0 is 0.0
+        hashes[:, : len(numeric)] = number_hashes(numbers)
         for j, name in enumerate(categorical):
             column = _column(rows, f"feature:{name}")
             if column is None:
@@ -69,16 +74,15 @@ class Frame:
                 column = pc.dictionary_encode(column)
             values = tuple(str(v) for v in column.dictionary.to_pylist())
             words[:, j] = pc.fill_null(column.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-            digests = [
-                int.from_bytes(hashlib.blake2b(v.encode(), digest_size=8).digest(), "little") | 1 for v in values
-            ]
-            known = np.array([*digests, 0], dtype=np.uint64)  # place -1: missing
+            known = np.array([*(_digest(v) for v in values), 0], dtype=np.uint64)  # place -1: missing
             hashes[:, len(numeric) + j] = known[words[:, j]]
             vocabulary.append(values)
         return cls(tuple(numeric), tuple(categorical), numbers, words, tuple(vocabulary), hashes)
 
     def take(self, rows: NDArray[np.int64]) -> Frame:
         """Some of the rows, in the order given."""
+        if len(rows) == self.n and np.array_equal(rows, np.arange(self.n)):
+            return self
         return Frame(
             self.numeric, self.categorical, self.numbers[rows], self.words[rows], self.vocabulary, self.hashes[rows]
         )
@@ -89,31 +93,48 @@ class Frame:
 
     def whole(self) -> NDArray[np.uint64]:
         """One hash per row: equal for exact repeats."""
-        odd = _mix(np.arange(1, self.hashes.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
-        return np.asarray(_mix((self.hashes * odd).sum(axis=1, dtype=np.uint64)), dtype=np.uint64)
+        return self._whole
+
+    @cached_property
+    def _whole(self) -> NDArray[np.uint64]:
+        return np.asarray(hashing.of_rows(self.hashes), dtype=np.uint64)
+
+
+def framed(window: Window, numeric: Sequence[str], categorical: Sequence[str]) -> Frame:
+    """The features of a window's rows, made once however many detectors ask."""
+
+    def make() -> Frame:
+        return Frame.of(window.rows([f"feature:{n}" for n in (*numeric, *categorical)]), numeric, categorical)
+
+    return window.once(("frame", tuple(numeric), tuple(categorical)), make)
 
 
 def rehashed(like: Frame, numbers: Floats, words: NDArray[np.int64]) -> Frame:
     """Made-up rows over the same features and vocabulary."""
     hashes = np.zeros((len(numbers), len(like.numeric) + len(like.categorical)), dtype=np.uint64)
-    x = np.ascontiguousarray(numbers + 0.0)
     cut = len(like.numeric)
-    hashes[:, :cut] = np.where(np.isnan(x), np.uint64(0), _mix(x.view(np.uint64)) | np.uint64(1))
-    hashes[:, cut:] = np.where(words < 0, np.uint64(0), _mix(words.astype(np.uint64)) | np.uint64(1))
+    hashes[:, :cut] = number_hashes(numbers + 0.0)
+    hashing.of_bits(words.astype(np.uint64), words < 0, hashes[:, cut:])
     return Frame(like.numeric, like.categorical, numbers, words, like.vocabulary, hashes)
+
+
+def number_hashes(numbers: Floats) -> NDArray[np.uint64]:
+    """64 bits per number (no -0.0 among them), 0 for NaN."""
+    x = np.ascontiguousarray(numbers)
+    out = np.empty(x.shape, np.uint64)
+    hashing.of_bits(x.view(np.uint64), np.isnan(x), out)
+    return out
+
+
+@lru_cache(maxsize=65_536)  # the same words come again and again
+def _digest(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little") | 1
 
 
 def _column(rows: pa.Table, name: str) -> pa.Array | None:
     if name not in rows.column_names or pa.types.is_null(rows.schema.field(name).type):
         return None
     return rows[name].combine_chunks()
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finisher: every bit of the result depends on every bit of x."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(x ^ (x >> np.uint64(31)), dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -148,15 +169,25 @@ class Encoder:
     def codes(self, frame: Frame) -> Codes:
         """(n, features) uint8."""
         out = np.full((frame.n, len(frame.numeric) + len(frame.categorical)), MISSING, dtype=np.uint8)
-        for j in range(len(frame.numeric)):
-            x = frame.numbers[:, j]
-            code = np.searchsorted(self.edges[j], x, side="right")
-            out[:, j] = np.where(np.isfinite(x), code, MISSING)
+        _code(frame.numbers, self.edges, out)
         for j, vocabulary in enumerate(frame.vocabulary):
             place = {w: i for i, w in enumerate(self.words[j])}
             known = np.array([*(place.get(w, OTHER) for w in vocabulary), MISSING], dtype=np.uint8)
             out[:, len(frame.numeric) + j] = known[frame.words[:, j]]
         return out
+
+
+@numba.njit(cache=True)
+def _code(numbers: Any, edges: Any, out: Any) -> None:
+    """How many of each number's edges lie at or below it; infinities and NaN stay as they are in `out`."""
+    for j in range(numbers.shape[1]):
+        for i in range(numbers.shape[0]):
+            if np.isfinite(numbers[i, j]):
+                code, step = 0, LEVELS // 2
+                while step:  # LEVELS - 1 edges in order: six halvings
+                    code += step * (edges[j, code + step - 1] <= numbers[i, j])
+                    step //= 2
+                out[i, j] = code
 
 
 def surprise(codes: Codes, numeric: int) -> NDArray[np.float32]:

@@ -7,13 +7,14 @@ rows are kept depends neither on order nor on repeats nor on where the log is cu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.aged import Ids, Part, grown
 from detectors.base import Arrays
 
 KEPT: Final = 512  # rows per caller
@@ -22,6 +23,7 @@ PER_DOUBLING: Final = 4  # readings until they have doubled
 OLD: Final = -1  # row number of what was kept before
 WORDS: Final = 4  # columns of `marks`
 OVERHEAD: Final = 150  # bytes per caller beside the rows
+EACH: Final = ("read", "seen", "told")
 
 
 class Sample(NamedTuple):
@@ -67,7 +69,10 @@ def rows_at(step: int) -> int:
 
 @dataclass
 class Distinct:
-    """Samples of all callers one after the other; per caller: rows kept, readings taken, when last seen, alarms told."""
+    """Samples of all callers one after the other; per caller: rows kept, readings taken, when last seen, alarms told.
+
+    old: callers not heard of late (detectors.aged).
+    """
 
     ids: list[str]
     length: NDArray[np.int64]
@@ -75,21 +80,41 @@ class Distinct:
     seen: NDArray[np.int64]
     told: NDArray[np.int64]
     kept: Sample
+    old: Part
     rows: int = 0
 
     @classmethod
-    def load(cls, ids: Sequence[str], rows: int, arrays: Arrays) -> Distinct:
-        """From the arrays of a state, or nobody."""
-        if not ids:
-            none = np.zeros(0, np.int64)
-            empty = Sample(np.zeros(0, np.uint64), *(np.zeros(0, np.uint8),) * 2, np.zeros((0, WORDS), np.uint16))
-            return cls([], none, none, none, none, empty, rows)
-        length, read, seen, told = (np.array(arrays[k]) for k in ("length", "read", "seen", "told"))
-        return cls(list(ids), length, read, seen, told, Sample(*(np.asarray(arrays[k]) for k in Sample._fields)), rows)
+    def load(cls, meta: Mapping[str, Any] | None, arrays: Arrays) -> Distinct:
+        """From what `save` made, or nobody."""
+        none = np.zeros(0, np.int64)
+        empty = Sample(np.zeros(0, np.uint64), *(np.zeros(0, np.uint8),) * 2, np.zeros((0, WORDS), np.uint16))
+        nobody = Part(Ids(), dict.fromkeys(EACH, none), none, empty._asdict())
+        if meta is None:
+            return cls([], none, none, none, none, empty, nobody)
+        length, read, seen, told = (np.array(arrays[k]) for k in ("length", *EACH))
+        kept = Sample(*(np.asarray(arrays[k]) for k in Sample._fields))
+        old = Part.load(meta["old_ids"], arrays, nobody)
+        return cls(list(meta["ids"]), length, read, seen, told, kept, old, int(meta["rows"]))
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """As plain arrays."""
-        return {k: getattr(self, k) for k in ("length", "read", "seen", "told")} | self.kept._asdict()
+    def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """As JSON-ready values and plain arrays."""
+        old_ids, old = self.old.save()
+        arrays = {k: getattr(self, k) for k in ("length", *EACH)} | self.kept._asdict() | old
+        return {"ids": self.ids, "old_ids": old_ids, "rows": self.rows}, arrays
+
+    def recall(self, keys: Sequence[str]) -> None:
+        """Old callers that are heard again; to be called before anything is asked of them."""
+        known = set(self.ids)
+        back = self.old.take(self.old.find(k for k in keys if k not in known))
+        if back.ids:
+            self._set(self._young().plus(back))
+
+    def _young(self) -> Part:
+        return Part(Ids(self.ids), {k: getattr(self, k) for k in EACH}, self.length, self.kept._asdict())
+
+    def _set(self, young: Part) -> None:
+        self.ids, self.length, self.kept = list(young.ids), young.length, Sample(**young.rows)
+        self.read, self.seen, self.told = (young.each[k].copy() for k in EACH)
 
     def limits(self, keys: Sequence[str]) -> NDArray[np.uint64]:
         """Per caller the hash from which on a row cannot enter its sample."""
@@ -174,17 +199,19 @@ class Distinct:
         return sorted(out, key=lambda r: (r.row, r.key, r.step))
 
     def forget(self, max_bytes: int) -> None:
-        """When memory is short, drop whoever has shown least, and of those whoever was silent longest."""
+        """Put the silent with the silent; when memory is short, drop whoever has shown least, then who was silent longest."""
         each = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.kept)
-        size = self.length * each + OVERHEAD
-        if size.sum() <= max_bytes:
+        callers = len(self.ids) + len(self.old.ids)
+        full = (self.length.sum() + self.old.length.sum()) * each + callers * OVERHEAD > max_bytes
+        if not full and not grown(len(self.ids), len(self.old.ids)):
             return
-        order = np.lexsort([-self.seen, -self.read])
-        keep = np.zeros(len(self.ids), dtype=bool)
-        keep[order[np.cumsum(size[order]) <= max_bytes * 0.9]] = True
-        self.kept = self.kept.take(np.repeat(keep, self.length))
-        self.ids = [k for k, kept in zip(self.ids, keep.tolist(), strict=True) if kept]
-        self.length, self.read, self.seen, self.told = (x[keep] for x in (self.length, self.read, self.seen, self.told))
+        both = self.old.plus(self._young())
+        size = both.length * each + OVERHEAD
+        if size.sum() > max_bytes:
+            order = np.lexsort([-both.each["seen"], -both.each["read"]])
+            both = both.take(np.sort(order[np.cumsum(size[order]) <= max_bytes * 0.9]))
+        self.old = both
+        self._set(both.take(np.zeros(0, np.int64)))
 
 
 def _columns(one: Sample, other: Sample) -> Iterable[tuple[NDArray[Any], NDArray[Any]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,9 @@ class Rows:
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
         return self.table.select([c for c in columns if c in self.table.column_names])
+
+    def once(self, name: Hashable, make: Callable[[], Any]) -> Any:
+        return make()
 
     def callers(self) -> dict[str, Caller]:
         return DECLARED

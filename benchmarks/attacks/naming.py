@@ -43,6 +43,10 @@ KINDS = {
 def main(names: Sequence[str]) -> None:
     """Count the tokens of every attacker's first flagged queries, each attacker as much as any other."""
     techniques = list(TECHNIQUES)
+    out = Path(__file__).parents[2] / "detectors" / "anomaly" / "tokens.json"
+    out.write_text(
+        json.dumps(np.zeros((TOKENS, len(techniques))).tolist()), encoding="utf-8"
+    )  # nobody votes while learning
     counts = np.zeros((len(techniques), TOKENS))
     for name in names or tuple(DESIGN.victims):
         made = scene(DESIGN, name, ",".join(GROUPS))
@@ -61,7 +65,6 @@ def main(names: Sequence[str]) -> None:
     counts /= np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
     nats = TEMPER * np.log((counts + SMOOTH / TOKENS) / (1 + SMOOTH))
     nats[techniques.index("record_variation")] = nats[techniques.index("boundary_search")] - ABSENT
-    out = Path(__file__).parents[2] / "detectors" / "anomaly" / "tokens.json"
     out.write_text(json.dumps(np.round(nats.T - nats.mean(axis=0)[:, None], 3).tolist()) + "\n", encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -188,6 +189,10 @@ class Access:
 def _hashed(rows: pa.Table, kind: str, at: Ints) -> NDArray[np.uint32]:
     """The values of a kind as 32-bit hashes, 0 for missing; addresses by their network."""
     code, words = encoded(rows, COLUMNS[kind])
-    texts = [network(w) for w in words] if kind == "network" else words
-    hashes = [int.from_bytes(hashlib.blake2b(t.encode(), digest_size=4).digest(), "little") | 1 for t in texts]
-    return np.array([*hashes, 0], dtype=np.uint32)[code[at]]
+    return np.array([*(_hash(kind, w) for w in words), 0], dtype=np.uint32)[code[at]]
+
+
+@lru_cache(maxsize=65_536)  # the same few come again and again, and reading an address is slow
+def _hash(kind: str, word: str) -> int:
+    text = network(word) if kind == "network" else word
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little") | 1

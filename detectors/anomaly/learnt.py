@@ -191,7 +191,7 @@ def as_rows(
     none = np.zeros(frame.n, np.int64)
     no = none.astype(bool)
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinitely far away
-        numbers = frame.numbers.astype(np.float32)
+        numbers = np.ascontiguousarray(frame.numbers, dtype=np.float32)
     return Rows(
         none, codes, frame.marks(), numbers, frame.whole(),
         none.copy() if broken is None else broken, none.astype(np.uint64) if fields is None else fields,

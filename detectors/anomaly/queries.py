@@ -108,7 +108,7 @@ class Queries:
         at = np.flatnonzero(who >= 0)
         if not len(at):
             return Measured(known if known is not None else self._state(cal, chains, pool))
-        frame = Frame.of(rows, learnt.rules.numeric, learnt.rules.categorical).take(at)
+        frame = signals.framed(window, learnt.rules.numeric, learnt.rules.categorical).take(at)
         given, codes = Answers.of(rows).take(at), learnt.encoder.codes(frame)
         broken, fields = learnt.rules.broken(frame)
         odd = np.asarray((learnt.joint.strangeness(codes, frame.numbers) > learnt.strange).any(axis=1))

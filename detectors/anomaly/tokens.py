@@ -43,7 +43,7 @@ def tokens(
     move = np.where(met.flip, 0, np.where(np.nan_to_num(met.gain) > RISE, 1, np.where(met.top, 2, 3)))
     step = np.searchsorted(np.array(STEPS) * repeat_bits, met.step, side="right") - 1
     near = ((step * FIELDS + fields) * MOVE + move) * SURE + sure
-    return np.where(step >= 0, near, APART + made * SURE + sure)
+    return np.asarray(np.where(step >= 0, near, APART + made * SURE + sure), dtype=np.int64)
 
 
 @functools.cache

@@ -6,16 +6,19 @@ Bounded; eviction never clears guilt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.aged import Ids, Part, grown
+
 MICRO: Final = 1_000_000  # sums are kept in millionths of a nat
 NEVER: Final = -(1 << 62)
 MAX_LINKS: Final = 20_000  # pairs of callers whose links are counted at once
-ARRAYS: Final = ("sums", "onset_us", "count", "last_us")
+WIDE: Final = ("sums", "onset_us", "count")  # with a column per bet
+ARRAYS: Final = (*WIDE, "last_us")
 
 
 @dataclass
@@ -41,7 +44,10 @@ class Case:
 
 @dataclass
 class Ledger:
-    """Running sums of all remembered callers: row = caller, column = bet. `groups`: cluster id -> its members."""
+    """Running sums of all remembered callers: row = caller, column = bet. `groups`: cluster id -> its members.
+
+    old: callers not heard of late (detectors.aged), with the columns that there were then.
+    """
 
     ids: list[str]
     columns: list[str]  # "detector/signal/bet"
@@ -49,6 +55,7 @@ class Ledger:
     onset_us: NDArray[np.int64]  # per bet: first event after the sum was last at zero
     count: NDArray[np.int64]  # per bet: events since then
     last_us: NDArray[np.int64]
+    old: Part
     cases: dict[str, Case] = field(default_factory=dict)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     votes: dict[str, list[float]] = field(default_factory=dict)  # nats per entry of TECHNIQUES, then flagged events
@@ -57,15 +64,18 @@ class Ledger:
     named: dict[str, str] = field(default_factory=dict)  # the family last told of each open case
     clock_us: int = NEVER
     dropped: int = 0  # callers with evidence that memory had no room for
+    _places: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, meta: Mapping[str, Any] | None, arrays: Mapping[str, NDArray[Any]], prefix: str) -> Ledger:
         """From what `save` made; empty without it."""
         if meta is None:
-            none = np.zeros((0, 0), np.int64)
-            return cls([], [], none, none.copy(), none.copy(), np.zeros(0, np.int64))
+            wide, none = np.zeros((0, 0), np.int64), np.zeros(0, np.int64)
+            return cls([], [], wide, wide, wide, none, _nobody())
         sums, onset_us, count, last_us = (np.array(arrays[prefix + a]) for a in ARRAYS)
-        ledger = cls(list(meta["ids"]), list(meta["columns"]), sums, onset_us, count, last_us)
+        own = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+        old = Part.load(meta["old_ids"], own, _nobody())
+        ledger = cls(list(meta["ids"]), list(meta["columns"]), sums, onset_us, count, last_us, old)
         ledger.cases = {p: Case(**c) for p, c in meta["cases"].items()}
         ledger.examples = {p: list(e) for p, e in meta["examples"].items()}
         ledger.votes = {p: list(v) for p, v in meta["votes"].items()}
@@ -76,15 +86,17 @@ class Ledger:
 
     def save(self, prefix: str) -> tuple[dict[str, Any], dict[str, NDArray[np.int64]]]:
         """As JSON-ready values and arrays."""
+        old_ids, old = self.old.save()
         meta = {
-            "ids": self.ids, "columns": self.columns, "cases": {p: vars(c) for p, c in sorted(self.cases.items())},
+            "ids": self.ids, "old_ids": old_ids, "columns": self.columns, "cases": {p: vars(c) for p, c in sorted(self.cases.items())},
             "examples": dict(sorted(self.examples.items())), "votes": dict(sorted(self.votes.items())),
             "links": self.links, "groups": self.groups, "named": dict(sorted(self.named.items())), "clock_us": self.clock_us, "dropped": self.dropped,
         }  # fmt: skip
-        return meta, {prefix + a: getattr(self, a) for a in ARRAYS}
+        return meta, {prefix + k: a for k, a in {**{a: getattr(self, a) for a in ARRAYS}, **old}.items()}
 
     def place(self, names: Sequence[str], columns: Sequence[str]) -> NDArray[np.int64]:
         """Rows of these callers, new ones with nothing against them; new columns start at zero for everybody."""
+        self._recall(names)
         fresh = [c for c in columns if c not in set(self.columns)]
         known = {p: i for i, p in enumerate(self.ids)}
         added = [p for p in names if p not in known]
@@ -109,6 +121,7 @@ class Ledger:
         self.cases.pop(subject, None)
         self.named.pop(subject, None)
         self.votes.pop(subject, None)
+        self._recall(self.members(subject))
         for p in self.members(subject):
             self.examples.pop(p, None)
             self.votes.pop(p, None)
@@ -126,27 +139,65 @@ class Ledger:
             del self.links[next(iter(self.links))]
         return self.links.get(key, 0)
 
-    def forget(self, limit: int) -> None:
-        """Callers with nothing against them weigh nothing and are dropped when room is short, oldest first.
+    def sums_of(self, p: str) -> NDArray[np.int64] | None:
+        """A caller's sums as they stand; None for one that is not remembered."""
+        if p in self.place_of:
+            return np.asarray(self.sums[self.place_of[p]])
+        place = self.old.ids.place.get(p)
+        return None if place is None else self._wide(self.old.each["sums"][place])
 
-        Only beyond that are the weakest of those with evidence dropped, and counted.
+    @property
+    def place_of(self) -> Mapping[str, int]:
+        """Rows of the callers of late."""
+        if len(self._places) != len(self.ids):
+            self._places = {p: i for i, p in enumerate(self.ids)}
+        return self._places
+
+    def _wide(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of old callers with zeros in the columns that have come since."""
+        return np.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, len(self.columns) - x.shape[-1]),))
+
+    def _recall(self, names: Sequence[str]) -> None:
+        """Old callers that are heard again."""
+        known = self.place_of
+        back = self.old.take(self.old.find(p for p in names if p not in known))
+        if back.ids:
+            self.ids += back.ids
+            self.sums, self.onset_us, self.count = (
+                np.concatenate([getattr(self, k), self._wide(back.each[k])]) for k in WIDE
+            )
+            self.last_us = np.concatenate([self.last_us, back.each["last_us"]])
+
+    def forget(self, limit: int) -> None:
+        """Put the silent with the silent. Callers with nothing against them weigh nothing and are not kept there.
+
+        When room is short, more go, oldest first; only beyond that the weakest of those with evidence, and they are counted.
         """
-        extra = len(self.ids) - limit
-        if extra <= 0:
+        extra = len(self.ids) + len(self.old.ids) - limit
+        if extra <= 0 and not grown(len(self.ids), len(self.old.ids)):
             return
-        weight = self.sums.max(axis=1, initial=0)
+        young = Part(Ids(self.ids), {k: getattr(self, k) for k in ARRAYS}, np.zeros(len(self.ids), np.int64), {})
+        wide = {k: self._wide(a) if a.ndim > 1 else a for k, a in self.old.each.items()}
+        both = replace(self.old, each=wide).plus(young)
+        weight = both.each["sums"].max(axis=1, initial=0)
         held = {p for subject in self.cases for p in self.members(subject)}
-        open_case = np.array([p in held for p in self.ids])
-        order = np.lexsort([self.last_us, np.maximum(weight, 0), open_case])
-        gone = order[: extra + limit // 10]
-        self.dropped += int(np.sum((weight[gone] > 0)[:extra]))
-        gone = np.concatenate([gone[:extra], gone[extra:][weight[gone[extra:]] <= 0]])
-        keep = np.ones(len(self.ids), dtype=bool)
+        open_case = np.zeros(len(both.ids), dtype=bool)
+        open_case[both.find(held)] = True
+        extra = max(0, len(both.ids) - limit)
+        order = np.lexsort([both.each["last_us"], np.maximum(weight, 0), open_case])
+        gone = order[:extra]
+        self.dropped += int(np.sum(weight[gone] > 0))
+        keep = (weight > 0) | open_case
         keep[gone] = False
         for i in gone.tolist():
-            self.examples.pop(self.ids[i], None)
-            self.votes.pop(self.ids[i], None)
-        self.ids = [p for p, k in zip(self.ids, keep.tolist(), strict=True) if k]
-        self.sums, self.onset_us, self.count, self.last_us = (
-            x[keep] for x in (self.sums, self.onset_us, self.count, self.last_us)
-        )
+            self.examples.pop(both.ids[i], None)
+            self.votes.pop(both.ids[i], None)
+        self.old = both.take(np.flatnonzero(keep))
+        none = self.old.take(np.zeros(0, np.int64))
+        self.ids = []
+        self.sums, self.onset_us, self.count, self.last_us = (none.each[k] for k in ARRAYS)
+
+
+def _nobody() -> Part:
+    wide, none = np.zeros((0, 0), np.int64), np.zeros(0, np.int64)
+    return Part(Ids(), {**dict.fromkeys(WIDE, wide), "last_us": none}, none, {})

@@ -64,9 +64,13 @@ class Run:
     count: NDArray[np.int64]
     done: int = 0
 
-    def restart(self, events: Events, i: int) -> None:
-        """Sums start again at the i-th event; what came before it was settled."""
+    def restart(self, events: Events) -> None:
+        """Sums start again at the next event; what came before it was settled."""
+        i = self.done
+        self.sums[max(i - 1, 0) : i] = 0
         x = events.log_e[self.at[i:]]
+        if not len(x):
+            return
         first, segment, nothing = np.zeros(1, np.int64), np.zeros(len(x), np.int64), np.zeros((1, x.shape[1]), np.int64)
         self.sums[i:], since = cusum(x, first, segment, nothing)
         self.onset[i:] = events.time_us[self.at[i:]][since]
@@ -84,14 +88,12 @@ class Walk:
     model: str
     made: list[Decision] = field(default_factory=list)
     runs: dict[str, Run] = field(default_factory=dict)
-    places: dict[str, int] = field(default_factory=dict)  # in the ledger
     turn: str = ""  # whose event is looked at
 
     def go(self, runs: Sequence[Run]) -> list[Decision]:
         """Opening, powers of two of the queries since, a family, quiet, active again, the end."""
         where = self.ledger.subject_of()
         self.runs = {run.principal: run for run in runs}
-        self.places = {p: k for k, p in enumerate(self.ledger.ids)}
         turns = sorted((int(place), k) for k, run in enumerate(runs) for place in run.at.tolist())
         for place, k in turns:
             run = runs[k]
@@ -104,7 +106,7 @@ class Walk:
         """What has run out by the end of the stretch; call when the ledger holds its sums."""
         self.made = []
         for subject in sorted(self.ledger.cases):
-            self.expire(subject, int(self.events.clock_us[-1]), self.standing(subject))
+            self.expire(subject, int(self.events.clock_us[-1]))
         return self.made
 
     def step(self, run: Run, i: int, place: int, where: dict[str, str]) -> None:
@@ -113,12 +115,13 @@ class Walk:
         now, flag = int(events.time_us[place]), bool(events.flag[place])
         subject = where.get(p, p)
         if subject in ledger.cases:
-            before = run.sums[i - 1] if i else ledger.sums[events.who[place]]
-            if self.expire(subject, int(events.clock_us[place]), self.parts(before)):
-                where.update({m: m for m in ledger.members(subject)} if subject != p else {})
-                where.pop(p, None)
+            members = ledger.members(subject)
+            if self.expire(subject, int(events.clock_us[place])):
+                for member in members:
+                    where.pop(member, None)
+                    if member in self.runs:
+                        self.runs[member].restart(events)
                 subject = p
-                run.restart(events, i)
         if flag:
             self.note(p, subject, place)
             for other in events.links.get(int(events.row[place]), ()):
@@ -144,13 +147,15 @@ class Walk:
     def guilty(self, p: str) -> bool:
         """Whether there is enough against a caller by itself to count it in with others."""
         run = self.runs.get(p)
-        if run is not None and (run.done or p == self.turn):
-            sums = run.sums[run.done if p == self.turn else run.done - 1]
-        elif p in self.places:
-            sums = self.ledger.sums[self.places[p]]
-        else:
-            return False
-        return self.log_e(sums) >= JOIN * self.level
+        sums = run.sums[run.done] if run is not None and p == self.turn else self.sums(p)
+        return sums is not None and self.log_e(sums) >= JOIN * self.level
+
+    def sums(self, p: str) -> NDArray[np.int64] | None:
+        """The sums of a caller after its latest event so far; None for one that is not remembered."""
+        run = self.runs.get(p)
+        if run is not None and run.done:
+            return np.asarray(run.sums[run.done - 1])
+        return self.ledger.sums_of(p)
 
     def unite(self, a: str, b: str, now: int, where: dict[str, str], parts: Mapping[str, float]) -> str:
         """Two subjects turn out to be one: the older cluster stays, or a new one is born now."""
@@ -195,11 +200,10 @@ class Walk:
 
     def standing(self, subject: str) -> dict[str, float]:
         """The evidence as it stands for a subject: that of the member with the most."""
-        places = [self.ledger.ids.index(p) for p in self.ledger.members(subject) if p in self.ledger.ids]
-        if not places:
+        known = [s for p in self.ledger.members(subject) if (s := self.sums(p)) is not None]
+        if not known:
             return dict.fromkeys(self.parts(np.zeros(len(self.ledger.columns), np.int64)), 0.0)
-        best = max(places, key=lambda k: int(self.ledger.sums[k].max(initial=0)))
-        return self.parts(self.ledger.sums[best])
+        return self.parts(max(known, key=lambda s: int(s.max(initial=0))))
 
     def family(self, subject: str) -> naming.Named:
         """What the subject is after. A name once told stays until another one leads."""
@@ -229,10 +233,13 @@ class Walk:
             kept.append({"time": rfc3339(int(self.events.time_us[place])), **why})
             del kept[:-EXAMPLES]
 
-    def expire(self, subject: str, clock_us: int, parts: Mapping[str, float]) -> bool:
+    def expire(self, subject: str, clock_us: int) -> bool:
         """Quiet after 24 h without new evidence, over after 7 days; dated to the moment itself, not to when it was noticed."""
         case = self.ledger.cases[subject]
-        if not case.quiet and clock_us >= case.last_us + QUIET_US:
+        if clock_us < case.last_us + (CLEAR_US if case.quiet else QUIET_US):
+            return False
+        parts = self.standing(subject)
+        if not case.quiet:
             case.quiet = True
             self.tell(subject, case, case.last_us + QUIET_US, parts)
         if clock_us < case.last_us + CLEAR_US:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detectors import stats
 from detectors.base import Calibration, Caller, Detection, Evidence, Feedback, Measured, State, Window
 from detectors.copies import Copies, parts
-from detectors.signals import Encoder, Frame
+from detectors.signals import Encoder, Frame, framed
 from detectors.sketch import PER_DOUBLING, WORDS, Distinct, Reading, Sample
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict, finite
@@ -111,16 +111,17 @@ class Exposure:
     ) -> Measured:
         """Readings of the gauge as detections that never alarm; evidence where a declared budget is passed."""
         own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
-        known = Distinct.load(*((own.meta["ids"], own.meta["rows"], own.arrays) if own is not None else ([], 0, {})))
+        known = Distinct.load(own.meta, own.arrays) if own is not None else Distinct.load(None, {})
         learnt = _learnt(cal)
-        rows = window.rows(["event_time", "principal", "model_version", "prediction_label", *learnt.columns])
+        rows = window.rows(["event_time", "principal", "model_version", "prediction_label"])
         label, _ = _labels(rows, learnt.classes)
         who, names = _encoded(rows, "principal")
         at = np.flatnonzero((who >= 0) & (label >= 0))
         if not len(at):
             return Measured(_state(known, cal))
         keys, budgets, code, row = _callers(rows, who, names, at, window.callers())
-        frame = Frame.of(rows, learnt.encoder_numeric, learnt.encoder_categorical)
+        frame = framed(window, learnt.encoder_numeric, learnt.encoder_categorical)
+        known.recall(keys)
         hashes = _salted(frame.whole(), int(cal.meta["salt"]))
         fits = np.flatnonzero(hashes[row] < known.limits(keys)[code])
         code, row = code[fits], row[fits]
@@ -207,19 +208,27 @@ class _Learnt(NamedTuple):
     classes: tuple[str, ...]
     copies: Copies
 
-    @property
-    def columns(self) -> list[str]:
-        return [f"feature:{n}" for n in (*self.encoder_numeric, *self.encoder_categorical)]
+
+_KEPT: dict[str, _Learnt] = {}
 
 
 def _learnt(cal: Calibration) -> _Learnt:
+    """Unpacked once per calibration and process: what it holds never changes."""
+    if cal.hash not in _KEPT:
+        if len(_KEPT) >= 64:
+            _KEPT.pop(next(iter(_KEPT)))
+        _KEPT[cal.hash] = _unpacked(cal)
+    return _KEPT[cal.hash]
+
+
+def _unpacked(cal: Calibration) -> _Learnt:
     encoder = Encoder(np.asarray(cal.arrays["edges"]), tuple(tuple(w) for w in cal.meta["codes"]))
     numeric, categorical, classes = (tuple(cal.meta[k]) for k in ("numeric", "categorical", "classes"))
     return _Learnt(encoder, numeric, categorical, classes, Copies.unpack(cal.arrays))
 
 
 def _state(known: Distinct, cal: Calibration) -> State:
-    return State(Exposure.name, VERSION, cal.hash, {"ids": known.ids, "rows": known.rows}, known.arrays())
+    return State(Exposure.name, VERSION, cal.hash, *known.save())
 
 
 def _encoded(rows: pa.Table, column: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:

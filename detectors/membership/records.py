@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.base import State
-from detectors.search import SPREAD, Scale, pair, what_if_fields
+from detectors.beside import SPREAD, pair
+from detectors.search import Scale, what_if_fields
 from detectors.signals import Frame
 
 SHOWN: Final = 64  # training records from which on, whenever they double, the gauge is shown

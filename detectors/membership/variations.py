@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from detectors import honest, signals, stats
-from detectors.anomaly.learnt import as_rows, callers, columns, reference_rows, scale_of
+from detectors.anomaly.learnt import as_rows, callers, reference_rows, scale_of
 from detectors.answers import Answers
 from detectors.base import TECHNIQUES, Calibration, Caller, Detection, Evidence, Feedback, Measured, State, Window
 from detectors.membership.records import Records, Tried
@@ -100,7 +99,7 @@ class Membership:
         own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
         numeric, categorical = list(cal.meta["numeric"]), list(cal.meta["categorical"])
         known = Records.load(own, len(numeric) + len(categorical), len(numeric), self.memory)
-        rows = window.rows([*columns(numeric, categorical), "training"])
+        rows = window.rows(["event_time", "principal", "training"])
         who, names = callers(rows)
         at = np.flatnonzero(who >= 0)
         if not len(at) or "training" not in rows.column_names:
@@ -116,7 +115,8 @@ class Membership:
         details: dict[int, dict[str, Any]] = {}
         gauges: list[Detection] = []
         if len(some):
-            tried = self._try(cal, known, rows.take(pa.array(at[some])), training[some], who[at[some]], names)
+            frame = signals.framed(window, numeric, categorical).take(at[some])
+            tried = self._try(cal, known, frame, training[some], who[at[some]], names)
             trial[some], flag[some] = tried.trial, tried.near & ~_silent(names, window.callers())[who[at[some]]]
             like[some] = tried.like >= RESEMBLES * cal.meta["self_bits"]
             for i in np.flatnonzero(flag[some]).tolist():
@@ -139,11 +139,10 @@ class Membership:
         return Measured(known.save(self.name, VERSION, cal.hash), gauges, evidence)
 
     def _try(
-        self, cal: Calibration, known: Records, rows: pa.Table, training: NDArray[np.bool_], who: NDArray[np.int64],
+        self, cal: Calibration, known: Records, frame: Frame, training: NDArray[np.bool_], who: NDArray[np.int64],
         names: tuple[str, ...],
     ) -> Tried:  # fmt: skip
         a, m = cal.arrays, cal.meta
-        frame = Frame.of(rows, m["numeric"], m["categorical"])
         codes = Encoder(np.asarray(a["edges"]), tuple(tuple(w) for w in m["codes"])).codes(frame)
         table, mean, variance, weight = (
             np.asarray(a[k], np.float32) for k in ("surprise", "mean", "variance", "weight")

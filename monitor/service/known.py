@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from collectors.base import Placed
 from detectors.base import pack, unpack
-from detectors.signals import Frame, rehashed
+from detectors.hashing import Hashes, of_rows, rounded, siphash
+from detectors.signals import Frame, number_hashes
 from monitor.config import Config
 from monitor.model import InferenceEvent
 from monitor.service.privacy import secret_key
@@ -33,8 +34,6 @@ from monitor.store.features import FeatureSchema
 CHUNK_ROWS: Final = 20_000
 GRAIN: Final = 1e-6  # of a column's range: what float32 and scaling on the way do to a number
 VERSION: Final = 1
-
-Hashes = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,8 @@ class Index:
         """One keyed hash per row: equal for rows that are equal but for rounding on the way."""
         frame = Frame.of(rows, self.numeric, self.categorical)
         step = np.power(10.0, np.array(self.decimals, np.float64))
-        with np.errstate(over="ignore", invalid="ignore"):
-            rounded = np.rint(frame.numbers * step) / step
-        rounded = np.where(np.isfinite(rounded), rounded, frame.numbers)
-        cut = len(self.numeric)
-        frame.hashes[:, :cut] = rehashed(frame, rounded, frame.words).hashes[:, :cut]
-        return siphash(frame.whole(), self.key)
+        hashes = np.concatenate([number_hashes(rounded(frame.numbers, step)), frame.hashes[:, len(step) :]], axis=1)
+        return siphash(of_rows(hashes), self.key)
 
     def holds(self, rows: pa.Table) -> NDArray[np.bool_]:
         """Which rows are known ones."""
@@ -137,38 +132,3 @@ def _decimals(x: NDArray[np.float64]) -> int:
     x = x[np.isfinite(x)]
     span = float(np.ptp(x)) or float(np.abs(x).max()) if len(x) else 0.0
     return 6 if span <= 0 or not np.isfinite(span) else int(np.clip(np.floor(-np.log10(GRAIN * span)), -200, 200))
-
-
-def siphash(words: Hashes, key: bytes) -> Hashes:
-    """SipHash-2-4 of 64-bit words under the first 16 bytes of a key, all words at once.
-
-    >>> hex(siphash(np.array([0x0706050403020100], np.uint64), bytes(range(16)))[0])
-    '0x93f5f5799a932462'
-    """
-    k0, k1 = (np.uint64(int.from_bytes(key[i : i + 8], "little")) for i in (0, 8))
-    magic = b"somepseudorandomlygeneratedbytes"
-    start = [np.uint64(int.from_bytes(magic[i : i + 8], "big")) for i in (0, 8, 16, 24)]
-    v = [np.full(len(words), s ^ k) for s, k in zip(start, (k0, k1, k0, k1), strict=True)]
-    for block in (words, np.full(len(words), 8 << 56, np.uint64)):
-        v[3] ^= block
-        _rounds(v, 2)
-        v[0] ^= block
-    v[2] ^= np.uint64(0xFF)
-    _rounds(v, 4)
-    return np.asarray(v[0] ^ v[1] ^ v[2] ^ v[3], dtype=np.uint64)
-
-
-def _rounds(v: list[Hashes], times: int) -> None:
-    for _ in range(times):
-        for a, b, turn in ((0, 1, 13), (2, 3, 16)):
-            v[a] = v[a] + v[b]
-            v[b] = _turned(v[b], turn) ^ v[a]
-        v[0] = _turned(v[0], 32)
-        for a, b, turn in ((2, 1, 17), (0, 3, 21)):
-            v[a] = v[a] + v[b]
-            v[b] = _turned(v[b], turn) ^ v[a]
-        v[2] = _turned(v[2], 32)
-
-
-def _turned(x: Hashes, bits: int) -> Hashes:
-    return np.asarray((x << np.uint64(bits)) | (x >> np.uint64(64 - bits)), dtype=np.uint64)

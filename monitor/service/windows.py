@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from detectors.base import Caller
 from detectors.profile import Bins, Profile
 from monitor.model import HOUR_US
 
+T = TypeVar("T")
 NO_LABELS = pa.table(
     {
         "request_id": pa.array([], pa.string()),
@@ -37,10 +38,16 @@ class Stretch:
     table: pa.Table
     counts: Profile | None = None
     declared: Mapping[str, Caller] = field(default_factory=dict)
+    made: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def n(self) -> int:
         return int(self.table.num_rows)
+
+    def once(self, name: Hashable, make: Callable[[], T]) -> T:
+        if name not in self.made:
+            self.made[name] = make()
+        return cast("T", self.made[name])
 
     def profile(self) -> Profile | None:
         return self.counts
@@ -72,10 +79,16 @@ class TimeWindow:
     read_labels: Callable[[int], pa.Table]
     read_callers: Callable[[], Mapping[str, Caller]] = dict
     read_feedback: Callable[[Sequence[str]], pa.Table] = lambda columns: NO_LABELS
+    made: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def n(self) -> int:
         return self.size
+
+    def once(self, name: Hashable, make: Callable[[], T]) -> T:
+        if name not in self.made:
+            self.made[name] = make()
+        return cast("T", self.made[name])
 
     def profile(self) -> Any:
         return self.counts

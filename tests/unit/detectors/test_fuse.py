@@ -14,7 +14,7 @@ from detectors import decide
 from detectors.base import Evidence, State
 from detectors.decide.fuse import ATTACK, CLEAR_US, QUIET_US
 from detectors.signals import bernoulli_bets
-from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Event, Family
+from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Event, Family, Subject
 from tests.judging import incident
 
 LEVEL = decide.FuseSettings(1e6)
@@ -185,6 +185,13 @@ def test_two_detectors_do_not_count_one_flag_twice() -> None:
     assert [d["name"].split("/")[0] for d in two.decisions[0].evidence["detectors"]] == ["copy", "queries"]
 
 
+def remembered(log: Log) -> int:
+    """Callers in the state, those of late and the old ones."""
+    assert log.state is not None
+    lane = log.state.meta["lanes"]["AttackSuspected"]
+    return len(lane["ids"]) + len(lane["old_ids"])
+
+
 def test_a_flood_of_principals_clears_no_guilt() -> None:
     """With room for 100 principals, 5,000 newcomers do not wash away what three flags said about one."""
     log = Log(decide.FuseSettings(1e6, max_principals=100))
@@ -192,7 +199,7 @@ def test_a_flood_of_principals_clears_no_guilt() -> None:
     for k in range(5):
         log(evidence([f"n{k}-{i}" for i in range(1000)], [False] * 1000, first_row=3 + k * 1000))
     assert log.state is not None
-    assert len(log.state.meta["lanes"]["AttackSuspected"]["ids"]) <= 100
+    assert remembered(log) <= 100
     assert log.state.meta["lanes"]["AttackSuspected"]["dropped"] == 0
     found = log(evidence(["a"], [True], first_row=5003))
     assert [d.subject.id for d in found] == ["a"]
@@ -204,7 +211,7 @@ def test_guilt_that_finds_no_room_is_counted() -> None:
     log = Log(decide.FuseSettings(1e6, max_principals=50))
     log(evidence([f"n{i}" for i in range(200)], [True] * 200))
     assert log.state is not None
-    assert len(log.state.meta["lanes"]["AttackSuspected"]["ids"]) == 50
+    assert remembered(log) == 50
     assert log.state.meta["lanes"]["AttackSuspected"]["dropped"] == 150
 
 
@@ -252,6 +259,28 @@ def test_a_third_caller_joins_the_cluster() -> None:
     found = log(tied(["c"] * 4, ["a"] * 4, first_row=22))
     assert found[-1].subject.id == cluster
     assert found[-1].evidence["principals"] == ["a", "b", "c"]
+
+
+def test_a_cluster_that_ended_falls_apart_for_all_its_members() -> None:
+    """After a silent week each former member stands for itself, and wherever the log is cut the same is decided."""
+    week = 8 * 24 * HOUR_US
+    who, others = ["a", "b"] * 8, ["b", "a"] * 8
+    back = evidence(["b", "a"] * 6, [True] * 12, [week + i * SECOND_US for i in range(12)], first_row=16)
+    both = tied(who, others)
+    rows = np.concatenate([both.row, back.row + 16])
+    joined = replace(
+        both, code=np.concatenate([both.code, back.code]), row=rows, time_us=np.concatenate([both.time_us, back.time_us]),
+        log_e=np.concatenate([both.log_e, back.log_e]), flag=np.concatenate([both.flag, back.flag]),
+        details={int(r): {"signals": ["near"], "row": int(r)} for r in rows},
+    )  # fmt: skip
+    whole, parts = Log(), Log()
+    whole(joined)
+    parts(both)
+    parts(replace(back, details={int(i): {"signals": ["near"], "row": int(i) + 16} for i in back.row}))
+    assert [(d.time_us, d.subject, d.firing) for d in whole.decisions] == [
+        (d.time_us, d.subject, d.firing) for d in parts.decisions
+    ]
+    assert [a.subject for a in whole.open.values()] == [Subject("principal", "b"), Subject("principal", "a")]
 
 
 def test_two_links_are_chance() -> None:

@@ -19,6 +19,11 @@ def rows(n: int, seed: int) -> np.ndarray:
     return np.concatenate([codes, word], axis=1).astype(np.uint8)
 
 
+def values(codes: np.ndarray) -> np.ndarray:
+    """The five numbers behind the codes."""
+    return np.where(codes[:, :5] == MISSING, np.nan, codes[:, :5].astype(float))
+
+
 def shuffled(codes: np.ndarray, seed: int) -> np.ndarray:
     """The same values of every field, drawn independently: margins stay as they are."""
     rng = np.random.default_rng(seed)
@@ -28,25 +33,41 @@ def shuffled(codes: np.ndarray, seed: int) -> np.ndarray:
 def test_made_up_rows_are_strange() -> None:
     """At the level that one real row in two hundred passes, nearly all independent draws do."""
     known = rows(4000, 1)
-    level = np.quantile(plausibility.crossed(known, 5, np.random.default_rng(2)), 0.9975, axis=0)
-    joint = Joint.fit(known, 5)
-    real = (joint.strangeness(rows(2000, 3)) > level).any(axis=1).mean()
-    made_up = (joint.strangeness(shuffled(rows(2000, 4), 5)) > level).any(axis=1).mean()
+    level = np.quantile(plausibility.crossed(known, values(known), np.random.default_rng(2)), 0.9975, axis=0)
+    joint = Joint.fit(known, values(known))
+    real_rows, made = rows(2000, 3), shuffled(rows(2000, 4), 5)
+    real = (joint.strangeness(real_rows, values(real_rows)) > level).any(axis=1).mean()
+    made_up = (joint.strangeness(made, values(made)) > level).any(axis=1).mean()
     assert real < 0.02
     assert made_up > 0.6
 
 
 def test_missing_values_combine_with_everything() -> None:
     """A real row that has lost fields is no stranger than it was."""
-    joint, some = Joint.fit(rows(4000, 1), 5), rows(500, 6)
+    known, some = rows(4000, 1), rows(500, 6)
+    joint, mixed = Joint.fit(known, values(known)), shuffled(some, 7)
     gaps = some.copy()
     gaps[:, 1] = MISSING
-    assert joint.strangeness(gaps)[:, 0].mean() < joint.strangeness(shuffled(some, 7))[:, 0].mean()
-    assert (joint.strangeness(gaps)[:, 0] > joint.strangeness(shuffled(some, 7))[:, 0].mean()).mean() < 0.05
+    assert joint.strangeness(gaps, values(gaps))[:, 0].mean() < joint.strangeness(mixed, values(mixed))[:, 0].mean()
+    assert (
+        joint.strangeness(gaps, values(gaps))[:, 0] > joint.strangeness(mixed, values(mixed))[:, 0].mean()
+    ).mean() < 0.05
 
 
 def test_it_travels_as_arrays() -> None:
     """What was packed judges as before."""
-    joint = Joint.fit(rows(1000, 1), 5)
+    known, some = rows(1000, 1), rows(50, 2)
+    joint = Joint.fit(known, values(known))
     again = Joint.unpack(joint.pack())
-    assert np.array_equal(again.strangeness(rows(50, 2)), joint.strangeness(rows(50, 2)))
+    assert np.array_equal(again.strangeness(some, values(some)), joint.strangeness(some, values(some)))
+
+
+def test_one_number_in_another_unit_is_not_implausible() -> None:
+    """A client that sends one field in cents where others send whole units is no attacker; two such fields are strange."""
+    known, some = rows(4000, 1), rows(500, 9)
+    joint = Joint.fit(known, values(known))
+    level = np.quantile(plausibility.crossed(known, values(known), np.random.default_rng(2))[:, 1], 0.9975)
+    one, two = values(some), values(some)
+    one[:, 0] = two[:, 0] = two[:, 1] = 1e6
+    assert (joint.strangeness(some, one)[:, 1] > level).mean() < 0.05
+    assert (joint.strangeness(some, two)[:, 1] > level).mean() > 0.9

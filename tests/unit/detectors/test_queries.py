@@ -193,7 +193,7 @@ def test_evidence_is_readable() -> None:
     rng = np.random.default_rng(10)
     court = judged(sent(hop_skip_jump(60, rng), events(1, rng), "attacker"))
     first = court.decisions[0]
-    assert {d["name"] for d in first.evidence["detectors"]} <= {"queries/schema", "queries/near"}
+    assert {d["name"] for d in first.evidence["detectors"]} <= {f"queries/{s}" for s in ("schema", "near", "crowd", "cross")}
     shown = [e for d in court.decisions for e in d.evidence["examples"]]
     assert any("precision: x6" in rule or "code: x7" in rule for e in shown for rule in e.get("broken", []))
     assert any(e.get("near", {}).get("fields_differ", 0) >= 3 for e in shown)

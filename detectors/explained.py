@@ -1,0 +1,156 @@
+"""What explanation tools send: copies of an honest row with noise (LIME), or with values of other rows (SHAP), compiled.
+
+Any row looks like some other row plus noise. What tells a tool is that it sends hardly anything else, and that its copies
+lie on both sides of one and the same row.
+
+Reference: Ribeiro et al. 2016 (LIME); Lundberg and Lee 2017 (KernelSHAP).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numba
+import numpy as np
+
+from detectors.beside import SPREAD, pair
+
+MOSAIC_BITS: Final = 10.0  # what fields that equal an honest row's must say before the rest counts as redrawn
+CLOUD: Final = (0.25, 5.0)  # mean square of explainers' noise in reference variances: at least, and deviations above 1
+CLOUD_NUMBERS: Final = 3  # numbers that such noise must be seen in
+SAME: Final = 1e-6  # squared deviations: what rounding on the way does to a number
+OUTLIER: Final = 9.0  # at most so much of one number: spreads of heavy tails are hard to know
+CLOUD_LEAST: Final = 0.35  # and, of so many numbers, some hardly moves: steps of one fixed size are no noise
+CLOUD_MANY: Final = 10
+CENTRED: Final = 2.5  # deviations by which the signs of noise around a row may sum to other than zero, per number
+SKEW: Final = 3  # one number in so many may be skewed all the same
+SAMPLES: Final = 20  # rows it takes to see that they lie around another row than before
+SPLIT: Final = 3.0  # standard deviations by which the squared sums of signs may pass those of fair coins when they do
+DOUBT: Final = 25  # rows that may turn out to lie around another row before they count; good copies earn it back
+BUSY: Final = 0.3  # share of strange rows of late from which on a client may be an explainer
+RECENT: Final = 16  # rows that "of late" means
+FIRST: Final = 6  # rows that are given the benefit of the doubt before that
+LATELY: Final = 64  # copies that are remembered as a sum; then what came before counts half
+LOOK: Final = 8  # events between two looks for such a row: it is a long look
+VALID, CLEAN = 1, 2  # Memory.worth: breaks nothing and is no small step; and is plausible
+NONE, DOUBTFUL = -1, -2  # instead of a row
+
+
+@numba.njit(cache=True)
+def _in_cloud(x: Any, anchor: Any, weight: Any) -> bool:
+    """Whether every number looks like the anchor's plus noise of the size of the reference's spread."""
+    total, seen, least = 0.0, 0, np.inf
+    for j in range(len(x)):
+        if weight[j] > 0 and np.isfinite(x[j]) and np.isfinite(anchor[j]) and x[j] != anchor[j]:
+            z = (x[j] - anchor[j]) ** 2 * weight[j]
+            if z > SAME:
+                total += min(z, OUTLIER)
+                seen += 1
+                least = min(least, z)
+    if seen < CLOUD_NUMBERS or (seen >= CLOUD_MANY and least > CLOUD_LEAST**2):
+        return False
+    return bool(CLOUD[0] <= total / seen <= 1 + CLOUD[1] * np.sqrt(2 / seen))
+
+
+@numba.njit(cache=True)
+def _centred(rows: Any, i: int, memory: Any, j: int, places: Any, p: int, scale: Any) -> bool:
+    """Count row i among the noisy copies of row j; whether all of them lie around it and not only to one side.
+
+    Any row looks like some other row plus noise, but rows of its own do not keep to both sides of one and the same row.
+    A number in its tails cannot tell: tools cut noise off there.
+    """
+    if places.samples[p] >= LATELY:
+        places.samples[p] //= 2
+        for f in range(rows.numbers.shape[1]):
+            places.signs[p, f] = int(places.signs[p, f] / 2)
+    places.samples[p] += 1
+    limit = CENTRED * np.sqrt(places.samples[p])
+    skewed, counted = 0, 0
+    for f in range(rows.numbers.shape[1]):
+        x, a = rows.numbers[i, f], memory.numbers[j, f]
+        if scale.weight[f] > 0 and scale.low[f] < a < scale.high[f]:
+            counted += 1
+            if x > a:
+                places.signs[p, f] += 1
+            elif x < a:
+                places.signs[p, f] -= 1
+            skewed += abs(places.signs[p, f]) > limit
+    return bool(skewed <= counted // SKEW)
+
+
+@numba.njit(cache=True)
+def _one_sided(memory: Any, j: int, low: int, high: int, scale: Any) -> float:
+    """How far the rows remembered since row j lie to one side of it: 0 for fair coins, in standard deviations; inf: too few."""
+    total, numbers, later = 0.0, 0, 0
+    for k in range(low, high):
+        later += memory.used[k] > memory.used[j]
+    if later < SAMPLES:
+        return np.inf
+    for f in range(memory.numbers.shape[1]):
+        a = memory.numbers[j, f]
+        if scale.weight[f] > 0 and scale.low[f] < a < scale.high[f]:
+            sides = 0
+            for k in range(low, high):
+                if memory.used[k] > memory.used[j]:
+                    sides += (memory.numbers[k, f] > a) - (memory.numbers[k, f] < a)
+            total += sides * sides
+            numbers += 1
+    return float((total / later - numbers) / np.sqrt(2.0 * max(1, numbers)))
+
+
+@numba.njit(cache=True)
+def noise_around(rows: Any, i: int, memory: Any, places: Any, p: int, scale: Any) -> int:
+    """The honest row that row i is a noisy copy of as an explainer makes them, or NONE; DOUBTFUL when it could be.
+
+    It is the one whose copies came before, as long as they lie around it; then the one that the rows since lie around
+    best. Who has had none yet may start from the oldest, who leaves one after a fair number of copies from what came since.
+    """
+    low, high = places.start[p], places.start[p] + places.length[p]
+    left, last = places.samples[p] >= SAMPLES, 0
+    for j in range(low, high):
+        known = memory.hashes[j] == places.centre[p]
+        if known:
+            last = memory.used[j]
+        if known and _in_cloud(rows.numbers[i], memory.numbers[j], scale.weight):
+            if _centred(rows, i, memory, j, places, p, scale):
+                return j
+            left = False
+    none = NONE
+    for j in range(low, high):
+        if memory.worth[j] >= CLEAN and _in_cloud(rows.numbers[i], memory.numbers[j], scale.weight):
+            none = DOUBTFUL
+            break
+    if none == NONE or (places.samples[p] > 0 and not left and places.seen[p] % LOOK):
+        return none
+    found, least = none, SPLIT
+    for j in range(low, high):
+        if memory.worth[j] < CLEAN or memory.hashes[j] == places.centre[p]:
+            continue
+        if not _in_cloud(rows.numbers[i], memory.numbers[j], scale.weight):
+            continue
+        if places.samples[p] == 0 or (left and memory.used[j] > last):
+            if found < 0 or memory.used[j] < memory.used[found]:
+                found = j
+        elif not left:
+            aside = _one_sided(memory, j, low, high, scale)
+            if aside <= least:
+                found, least = j, aside
+    if found >= 0:
+        places.centre[p], places.samples[p] = memory.hashes[found], 0
+        places.signs[p, :] = 0
+        _centred(rows, i, memory, found, places, p, scale)
+    return found
+
+
+@numba.njit(cache=True)
+def mosaic_of(rows: Any, i: int, memory: Any, low: int, high: int, scale: Any) -> int:
+    """The honest row some of whose values an explainer swapped for other rows' to make row i, or -1."""
+    for j in range(low, high):
+        if memory.worth[j] < CLEAN:
+            continue
+        _, bits, moved, mean, spread = pair(
+            rows.codes[i], rows.marks[i], rows.numbers[i], memory.codes[j], memory.marks[j], memory.numbers[j], scale
+        )
+        if moved < mean + SPREAD * spread and bits - moved >= MOSAIC_BITS:
+            return j
+    return -1
