@@ -129,7 +129,7 @@ def watch(reference: Log, detectors: Mapping[str, Detector] | None = None, *, tr
 
 @dataclass
 class Court:
-    """What live operation carries from one stretch to the next. seconds: spent per detector and in fuse()."""
+    """What live operation carries from one stretch to the next. seconds: of CPU, per detector and in fuse()."""
 
     watching: Watch
     settings: decide.FuseSettings = LEVEL
@@ -143,15 +143,15 @@ class Court:
         """Judge one stretch; its evidence."""
         found = []
         for name, (detector, cal) in self.watching.detectors.items():
-            began = time.perf_counter()
+            began = time.process_time()
             measured = detector.measure(cal, self.states.get(name), window, self.feedback)
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - began
             self.states[name] = measured.state
             if measured.evidence is not None:
                 found.append(measured.evidence)
-        began = time.perf_counter()
+        began = time.process_time()
         made = decide.fuse(self.states.get("fuse"), found, tuple(self.open.values()), self.settings, window.model)
-        self.seconds["fuse"] = self.seconds.get("fuse", 0.0) + time.perf_counter() - began
+        self.seconds["fuse"] = self.seconds.get("fuse", 0.0) + time.process_time() - began
         self.states["fuse"], self.feedback = made.state, made.feedback
         self.decisions += made.decisions
         for d in made.decisions:

@@ -44,9 +44,10 @@ def generated(found: Mapping[str, Sequence[Outcome]], gauges: Mapping[str, Seque
         )
     flood = "\n".join(f"| {n:,} | {b / 1e6:,.0f} | {spent.peak_mb[n]:,.0f} |" for n, b in spent.state_bytes.items())
     speeds = ", ".join(f"{n} {v:,.0f}" for n, v in spent.parts.items())
+    kinds = ", ".join(f"{n} {v:,.0f}" for n, v in spent.kinds.items())
     parts.append(
         f"### Cost\n{machine()}\n\n{spent.events_per_s:,.0f} events a second and core with {spent.features} features "
-        f"({speeds}); {spent.bytes_per_principal / 1000:,.1f} kB of state per active principal.\n\n"
+        f"({speeds}); by traffic: {kinds}. {spent.bytes_per_principal / 1000:,.1f} kB of state per active principal.\n\n"
         f"| principals with three rows each | state, MB | peak memory of the process, MB |\n|---|---|---|\n{flood}"
     )
     return "\n\n".join(parts)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -134,7 +135,8 @@ class Queries:
         table = tuple(dict.fromkeys([*names, *(o for _, o in linked)]))
         place = {n: k for k, n in enumerate(table)}
         links = np.array([(r, place[o]) for r, o in linked], dtype=np.int64).reshape(-1, 2)
-        details = _why(learnt.rules, frame, at, on, met, evidence.flag)
+        flagged = np.flatnonzero(evidence.flag)
+        details = _Why(learnt.rules, frame, on, met, flagged, at[flagged])
         chains.forget(round(self.max_mb * 1e6))
         found = replace(evidence, principals=table, links=links, details=details)
         return Measured(self._state(cal, chains, pool), (), found)
@@ -196,35 +198,44 @@ def _strange(rows: pa.Table, at: NDArray[np.int64]) -> NDArray[np.int64]:
     return out
 
 
-def _why(
-    rules: Constraints,
-    frame: Frame,
-    at: NDArray[np.int64],
-    on: Mapping[str, NDArray[np.bool_]],
-    met: Met,
-    flag: NDArray[np.bool_],
-) -> Mapping[int, Mapping[str, Any]]:
-    """What an analyst reads of each flagged row: the broken rules with the values, how near to which chain."""
-    flagged = np.flatnonzero(flag)
-    if not len(flagged):
-        return {}
-    part = frame.take(flagged)
-    broken: dict[int, list[str]] = {}
-    for rule, name, mask in rules.breaches(part):
-        for i in np.flatnonzero(mask).tolist():
-            if len(broken.setdefault(i, [])) < SHOWN:
-                broken[i].append(f"{rule}: {name} = {_value(part, name, i)}")
-    out: dict[int, dict[str, Any]] = {}
-    for i, k in enumerate(flagged.tolist()):
-        why: dict[str, Any] = {"signals": [s for s in SIGNALS if on[s][k]]}
-        if on["schema"][k]:
-            why["broken"] = broken.get(i, [])
-        if on["near"][k]:
-            why["near"] = {"bits": round(float(met.bits[k]), 1), "fields_differ": int(met.differs[k])}
-        elif on["crowd"][k] or on["cross"][k]:
-            why["near"] = {"bits": round(float(met.step[k]), 1), "fields_differ": int(met.moved[k])}
-        out[int(at[k])] = why
-    return out
+@dataclass(frozen=True)
+class _Why(Mapping[int, Mapping[str, Any]]):
+    """What an analyst reads of each flagged row: the broken rules with the values, how near to which chain.
+
+    By row of the stretch. Found out when asked: of an attack's flagged rows few are ever shown.
+    """
+
+    rules: Constraints
+    frame: Frame
+    on: Mapping[str, NDArray[np.bool_]]
+    met: Met
+    flagged: NDArray[np.int64]  # places of the flagged rows in frame
+    rows: NDArray[np.int64]  # and in the stretch, in order
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.rows.tolist())
+
+    def __contains__(self, row: object) -> bool:
+        i = int(np.searchsorted(self.rows, row)) if isinstance(row, int) else len(self.rows)
+        return i < len(self.rows) and bool(self.rows[i] == row)
+
+    def __getitem__(self, row: int) -> Mapping[str, Any]:
+        if row not in self:
+            raise KeyError(row)
+        k = int(self.flagged[np.searchsorted(self.rows, row)])
+        why: dict[str, Any] = {"signals": [s for s in SIGNALS if self.on[s][k]]}
+        if self.on["schema"][k]:
+            part = self.frame.take(np.array([k]))
+            found = (f"{rule}: {name} = {_value(part, name, 0)}" for rule, name, m in self.rules.breaches(part) if m[0])
+            why["broken"] = list(islice(found, SHOWN))
+        if self.on["near"][k]:
+            why["near"] = {"bits": round(float(self.met.bits[k]), 1), "fields_differ": int(self.met.differs[k])}
+        elif self.on["crowd"][k] or self.on["cross"][k]:
+            why["near"] = {"bits": round(float(self.met.step[k]), 1), "fields_differ": int(self.met.moved[k])}
+        return why
 
 
 def _value(frame: Frame, name: str, i: int) -> str:

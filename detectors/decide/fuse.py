@@ -112,7 +112,6 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
     who, time_us = np.zeros(len(row), np.int64), np.zeros(len(row), np.int64)
     log_e, flag = np.zeros((len(row), len(ledger.columns)), np.int64), np.zeros(len(row), dtype=bool)
     votes = np.zeros((len(row), len(TECHNIQUES)))
-    details: dict[int, dict[str, Any]] = {}
     links: dict[int, list[str]] = {}
     for e, own in zip(given, columns, strict=True):
         at = np.searchsorted(row, e.row)
@@ -125,12 +124,10 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
             votes[at] += e.votes
         elif e.family in NAMED:
             votes[at, list(TECHNIQUES.values()).index(e.family)] += e.flag
-        for r, why in e.details.items():
-            details.setdefault(int(r), {}).update(why)
         for r, other in e.links.tolist() if e.links is not None else ():
             links.setdefault(int(r), []).append(e.principals[other])
     clock = np.maximum.accumulate(np.maximum(time_us, ledger.clock_us))
-    return Events(who, row, time_us, log_e, flag, votes, details, links, clock)
+    return Events(who, row, time_us, log_e, flag, votes, [e.details for e in given], links, clock)
 
 
 def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> list[Decision]:

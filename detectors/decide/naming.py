@@ -15,6 +15,7 @@ from detectors.base import NAMED, TECHNIQUES
 from monitor.model import Family
 
 LEAD: Final = 1.0  # nats by which a family must lead the next; votes are tempered, so this is more than it looks
+PLACES: Final = tuple(tuple(i for i, g in enumerate(TECHNIQUES.values()) if g is f) for f in NAMED)
 ENOUGH: Final = 6  # flagged queries before a name is given
 BENIGN: Final[Mapping[Family, tuple[str, str]]] = {  # the honest use that looks most like it, and what tells them apart
     Family.ANOMALY: ("what_if", "its queries are not variations of a few fields of one honest row"),
@@ -42,13 +43,27 @@ def named(votes: Sequence[float], count: int) -> Named:
     >>> named([1.0, 0, 0, 0.5, 0, 0, 0, 0, 0], 20).family.value
     'anomaly'
     """
-    best = {f: max(v for v, g in zip(votes, TECHNIQUES.values(), strict=True) if g is f) for f in NAMED}
-    order = sorted(NAMED, key=lambda f: -best[f])
-    sure = round(1 / sum(math.exp(v - best[order[0]]) for v in best.values()), 3)
-    if count < ENOUGH or best[order[0]] - best[order[1]] < LEAD:
-        return Named(Family.ANOMALY, "", sure)
-    technique = max((v, t) for v, t in zip(votes, TECHNIQUES, strict=True) if TECHNIQUES[t] is order[0])[1]
-    return Named(order[0], technique, sure)
+    best = _best(votes)
+    sure = round(1 / sum(math.exp(v - max(best)) for v in best), 3)
+    family = leading(votes, count)
+    if family is Family.ANOMALY:
+        return Named(family, "", sure)
+    technique = max((v, t) for v, t in zip(votes, TECHNIQUES, strict=True) if TECHNIQUES[t] is family)[1]
+    return Named(family, technique, sure)
+
+
+def leading(votes: Sequence[float], count: int) -> Family:
+    """The family alone: that of the best technique when it leads the next family by LEAD, else anomaly."""
+    if count < ENOUGH:
+        return Family.ANOMALY
+    best = _best(votes)
+    second, first = sorted(best)[-2:]
+    return NAMED[best.index(first)] if first - second >= LEAD else Family.ANOMALY
+
+
+def _best(votes: Sequence[float]) -> list[float]:
+    """The votes of each family's best technique."""
+    return [max([votes[i] for i in places]) for places in PLACES]
 
 
 def look_alike(found: Family) -> dict[str, Any]:

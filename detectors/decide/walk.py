@@ -48,9 +48,22 @@ class Events:
     log_e: NDArray[np.int64]  # (events, columns of the ledger), millionths
     flag: NDArray[np.bool_]
     votes: NDArray[np.float64]  # (events, TECHNIQUES)
-    details: dict[int, dict[str, Any]]
+    details: Sequence[Mapping[int, Mapping[str, Any]]]  # of every detector: by row, why it was flagged
     links: dict[int, list[str]]  # by row: callers that it belongs with
     clock_us: NDArray[np.int64]  # latest event time so far
+
+    def why(self, place: int) -> dict[str, Any]:
+        """What all detectors say of one event."""
+        row, said = int(self.row[place]), dict[str, Any]()
+        for known in self.details:
+            if row in known:
+                said |= known[row]
+        return said
+
+    def told(self, place: int) -> bool:
+        """Whether any detector says something of the event."""
+        row = int(self.row[place])
+        return any(row in known for known in self.details)
 
 
 @dataclass
@@ -87,6 +100,7 @@ class Walk:
     level: float
     model: str
     made: list[Decision] = field(default_factory=list)
+    noted: dict[str, list[int]] = field(default_factory=dict)  # newest flagged events of a caller, not yet examples
     runs: dict[str, Run] = field(default_factory=dict)
     turn: str = ""  # whose event is looked at
 
@@ -100,6 +114,9 @@ class Walk:
             self.turn = run.principal
             self.step(run, run.done, place, where)
             run.done += 1
+        for p in list(self.noted):
+            self.ledger.examples[p] = self.examples(p)
+        self.noted.clear()
         return self.made
 
     def ended(self) -> list[Decision]:
@@ -119,6 +136,7 @@ class Walk:
             if self.expire(subject, int(events.clock_us[place])):
                 for member in members:
                     where.pop(member, None)
+                    self.noted.pop(member, None)
                     if member in self.runs:
                         self.runs[member].restart(events)
                 subject = p
@@ -131,11 +149,12 @@ class Walk:
         if case is None:
             if flag and self.log_e(run.sums[i]) >= self.level:
                 self.open(run, i, now, subject)
-            elif run.sums[i].max() <= 0 and subject == p:  # nothing is left against the caller
+            elif subject == p and run.sums[i].max() <= 0:  # nothing is left against the caller
                 ledger.examples.pop(p, None)
                 ledger.votes.pop(p, None)
+                self.noted.pop(p, None)
             return
-        named = self.family(subject).family
+        named = self.leading(subject)
         case.queries += 1
         case.flagged += flag
         woken = flag and case.quiet
@@ -210,10 +229,15 @@ class Walk:
         if self.lane.family is not None:
             return naming.Named(self.lane.family, "", 1.0)
         *votes, count = self.ledger.votes.get(subject, [0.0] * (self.events.votes.shape[1] + 1))
-        found = naming.named(votes, round(count))
-        if found.family is Family.ANOMALY:
-            return replace(found, family=Family(self.ledger.named.get(subject, Family.ANOMALY.value)))
-        return found
+        return replace(naming.named(votes, round(count)), family=self.leading(subject))
+
+    def leading(self, subject: str) -> Family:
+        """The family alone."""
+        if self.lane.family is not None:
+            return self.lane.family
+        votes = self.ledger.votes.get(subject)
+        found = naming.leading(votes[:-1], round(votes[-1])) if votes is not None else Family.ANOMALY
+        return Family(self.ledger.named.get(subject, found.value)) if found is Family.ANOMALY else found
 
     def open(self, run: Run, i: int, now: int, subject: str) -> None:
         lead = int(np.argmax(run.sums[i]))
@@ -227,11 +251,16 @@ class Walk:
         self.ledger.votes[subject] = [
             a + b for a, b in zip(known, [*self.events.votes[place].tolist(), 1.0], strict=True)
         ]
-        why = self.events.details.get(int(self.events.row[place]))
-        if why is not None:
-            kept = self.ledger.examples.setdefault(p, [])
-            kept.append({"time": rfc3339(int(self.events.time_us[place])), **why})
+        if self.events.told(place):
+            kept = self.noted.setdefault(p, [])
+            kept.append(place)
             del kept[:-EXAMPLES]
+
+    def examples(self, p: str) -> list[dict[str, Any]]:
+        """The newest flagged events of a caller, as they are shown."""
+        times, noted = self.events.time_us, self.noted.get(p, ())
+        new = [{"time": rfc3339(int(times[place])), **self.events.why(place)} for place in noted]
+        return [*self.ledger.examples.get(p, ()), *new][-EXAMPLES:]
 
     def expire(self, subject: str, clock_us: int) -> bool:
         """Quiet after 24 h without new evidence, over after 7 days; dated to the moment itself, not to when it was noticed."""
@@ -269,7 +298,7 @@ class Walk:
             log_e = stats.log_sum_exp(np.array(list(parts.values()))) - math.log(len(parts))
         named = self.family(subject)
         members = self.ledger.members(subject)
-        shown = [e for p in members for e in self.ledger.examples.get(p, ())]
+        shown = [e for p in members for e in self.examples(p)]
         evidence = {
             "principals": members,
             "queries": case.before + case.queries,

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from detectors import decide
-from detectors.base import Evidence, State
+from detectors import aged, decide
+from detectors.base import TECHNIQUES, Evidence, State
 from detectors.decide.fuse import ATTACK, CLEAR_US, QUIET_US
 from detectors.signals import bernoulli_bets
 from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Event, Family, Subject
@@ -99,6 +99,22 @@ def test_same_as_adding_up_event_by_event(seed: int) -> None:
             d = opened[c]
             assert d.window_us == (own[since] * SECOND_US, own[at] * SECOND_US)
             assert d.evidence["queries"] == at - since + 1
+
+
+def test_callers_set_aside_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether callers lie among those of late or with the silent changes no decision, those about clusters included."""
+    decided = []
+    for least in (aged.LEAST, 0):
+        monkeypatch.setattr(aged, "LEAST", least)
+        rng, log = np.random.default_rng(3), Log()
+        for k in range(60):
+            who = [f"c{i}" for i in rng.integers(12, size=6)]
+            some = tied(who, [f"c{i}" for i in rng.integers(3, size=6)], first_row=6 * k)
+            flag = np.array([int(w[1:]) < 4 or rng.random() < 0.01 for w in who])
+            log(replace(some, flag=flag, log_e=bernoulli_bets(flag, 0.01)))
+        decided.append([(d.time_us, d.subject, d.statistic, d.evidence) for d in log.decisions])
+    assert decided[0] == decided[1]
+    assert {s.kind for _, s, _, _ in decided[0]} == {"principal", "cluster"}
 
 
 def test_five_flags_in_a_row_alarm_and_four_do_not() -> None:
@@ -302,7 +318,7 @@ def test_families_make_incidents_of_their_own() -> None:
 def test_a_family_is_named_when_its_queries_tell() -> None:
     """Pending as anomaly first; named by update when one family leads; told once."""
     log = Log()
-    votes = np.tile(np.array([0.4, *[0.0] * 7]), (40, 1))
+    votes = np.tile(np.array([0.4, *[0.0] * (len(TECHNIQUES) - 1)]), (40, 1))
     log(replace(evidence(["a"] * 40, [True] * 40), votes=votes))
     families = [d.family for d in log.decisions]
     assert families[0] is Family.ANOMALY
