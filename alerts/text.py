@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from alerts.policy import RAISED, RAISES
 from monitor.model import SECOND_US, Action, Alert, Event, Family, finite, rfc3339
 
 _SAFE: Final = frozenset(" -_.,:;/@+#()[]*?!%~|")  # beside letters and digits
@@ -190,6 +191,8 @@ def _what(alert: Alert, action: Action) -> str:
     principals = alert.evidence.get("principals")
     if isinstance(principals, list) and len(principals) > 1:
         parts.insert(0, f"{len(principals)} principals")
+    if raised := [words for reason, words in RAISES.items() if reason in alert.evidence.get(RAISED, ())]:
+        parts.append("more severe because " + " and ".join(raised))
     if flapping := alert.evidence.get("flapping"):
         parts.append(f"comes and goes ({number(flapping)} times in a day): closes after 6 h of calm")
     if detail := alert.evidence.get("detail") or alert.evidence.get("reason"):

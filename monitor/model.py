@@ -256,6 +256,9 @@ def alone(half: Half) -> InferenceEvent:
     return msgspec.structs.replace(half.event, quality=sorted({*half.event.quality, "missing_request"}))
 
 
+MAINTENANCE: Final = "maintenance"  # the kind of mark that silences
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Something a person or pipeline told us that explains changes: deploy, version, maintenance, batch."""
