@@ -406,18 +406,53 @@ def test_a_redirect_takes_no_key_along(alerta: Server, proxy: Proxy, name: str) 
 def test_a_server_with_unsafe_defaults_is_refused(
     postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:
-    """No login or open sign-up: alerts wait, with the reason, unless the sink says allow_insecure."""
+    """No login, open sign-up, the default secret: alerts wait, with the reason, unless the sink says allow_insecure."""
     folder = tmp_path_factory.mktemp("unsafe-alerta")
-    server = alerta_server.start(folder, postgres_server, {"AUTH_REQUIRED": False, "SIGNUP_ENABLED": True})
+    unsafe = {"AUTH_REQUIRED": False, "SIGNUP_ENABLED": True, "SECRET_KEY": "changeme"}
+    server = alerta_server.start(folder, postgres_server, unsafe)
     try:
         sink = Alerta("soc", server.url, server.key)
-        with pytest.raises(SinkUnavailable, match=r"AUTH_REQUIRED.*SIGNUP_ENABLED"):
+        with pytest.raises(SinkUnavailable, match=r"AUTH_REQUIRED.*SIGNUP_ENABLED.*SECRET_KEY is the default"):
             sink.send(opened(name), timeout_s=5)
         assert (
             Alerta("soc", server.url, server.key, allow_insecure=True).send(opened(name), timeout_s=5).status == "open"
         )
     finally:
         server.stop()
+
+
+def test_a_scoped_key_does_it_all_and_no_more(
+    postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    """With CUSTOMER_VIEWS: the four scopes of the docs send, read, acknowledge, note and beat for every customer; no keys."""
+    folder = tmp_path_factory.mktemp("customers-alerta")
+    server = alerta_server.start(folder, postgres_server, {"CUSTOMER_VIEWS": True})
+    admin = Api(server)
+    try:
+        scopes = ["read:alerts", "write:alerts", "admin:alerts", "write:heartbeats"]
+        made = admin.call("POST", "/key", user="admin@example.org", scopes=scopes, text="lanner")
+        sink = Alerta("soc", server.url, made["key"])
+        ours = [opened(name, customer=c) for c in ("cards", "loans", None)]
+        ids = {sink.send(t, timeout_s=5).remote_id for t in ours}
+        assert len(ids) == 3  # one problem of two customers is two rows
+        assert [sink.current(t.alert).severity for t in ours] == ["major"] * 3  # type: ignore[union-attr]
+        sink.tell(ours[0].alert, "ack", "Lanner: acknowledged")
+        sink.tell(ours[0].alert, "verdict", "Lanner: verdict false")
+        sink.beat("m/queries", 240, "Production")
+        assert sink.send(cleared(ours[1]), timeout_s=5).status == "closed"
+        rows = {r["customer"]: r["status"] for r in admin.find(ours[0])}
+        assert rows == {"cards": "ack", "loans": "closed", None: "open"}
+        admin.session.headers["Authorization"] = f"Key {made['key']}"
+        assert admin.call("GET", "/keys")["status"] == "error"
+        assert admin.call("POST", "/blackout", environment="Production")["status"] == "error"
+    finally:
+        admin.session.close()
+        server.stop()
+
+
+def test_a_safe_server_is_not_suspected(alerta: Server) -> None:
+    """The check of the secret finds nothing where the secret is its own."""
+    assert Alerta("soc", alerta.url, alerta.key).unsafe() == []
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1", "http://user:pw@127.0.0.1:1", "127.0.0.1:8080", "http://"])
