@@ -26,7 +26,7 @@ from alertaclient.api import HTTPClient
 from alerts.alertarows import CLEARED, risen_since_shelving, state, turns
 from alerts.base import SinkRejected, SinkState, SinkSuppressed, SinkUnavailable, SinkUnknown
 from alerts.policy import MONITOR, SECURITY
-from alerts.text import measure, number, shown
+from alerts.text import LOOKALIKES, measure, number, shown
 from alerts.wire import Bounded, loopback, never_connected
 from monitor import telemetry
 from monitor.model import Action, Alert, Event, Transition, rfc3339
@@ -256,6 +256,7 @@ def attributes(alert: Alert) -> dict[str, str | int]:
         "first_seen": rfc3339(alert.opened_us),
         "last_eval": rfc3339(alert.updated_us),
         "detector": shown(alert.detector),
+        "calibration": shown(alert.evidence.get("calibration", "")),
         "statistic": number(alert.statistic),
         "threshold": number(alert.threshold),
         "p_value": number(alert.p_value),
@@ -268,6 +269,10 @@ def attributes(alert: Alert) -> dict[str, str | int]:
         "quiet": "yes" if alert.quiet else "no",
         "reason": shown(alert.evidence.get("reason", "")),
         "into": shown(alert.evidence.get("into", "")),
+        "owner": shown(alert.owner or ""),
+        "runbook": shown(alert.runbook, 200),
+        "evidence_url": shown(alert.page or "", 200),
+        "look_alikes": LOOKALIKES[alert.event],
     }
 
 

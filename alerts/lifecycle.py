@@ -383,9 +383,10 @@ class _Work:
 
     def _emit(self, action: Action, alert: Alert) -> Alert:
         named = self.policy.named(alert.model)
-        runbook = named.runbook or f"docs/runbooks/{alert.event.value}.md"
-        alert = replace(alert, seq=alert.seq + 1)
-        alert = replace(alert, text=render(alert, action, tier=named.tier, owner=named.owner, runbook=runbook))
+        runbook = named.runbook or f"{self.policy.runbooks}/{alert.event.value}.md"
+        page = None if self.policy.page is None else f"{self.policy.page}/incidents/{alert.alert_id}"
+        alert = replace(alert, seq=alert.seq + 1, owner=named.owner, runbook=runbook, page=page)
+        alert = replace(alert, text=render(alert, action, tier=named.tier))
         self.transitions.append(Transition(action, alert.updated_us, alert))
         self._keep(alert)
         return alert

@@ -23,7 +23,7 @@ SEVERITY: Final[Mapping[Event, Severity]] = {  # where an incident begins, befor
     Event.DATA_LEAK_SUSPECTED: Severity.MAJOR,
     Event.ABUSE_SUSPECTED: Severity.MINOR,
     Event.ACCESS_ANOMALY: Severity.MINOR,
-    Event.UNREGISTERED_MODEL: Severity.WARNING,
+    Event.UNREGISTERED_MODEL: Severity.MINOR,
     Event.DATA_MISSING: Severity.MAJOR,
     Event.DETECTOR_FAILED: Severity.MINOR,
     Event.DETECTOR_SILENT: Severity.MAJOR,
@@ -98,6 +98,8 @@ class Policy:
     weights: Severities = field(default_factory=Severities)
     persistence: Mapping[Event, Persistence] = field(default_factory=lambda: PERSISTENCE)
     per_hour: int = 20
+    page: str | None = None  # where people reach the page, without a slash at its end
+    runbooks: str = "docs/runbooks"
 
     def named(self, model: str) -> Named:
         """What is known of a model; a model that is not configured has tier 2 and no owner."""
@@ -176,4 +178,6 @@ def policy(config: Config) -> Policy:
         },
         weights=config.alerting.severity,
         per_hour=config.alerting.per_hour,
+        page=None if config.server.url is None else config.server.url.rstrip("/"),
+        runbooks=config.alerting.runbooks.rstrip("/"),
     )

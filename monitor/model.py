@@ -373,6 +373,9 @@ class Alert:
     text: str
     evidence: Mapping[str, Any]
     quiet: bool = False  # an attack incident without new evidence for 24 h
+    owner: str | None = None  # of the model
+    runbook: str = ""  # address or path
+    page: str | None = None  # where its evidence is shown
 
     @property
     def key(self) -> tuple[str, str, str, str, str, str]:

@@ -233,6 +233,8 @@ class Alerting(Section):
 
     severity: Severities = Severities()
     """What makes an incident more or less severe."""
+    runbooks: str = "docs/runbooks"
+    """Where the runbooks stand for those who read alerts: an address under which there is EVENT.md."""
     per_hour: int = Field(default=20, ge=1)
     """Incidents of one event on one model that are told in an hour; further ones are kept, and told as a number."""
     precision_floor: float = Field(default=0.2, ge=0, le=1)
@@ -301,6 +303,8 @@ class Server(Section):
     """The page and the API."""
 
     bind: str = "127.0.0.1:8080"
+    url: str | None = None
+    """Where people reach the page, for links in alerts: https://lanner.example.org."""
     metrics_bind: str | None = None
     """Where /metrics is served without login; nowhere when absent."""
     log_format: Literal["console", "json"] = "console"

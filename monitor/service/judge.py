@@ -371,7 +371,8 @@ class Judge:
 
     def _decide(self, work: Work, decisions: Iterable[Decision]) -> None:
         """Decisions become transitions of incidents, one by one in time order."""
-        ordered = sorted(decisions, key=lambda d: (d.time_us, d.subject.kind, d.subject.id, d.event))
+        made = [self.watched.based(d) for d in decisions]
+        ordered = sorted(made, key=lambda d: (d.time_us, d.subject.kind, d.subject.id, d.event))
         if not ordered or work.silent:
             return
         work.decisions += ordered

@@ -11,7 +11,7 @@ import msgspec
 from alerts import lifecycle, quiet
 from alerts.base import Step
 from alerts.policy import policy
-from monitor.model import SECOND_US, Alert, Decision, Event, Family, Severity, Subject, Transition
+from monitor.model import SECOND_US, Alert, Decision, Event, Family, Subject, Transition
 from monitor.service import health
 from monitor.service.compose import Service
 from monitor.service.told import told
@@ -94,7 +94,6 @@ def unregistered(service: Service, now_us: int, clock: str) -> list[Decision]:
                 statistic=float(len(names)),
                 threshold=0.0,
                 n=sum(n[1] for n in names),
-                severity=Severity.MINOR,
                 fixed_rule=True,
                 evidence={"models": [{"name": n[0], "events": n[1]} for n in names[:100]]},
             )

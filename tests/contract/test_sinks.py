@@ -127,6 +127,7 @@ def rude(*, reset: bool) -> Iterator[int]:
             taken, _ = listener.accept()
             with taken:
                 if reset:
+                    taken.recv(1)  # not before the sender is connected and writes
                     taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
                 else:
                     done.wait(10)

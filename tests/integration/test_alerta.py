@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 import requests
 
-from alerts import pipeline
+from alerts import lifecycle, pipeline
 from alerts.alerta import Alerta, resource
 from alerts.base import SinkRejected, SinkState, SinkSuppressed, SinkUnavailable, SinkUnknown
 from alerts.memory import MemoryOutbox
 from alerts.pipeline import Delivery
-from monitor.model import Event, OutboxState, Severity, Transition, stable_id
+from alerts.policy import Policy
+from monitor.model import Alert, Event, OutboxState, Severity, Subject, Transition, stable_id
 from monitor.store.engine import migrate, open_state, write
 from monitor.store.outbox import SqlOutbox, enqueue, rows
-from tests.alerting import at, cleared, opened, updated
+from tests.alerting import at, cleared, opened, traffic, updated
 from tests.servers import ROOT
 from tests.servers import alerta as alerta_server
 from tests.servers import proxy as proxies
@@ -488,6 +489,32 @@ def test_reconciliation_reopens_what_a_late_normal_closed(sink: Alerta, api: Api
     assert pipeline.reconcile(line.outbox, {"soc": sink}, line.now_us()) == {"soc": 1}
     line.deliver()
     assert api.one(first)["status"] == "open"
+
+
+def test_a_borderline_series_is_one_row_with_three_changes_at_most(sink: Alerta, api: Api, name: str) -> None:
+    """A thousand evaluations around the line, through rules, outbox and Alerta: one id, at most three changes of status."""
+    line, policy, rng = Line(sink), Policy(), random.Random(11)
+    open_now: dict[str, Alert] = {}
+    counters: Mapping[str, Any] = {}
+    subject = Subject("segment", name)
+    for minute in range(1000):
+        value = rng.gauss(10.0, 0.5)
+        decision = traffic(60.0 * minute, firing=value > 10, statistic=value, subject=subject)
+        ruled = replace(decision, event=Event.DATA_QUALITY)
+        step = lifecycle.step([ruled], tuple(open_now.values()), counters, policy)
+        counters = step.counters
+        for alert in step.alerts:
+            open_now[alert.alert_id] = alert
+            if not alert.open:
+                del open_now[alert.alert_id]
+        if step.transitions or minute % 100 == 0:
+            line.put(*step.transitions)
+            line.deliver()
+    line.until(line.settled)
+    row = api.one(line.outbox.rows()[0].transition)
+    assert len({r.transition.alert.alert_id for r in line.outbox.rows()}) == 1
+    turns = [h for h in row["history"] if h["type"] in {"new", "severity", "status"}]
+    assert 1 <= len(turns) <= 3
 
 
 def test_a_backlog_is_drained_within_a_minute(sink: Alerta, stored: SqlOutbox, name: str) -> None:
