@@ -7,7 +7,9 @@ Ids, tags, correlation, blackouts and timeouts of Alerta are never used for our 
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
 import json
 import re
 import threading
@@ -24,7 +26,7 @@ from alertaclient.api import HTTPClient
 from alerts.alertarows import CLEARED, risen_since_shelving, state, turns
 from alerts.base import SinkRejected, SinkState, SinkSuppressed, SinkUnavailable, SinkUnknown
 from alerts.policy import MONITOR, SECURITY
-from alerts.text import measure, number, shown
+from alerts.text import LOOKALIKES, measure, number, shown
 from alerts.wire import Bounded, loopback, never_connected
 from monitor import telemetry
 from monitor.model import Action, Alert, Event, Transition, rfc3339
@@ -36,13 +38,15 @@ TEXT_CHARS: Final = 1500
 RESOURCE_CHARS: Final = 200  # the server's index refuses keys over 2.7 kB
 ERROR_CHARS: Final = 200
 LATER: Final = frozenset({408, 425, 429})
+DEFAULT_SECRET: Final = "changeme"  # noqa: S105  Alerta's; who knows it can sign tokens of any user
 
 
 @dataclass(frozen=True)
 class Alerta:
     """An Alerta server at `url` (with its API path, without a user) and a key with write:alerts, read:alerts scopes.
 
-    Refused, unless `allow_insecure`: plain http to another machine, a server without login or with open sign-up.
+    Refused, unless `allow_insecure`: plain http to another machine, a server without login, with open sign-up or with the
+    default secret.
     Nothing of the environment is used: no ALERTA_* variable, no proxy, no .netrc. `verify` may name a CA bundle.
     """
 
@@ -143,7 +147,19 @@ class Alerta:
                 found.append("it needs no login (AUTH_REQUIRED is off)")
             if settings.get("signup_enabled") is True:
                 found.append("anybody can sign up (SIGNUP_ENABLED is on)")
+        if self._knows_default_secret(timeout_s):
+            found.append("its SECRET_KEY is the default, so that anybody can sign in as anybody")
         return found
+
+    def _knows_default_secret(self, timeout_s: float) -> bool:
+        """Whether the server believes a token that is signed with Alerta's default secret.
+
+        The token ran out in 2001, so it opens nothing; only a server that has checked its signature says that it is old.
+        """
+        with _Client(self, timeout_s) as http, _plain_errors(self.key, wrote=False):
+            headers = {"Authorization": f"Bearer {_old_token(DEFAULT_SECRET)}", "Accept": "application/json"}
+            answer = http.session.get(f"{http.endpoint}/alerts/count", headers=headers, timeout=http.timeout)
+        return answer.status_code == 401 and "expired" in answer.text.lower()
 
     def _trust(self, timeout_s: float) -> None:
         """Look once whether the server is safe to talk to; alerts wait while it is not."""
@@ -178,6 +194,14 @@ class Alerta:
             raise SinkRejected(f"the alert cannot be written as JSON: {e}") from e
         with _Client(self, timeout_s) as http, _plain_errors(self.key, wrote=True):
             return _object(http.post(path, body) if verb == "post" else http.put(path, body))
+
+
+def _old_token(secret: str) -> str:
+    """A JSON Web Token of nobody that expired long ago."""
+    parts = ({"alg": "HS256", "typ": "JWT"}, {"iss": "lanner", "sub": "check", "aud": "", "exp": 1_000_000_000})
+    head = b".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=") for p in parts)
+    signed = hmac.new(secret.encode(), head, hashlib.sha256).digest()
+    return (head + b"." + base64.urlsafe_b64encode(signed).rstrip(b"=")).decode()
 
 
 def resource(alert: Alert) -> str:
@@ -232,6 +256,7 @@ def attributes(alert: Alert) -> dict[str, str | int]:
         "first_seen": rfc3339(alert.opened_us),
         "last_eval": rfc3339(alert.updated_us),
         "detector": shown(alert.detector),
+        "calibration": shown(alert.evidence.get("calibration", "")),
         "statistic": number(alert.statistic),
         "threshold": number(alert.threshold),
         "p_value": number(alert.p_value),
@@ -244,6 +269,10 @@ def attributes(alert: Alert) -> dict[str, str | int]:
         "quiet": "yes" if alert.quiet else "no",
         "reason": shown(alert.evidence.get("reason", "")),
         "into": shown(alert.evidence.get("into", "")),
+        "owner": shown(alert.owner or ""),
+        "runbook": shown(alert.runbook, 200),
+        "evidence_url": shown(alert.page or "", 200),
+        "look_alikes": LOOKALIKES[alert.event],
     }
 
 

@@ -1,7 +1,7 @@
 """Chat and mail through Apprise: one sink is one Apprise address.
 
 Delivery: at least once. It keeps nothing, so there is nothing to read back; open, update and clear are messages of their
-own. Apprise tells only that it failed; the HTTP status is taken from what it logs meanwhile.
+own. Apprise tells only that it failed; the status of HTTP or SMTP is taken from what it logs meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ KINDS: Final = {
     Severity.MAJOR: apprise.NotifyType.WARNING, Severity.CRITICAL: apprise.NotifyType.FAILURE,
 }  # fmt: skip
 LATER: Final = frozenset({408, 425, 429})
-_STATUS: Final = re.compile(r"error=(\d{3})\b")
+_HTTP: Final = re.compile(r"error=(\d{3})\b")
+_SMTP: Final = re.compile(r"\((\d{3}), b['\"]|was refused: (\d{3})\b")  # as smtplib's errors and Apprise write it
+_PASSING: Final = re.compile(r"rate_?limit|timeout|timed out|unavailable|internal_error|fatal_error", re.IGNORECASE)
+_LOG: Final = logging.getLogger("apprise")
+_LOG.setLevel(logging.DEBUG)  # what a mail server answered is told there only
+_LOG.propagate = False  # addresses and payloads hold tokens: nobody else may read along
+_LOG.addHandler(logging.NullHandler())
 _NEAR: Final = frozenset({"dbus", "gnome", "glib", "kde", "macosx", "qt", "windows", "syslog"})  # desktops
 
 
@@ -50,8 +56,7 @@ class Chat:
         alert = transition.alert
         cleared = transition.action is Action.CLEAR
         said = _Said()
-        log = logging.getLogger("apprise")
-        log.addHandler(said)
+        _LOG.addHandler(said)
         try:
             sent = channel.notify(
                 title=harmless(("CLEARED " if cleared else "") + title(alert)),
@@ -62,20 +67,30 @@ class Chat:
         except Exception as error:  # plug-ins raise what their libraries raise; the message may hold the address
             raise SinkUnknown(f"{type(error).__name__} in the channel") from None
         finally:
-            log.removeHandler(said)
+            _LOG.removeHandler(said)
         if not sent:
-            _judge(said.status)
+            raise verdict(said.http, said.smtp, passing=said.passing)
 
 
-def _judge(status: int | None) -> None:
-    if status is None:
-        raise SinkUnavailable("the channel does not answer or does not take the message")
-    what = f"the channel answered {status}"
-    if status < 400 or status in LATER:
-        raise SinkUnavailable(what)
-    if status >= 500:
-        raise SinkUnknown(what)
-    raise SinkRejected(what)
+def verdict(http: int | None, smtp: int | None, *, passing: bool) -> Exception:
+    """What a channel that did not take a message meant. `passing`: it spoke of limits, time-outs or trouble of its own.
+
+    Mail servers say 4xx for later and 5xx for never, web servers the other way round. Some chats answer 200 with a
+    refusal in their own words (no such channel, an invalid token), which no retry mends.
+
+    >>> [type(verdict(h, s, passing=False)).__name__ for h, s in ((403, None), (503, None), (None, 550), (None, 451), (200, None))]
+    ['SinkRejected', 'SinkUnknown', 'SinkRejected', 'SinkUnavailable', 'SinkRejected']
+    """
+    if smtp is not None:
+        said = f"the mail server answered {smtp}"
+        return SinkRejected(said) if smtp >= 500 else SinkUnavailable(said)
+    if http is None:
+        return SinkUnavailable("the channel does not answer or does not take the message")
+    said = f"the channel answered {http}"
+    if http >= 500:
+        return SinkUnknown(said)
+    later = 300 <= http < 400 or http in LATER or (http < 300 and passing)
+    return SinkUnavailable(said) if later else SinkRejected(said)
 
 
 def harmless(text: str) -> str:
@@ -88,14 +103,21 @@ def harmless(text: str) -> str:
 
 
 class _Said(logging.Handler):
-    """The HTTP status that Apprise logs in this thread."""
+    """The statuses that Apprise logs in this thread."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.status: int | None = None
+        self.http: int | None = None
+        self.smtp: int | None = None
+        self.passing = False
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> Any:
-        found = _STATUS.search(record.getMessage()) if record.thread == self._thread else None
-        if found:
-            self.status = int(found[1])
+        if record.thread != self._thread:
+            return
+        text = record.getMessage()
+        if found := _HTTP.search(text):
+            self.http = int(found[1])
+        if text.startswith(("Socket Exception", "SMTP recipient")) and (found := _SMTP.search(text)):
+            self.smtp = int(found[1] or found[2])
+        self.passing = self.passing or (text.startswith("Response Details") and bool(_PASSING.search(text)))

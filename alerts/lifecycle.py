@@ -9,23 +9,32 @@ clear it after some clean ones under a lower line. A problem that comes back aft
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from alerts.base import Step
-from alerts.policy import Persistence, Policy
-from alerts.quiet import CALM_US, HELD_BACK, INHIBITED, Remembered, Told, covers, in_maintenance, nearby, rolls_up
+from alerts.evidence import clean, told_apart
+from alerts.policy import LASTING, RAISED, Persistence, Policy
+from alerts.quiet import (
+    CALM_US,
+    HELD_BACK,
+    INHIBITED,
+    Remembered,
+    Told,
+    covers,
+    in_maintenance,
+    moment,
+    nearby,
+    rolls_up,
+)
 from alerts.techniques import techniques
 from alerts.text import render
-from monitor.model import Act, Action, Alert, Decision, Event, Subject, Transition, alert_id, rfc3339
+from monitor.model import Act, Action, Alert, Decision, Event, Severity, Subject, Transition, alert_id, rfc3339
 
 COUNTERS_VERSION: Final = 2
-EVIDENCE_TEXT: Final = 2000  # longest string kept in evidence, characters
-EVIDENCE_ITEMS: Final = 1000  # longest list kept in evidence
 ROLLED_UP: Final = 100  # subjects named in the evidence of a roll-up
-KEPT: Final = ("queries_at_opening", "also", "marks", "before", HELD_BACK, "told_by", "flapping", "inhibited")
+KEPT: Final = ("queries_at_opening", "also", "marks", "before", HELD_BACK, "told_by", "flapping", "inhibited", RAISED)
 
 ADDED_TO_ATTACK: Final = frozenset({Event.ACCESS_ANOMALY, Event.ABUSE_SUSPECTED, Event.TRAFFIC_ANOMALY})
 
@@ -61,25 +70,17 @@ def settle(
     return work.result()
 
 
-def clean(value: object) -> Any:
-    """Evidence as JSON can carry it: finite numbers, bounded strings and lists, text keys.
+def lasting(open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, until_us: int) -> Step:
+    """Raise the open incidents that have lasted too long by then, each dated to the moment when it had."""
+    work = _Work(policy, Told(), open, counters)
+    for alert in sorted(open, key=lambda a: (policy.lasting_at(a) or 0, a.alert_id)):
+        work.lasting(alert, until_us)
+    return work.result()
 
-    >>> clean({"a": float("nan"), "b": (1, 2)})
-    {'a': None, 'b': [1, 2]}
-    """
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    if isinstance(value, str):
-        text = value.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
-        return text if len(text) <= EVIDENCE_TEXT else text[: EVIDENCE_TEXT - 1] + "…"
-    if isinstance(value, Mapping):
-        return {str(clean(str(k))): clean(v) for k, v in value.items()}
-    if isinstance(value, Sequence | set | frozenset):
-        items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
-        return [clean(v) for v in list(items)[:EVIDENCE_ITEMS]]
-    return clean(value.item()) if hasattr(value, "item") else clean(str(value))  # numpy scalars
+
+def lasting_from(open: Iterable[Alert], policy: Policy) -> int | None:
+    """When `lasting` has something to do next; None when it has not."""
+    return min((at_us for a in open if (at_us := policy.lasting_at(a)) is not None), default=None)
 
 
 def _order(d: Decision) -> tuple[Any, ...]:
@@ -145,6 +146,21 @@ class _Work:
                 self._open(key, d)
         else:
             self._update(key, current, d)
+        if d.firing and (lives := self.open.get(key)) is not None:
+            self.lasting(lives, moment(d))  # a silence tells its length: one decision may open and raise
+
+    def lasting(self, alert: Alert, until_us: int) -> None:
+        """Raise one incident by a step when it stands open for too long by then."""
+        at_us = self.policy.lasting_at(alert)
+        if at_us is None or at_us > until_us:
+            return
+        worse = list(Severity)[min(alert.severity.rank + 1, Severity.CRITICAL.rank)]
+        evidence = {**alert.evidence, RAISED: [*alert.evidence.get(RAISED, ()), LASTING]}
+        made = replace(alert, severity=worse, updated_us=max(at_us, alert.updated_us), evidence=evidence)
+        if worse is alert.severity:
+            self._keep(made)
+        else:
+            self._emit(Action.UPDATE, made)
 
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
@@ -255,10 +271,12 @@ class _Work:
         evidence = clean(d.evidence)
         if isinstance(evidence.get("queries"), int):
             evidence["queries_at_opening"] = evidence["queries"]
+        if raised := self.policy.raises(d, None, 0):
+            evidence[RAISED] = raised
         alert = Alert(
             alert_id=alert_id(problem, d.time_us), environment=self.policy.environment, customer=named.customer,
-            model=d.model, event=d.event, subject=d.subject, family=d.family, severity=self.policy.severity(d),
-            open=True, seq=0, opened_us=d.time_us, updated_us=d.time_us, cleared_us=None, detector=d.detector,
+            model=d.model, event=d.event, subject=d.subject, family=d.family,
+            severity=self.policy.severity(d, raised), open=True, seq=0, opened_us=d.time_us, updated_us=d.time_us, cleared_us=None, detector=d.detector,
             statistic=None, threshold=None, p_value=None, log_e=None, n=None, window_us=d.window_us,
             techniques=(), text="", evidence=evidence,
         )  # fmt: skip
@@ -285,6 +303,8 @@ class _Work:
         names = [] if current is None else list(current.evidence.get("principals", ()))
         evidence = {"suppressed": n, "detail": f"suppressed {n}: more than {self.policy.per_hour} incidents in an hour",
                     "principals": [*names, alert.subject.id][:ROLLED_UP]}  # fmt: skip
+        if current is not None and RAISED in current.evidence:
+            evidence[RAISED] = current.evidence[RAISED]
         problem = (self.policy.environment, alert.customer or "", d.model, whole.kind, whole.id, d.event)
         made = current or replace(alert, alert_id=alert_id(problem, d.time_us), subject=whole, seq=0)
         worst = max(made.severity, alert.severity, key=lambda s: s.rank)
@@ -301,11 +321,17 @@ class _Work:
         for kept in KEPT:
             if kept in current.evidence:
                 evidence.setdefault(kept, current.evidence[kept])
+        lasted_us = 0 if evidence.get("quiet") else moment(d) - current.opened_us
+        raised = sorted({*evidence.get(RAISED, ()), *self.policy.raises(d, current.threshold, lasted_us)})
+        if raised:
+            evidence[RAISED] = raised
         alert = self._measured(current, d, evidence)
+        if d.threshold is None and not d.fixed_rule:
+            alert = replace(alert, threshold=current.threshold)  # the level stays what it was at the opening
         # Within one incident severity only rises, so that a borderline series does not flap.
-        severity = max(current.severity, self.policy.severity(d), key=lambda s: s.rank)
+        severity = max(current.severity, self.policy.severity(d, raised), key=lambda s: s.rank)
         alert = replace(alert, severity=severity, family=d.family)
-        if not _told_apart(current, alert):
+        if not told_apart(current, alert):
             self._drop("unchanged")
             return
         alert = self._emit(Action.UPDATE, alert)
@@ -357,9 +383,10 @@ class _Work:
 
     def _emit(self, action: Action, alert: Alert) -> Alert:
         named = self.policy.named(alert.model)
-        runbook = named.runbook or f"docs/runbooks/{alert.event.value}.md"
-        alert = replace(alert, seq=alert.seq + 1)
-        alert = replace(alert, text=render(alert, action, tier=named.tier, owner=named.owner, runbook=runbook))
+        runbook = named.runbook or f"{self.policy.runbooks}/{alert.event.value}.md"
+        page = None if self.policy.page is None else f"{self.policy.page}/incidents/{alert.alert_id}"
+        alert = replace(alert, seq=alert.seq + 1, owner=named.owner, runbook=runbook, page=page)
+        alert = replace(alert, text=render(alert, action, tier=named.tier))
         self.transitions.append(Transition(action, alert.updated_us, alert))
         self._keep(alert)
         return alert
@@ -369,25 +396,3 @@ class _Work:
         key = _slot_key(alert.model, alert.event, alert.subject.kind, alert.subject.id)
         if alert.open:
             self.open[key] = alert
-
-
-def _told_apart(before: Alert, after: Alert) -> bool:
-    """Whether an update is worth a line: severity, family, state, the named features or principals, or many queries."""
-    return (
-        (before.severity, before.family, before.quiet) != (after.severity, after.family, after.quiet)
-        or _names(before) != _names(after)
-        or set(before.evidence.get("principals") or ()) != set(after.evidence.get("principals") or ())
-        or _doublings(before) < _doublings(after)
-    )
-
-
-def _names(alert: Alert) -> set[str]:
-    return {str(f.get("name")) for f in alert.evidence.get("features") or () if isinstance(f, Mapping)}
-
-
-def _doublings(alert: Alert) -> int:
-    """How often the number of queries since opening has doubled: it grows when they reach a power of two."""
-    queries = alert.evidence.get("queries")
-    if not isinstance(queries, int):
-        return 0
-    return max(0, queries - int(alert.evidence.get("queries_at_opening", 0))).bit_length()

@@ -20,7 +20,7 @@ import requests
 
 from alerts.base import SinkRejected, SinkUnavailable, SinkUnknown
 from alerts.techniques import table
-from alerts.text import shown, title
+from alerts.text import STEPS, shown, title
 from alerts.wire import Bounded, loopback, never_connected
 from monitor.errors import ConfigError, Mistake
 from monitor.model import Action, Alert, Severity, Transition, finite
@@ -140,6 +140,7 @@ def finding(transition: Transition) -> dict[str, Any]:
         },
         "finding_info": _info(alert),
         "resources": [{"uid": shown(alert.model), "name": shown(alert.model), "type": "AI model"}],
+        "remediation": {"desc": STEPS[alert.event], "references": [shown(alert.runbook, 200)]},
         "unmapped": _unmapped(alert),
     }
 
@@ -158,6 +159,8 @@ def _info(alert: Alert) -> dict[str, Any]:
         "last_seen_time": alert.window_us[1] // 1000,
         "analytic": {"uid": shown(alert.detector), "name": shown(alert.detector), "type_id": 3},
     }
+    if alert.page is not None:
+        found["src_url"] = alert.page
     if atlas:
         version_ = table().versions["atlas"]
         found["attacks"] = [
@@ -170,6 +173,7 @@ def _unmapped(alert: Alert) -> Mapping[str, Any]:
     """What OCSF has no place for: numbers, our own words, and ids made harmless."""
     return {
         "environment": shown(alert.environment),
+        "owner": None if alert.owner is None else shown(alert.owner),
         "customer": None if alert.customer is None else shown(alert.customer),
         "family": alert.family.value,
         "subject": {"kind": alert.subject.kind, "id": shown(alert.subject.id)},

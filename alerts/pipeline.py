@@ -7,16 +7,20 @@ Retry lives here and nowhere else. What a sink raises decides what happens to a 
 - SinkUnknown: again soon, and once more 90 s after it was accepted, when a late write of the lost call has passed;
 - SinkSuppressed: kept and shown as suppressed, tried again with the refreshes;
 - SinkRejected: a dead letter, until a person re-drives it.
+
+An alert that fails time after time while its sink takes others is at fault itself, whatever the sink answers: after
+twenty such failures it is a dead letter too. Failures while nothing gets through count for nothing.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -38,6 +42,7 @@ from monitor.model import SECOND_US, Action, Alert, OutboxRow, OutboxState, Seve
 
 log = structlog.get_logger("lanner.alerts")
 
+_ALONE: Final = re.compile(r"failed (\d+) times while others were taken: ")
 CLOSED_THERE: Final = "closed by a person in the sink; sent again only if it becomes more severe"
 DAY_US: Final = 86_400 * SECOND_US
 
@@ -46,7 +51,7 @@ DAY_US: Final = 86_400 * SECOND_US
 class Delivery:
     """How delivery behaves; all times in seconds.
 
-    `stop_after` failures in a row end a pass for the sink, so that a dead sink costs seconds and not its whole backlog
+    `give_up` failures of one alert while others are taken are enough. `stop_after` failures in a row end a pass for the sink, so that a dead sink costs seconds and not its whole backlog
     of time-outs. `lease_s` must be longer than `pass_s` plus one call.
     """
 
@@ -58,6 +63,7 @@ class Delivery:
     reassert_s: float = 90.0
     refresh_s: float = 900.0
     stop_after: int = 3
+    give_up: int = 20
     lease_s: float = 60.0
     pass_s: float = 30.0
 
@@ -173,6 +179,7 @@ class _Pass:
         self.outcomes: Counter[OutboxState] = Counter()
         self.lost = 0
         self.failures = 0
+        self.taken = 0
         self.woken = False
 
     @property
@@ -201,6 +208,9 @@ class _Pass:
 
     def _settle(self, row: OutboxRow, outcome: _Outcome) -> None:
         at = self.now_us()
+        self.taken += not outcome.failed
+        if outcome.failed:
+            outcome = blamed(row.last_error, outcome, self.settings.give_up, others=self.taken > 0)
         wait_s = outcome.wait_s
         if outcome.failed:
             wait_s = backoff_s(row.attempts, self.rng, self.settings)
@@ -250,6 +260,16 @@ def attempt(sink: Sink, row: OutboxRow, settings: Delivery) -> _Outcome:
     except Exception as e:  # a mistake in a sink must not stop the others; whether it sent is not known
         log.exception("sink_mistake", sink=sink.name)
         return _Outcome(OutboxState.UNKNOWN, None, f"{type(e).__name__} in the sink", failed=True)
+
+
+def blamed(before: str | None, outcome: _Outcome, give_up: int, *, others: bool) -> _Outcome:
+    """A failure with its count of failures while others were taken, kept in the words of its error; at last a dead letter."""
+    found = _ALONE.match(before or "")
+    n = (int(found[1]) if found else 0) + others
+    if not n:
+        return outcome
+    said = f"failed {n} times while others were taken: {outcome.error}"
+    return _Outcome(OutboxState.DEAD, None, said) if n >= give_up else replace(outcome, error=said)
 
 
 def backoff_s(attempts: int, rng: random.Random, settings: Delivery) -> float:

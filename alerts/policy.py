@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from monitor.config import Config
-from monitor.model import Decision, Event, Family, Severity
+from monitor.config import Config, Severities
+from monitor.model import SECOND_US, Alert, Decision, Event, Family, Severity
 
-SEVERITY: Final[Mapping[Event, Severity]] = {  # for a model of tier 2; tier 1 is one step up, tier 3 one step down
+SEVERITY: Final[Mapping[Event, Severity]] = {  # where an incident begins, before any step
     Event.FEATURE_DRIFT: Severity.MINOR,
     Event.PREDICTION_DRIFT: Severity.MINOR,
     Event.PERFORMANCE_DECAY: Severity.MAJOR,
@@ -22,14 +23,15 @@ SEVERITY: Final[Mapping[Event, Severity]] = {  # for a model of tier 2; tier 1 i
     Event.DATA_LEAK_SUSPECTED: Severity.MAJOR,
     Event.ABUSE_SUSPECTED: Severity.MINOR,
     Event.ACCESS_ANOMALY: Severity.MINOR,
-    Event.UNREGISTERED_MODEL: Severity.WARNING,
+    Event.UNREGISTERED_MODEL: Severity.MINOR,
     Event.DATA_MISSING: Severity.MAJOR,
     Event.DETECTOR_FAILED: Severity.MINOR,
     Event.DETECTOR_SILENT: Severity.MAJOR,
     Event.DELIVERY_DEGRADED: Severity.MAJOR,
     Event.MONITOR_DEGRADED: Severity.MAJOR,
 }
-UNTIERED: Final = frozenset({Event.DISTRIBUTION_BREAK, Event.UNREGISTERED_MODEL, Event.MONITOR_DEGRADED})
+STEADY: Final = frozenset({Event.DISTRIBUTION_BREAK, Event.UNREGISTERED_MODEL})  # no step makes them more or less
+UNTIERED: Final = STEADY | {Event.MONITOR_DEGRADED}  # not about a model
 SECURITY: Final = frozenset(
     {
         Event.ATTACK_SUSPECTED, Event.POISONING_SUSPECTED, Event.PROMPT_INJECTION_SUSPECTED, Event.DATA_LEAK_SUSPECTED,
@@ -39,6 +41,12 @@ SECURITY: Final = frozenset(
 MONITOR: Final = frozenset(
     {Event.DETECTOR_FAILED, Event.DETECTOR_SILENT, Event.DELIVERY_DEGRADED, Event.MONITOR_DEGRADED}
 )
+
+
+RAISED: Final = "raised"  # in the evidence: why an incident is more severe than where it began
+LASTING: Final = "lasting"
+STRONG: Final = "evidence"
+RAISES: Final[Mapping[str, str]] = {LASTING: "it lasts", STRONG: "its evidence is far above the level"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +95,77 @@ class Policy:
     environment: str = "Production"
     models: Mapping[str, Named] = field(default_factory=dict)
     severities: Mapping[tuple[str, str], Severity] = field(default_factory=dict)
+    weights: Severities = field(default_factory=Severities)
     persistence: Mapping[Event, Persistence] = field(default_factory=lambda: PERSISTENCE)
     per_hour: int = 20
+    page: str | None = None  # where people reach the page, without a slash at its end
+    runbooks: str = "docs/runbooks"
 
     def named(self, model: str) -> Named:
         """What is known of a model; a model that is not configured has tier 2 and no owner."""
         return self.models.get(model, Named())
 
-    def severity(self, decision: Decision) -> Severity:
-        """The configured severity of its monitor, else the proposal of the detector, else the table and the tier."""
-        fixed = self.severities.get((decision.model, decision.detector))
+    def severity(self, d: Decision, raised: Collection[str] = ()) -> Severity:
+        """How severe a decision is. `raised`: reasons of RAISES that hold, a step each.
+
+        The configured severity of its monitor, and what Lanner proposes about itself, take no steps. All else begins
+        where its family or event says and goes up or down by the tier of the model and by `raised`.
+
+        >>> from monitor.model import Subject
+        >>> d = Decision("m", Event.ATTACK_SUSPECTED, Family.EXTRACTION, Subject("principal", "p"), True, 0, (0, 0), "queries")
+        >>> Policy().severity(d).value, Policy(models={"m": Named(tier=1)}).severity(d).value
+        ('major', 'critical')
+        """
+        fixed = self.severities.get((d.model, d.detector))
         if fixed is not None:
             return fixed
-        if decision.severity is not None:
-            return decision.severity
-        rank = SEVERITY[decision.event].rank
-        if decision.event not in UNTIERED:
-            rank += 2 - self.named(decision.model).tier
-        if decision.event is Event.ATTACK_SUSPECTED and decision.family is Family.ANOMALY:
+        begins = self.weights.families.get(d.family) or self.weights.events.get(d.event)
+        if begins is None and d.severity is not None:
+            return d.severity
+        rank = (SEVERITY[d.event] if begins is None else Severity(begins)).rank
+        if d.event in STEADY:
+            return list(Severity)[rank]
+        if d.event not in UNTIERED:
+            rank += self.weights.tiers[self.named(d.model).tier - 1]
+        if d.event is Event.ATTACK_SUSPECTED and d.family is Family.ANOMALY and d.family not in self.weights.families:
             rank -= 1  # something is wrong, but nobody can name it yet
+        rank += sum(reason in RAISES for reason in raised)
         return list(Severity)[min(max(rank, 0), Severity.CRITICAL.rank)]
+
+    def raises(self, d: Decision, level: float | None, lasted_us: int) -> list[str]:
+        """Which reasons of RAISES a decision about a caller gives, when its incident has had evidence for so long.
+
+        `level`: natural logarithm of the evidence that alarms, where the decision does not say it again.
+        """
+        found: list[str] = []
+        if d.event not in SECURITY - STEADY or (d.model, d.detector) in self.severities:
+            return found
+        if self.lasts_us is not None and lasted_us >= self.lasts_us:
+            found.append(LASTING)
+        level = level if d.threshold is None else d.threshold
+        strong = None if not self.weights.evidence or level is None else level + math.log(self.weights.evidence)
+        if strong is not None and not d.fixed_rule and (d.log_e or 0.0) >= strong:
+            found.append(STRONG)
+        return found
+
+    @property
+    def lasts_us(self) -> int | None:
+        """From which age on an incident counts as lasting; None when age does not matter."""
+        return round(self.weights.lasting * SECOND_US) if self.weights.lasting else None
+
+    def lasting_at(self, alert: Alert) -> int | None:
+        """When an incident that only stands open becomes lasting; None when it will not, or more is needed than time.
+
+        Drift, silence and what is wrong with Lanner last as long as they are open. A caller is open for a week after the
+        last sign of an attack, so attacks last as long as there is new evidence.
+        """
+        fixed = (alert.model, alert.detector) in self.severities or alert.event in STEADY | SECURITY
+        fixed |= (
+            alert.event is Event.MONITOR_DEGRADED and alert.subject.kind == "detector"
+        )  # on report only: no harm grows
+        if fixed or self.lasts_us is None or LASTING in alert.evidence.get(RAISED, ()):
+            return None
+        return alert.opened_us + self.lasts_us
 
 
 def policy(config: Config) -> Policy:
@@ -117,5 +176,8 @@ def policy(config: Config) -> Policy:
         severities={
             (m.model, m.detector): Severity(m.severity) for m in config.monitors.values() if m.severity is not None
         },
+        weights=config.alerting.severity,
         per_hour=config.alerting.per_hour,
+        page=None if config.server.url is None else config.server.url.rstrip("/"),
+        runbooks=config.alerting.runbooks.rstrip("/"),
     )

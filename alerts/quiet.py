@@ -14,6 +14,7 @@ from typing import Any, Final
 from alerts.policy import MONITOR, SECURITY
 from monitor.model import (
     HOUR_US,
+    MAINTENANCE,
     SECOND_US,
     Alert,
     Decision,
@@ -30,7 +31,6 @@ SETTLED_US: Final = DAY_US  # what a person settled does not come back unchanged
 FLAP_OPENINGS: Final = 3  # openings within a day, from which on an incident closes only after CALM_US without a sign
 CALM_US: Final = 6 * HOUR_US
 REMEMBERED: Final = 5000  # subjects whose earlier incidents are counted; the oldest are forgotten
-MAINTENANCE: Final = "maintenance"  # the kind of mark that silences
 HELD_BACK: Final = "held_back"  # in the evidence: why sinks are not told of an incident
 
 INHIBITED: Final = frozenset(  # what missing data looks like to other monitors

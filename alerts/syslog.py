@@ -146,6 +146,8 @@ def cef(transition: Transition) -> str:
     for key, label, value in labelled:
         if value not in (None, ""):
             pairs += [(f"{key}Label", label), (key, value)]
+    if alert.page is not None:
+        pairs.append(("request", alert.page))
     pairs.append(("msg", alert.text))
     return "|".join(_header(word) for word in head) + "|" + _extension(pairs)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from alerts.policy import RAISED, RAISES
 from monitor.model import SECOND_US, Action, Alert, Event, Family, finite, rfc3339
 
 _SAFE: Final = frozenset(" -_.,:;/@+#()[]*?!%~|")  # beside letters and digits
@@ -146,11 +147,11 @@ def title(alert: Alert) -> str:
     return f"{words}: {about(alert)}"
 
 
-def render(alert: Alert, action: Action, *, tier: int, owner: str | None, runbook: str) -> str:
+def render(alert: Alert, action: Action, *, tier: int) -> str:
     """The text of an alert: headline, WHY, WHAT, NOT, DO, LINK; six lines at most, safe in every sink."""
     head = "CLEARED" if action is Action.CLEAR else alert.severity.value.upper()
-    owned = f"tier {tier}, owner: {shown(owner) if owner else 'not set'}"
-    steps = f"DO    {STEPS[alert.event]}  3 runbook {shown(runbook, 120)}  4 record a verdict"
+    owned = f"tier {tier}, owner: {shown(alert.owner) if alert.owner else 'not set'}"
+    steps = f"DO    {STEPS[alert.event]}  3 runbook {shown(alert.runbook, 120)}  4 record a verdict"
     lines = [f"[{head}] {title(alert)} ({owned})", _why(alert), _what(alert, action)]
     if action is not Action.CLEAR:
         lines += [_not(alert), steps]
@@ -190,6 +191,8 @@ def _what(alert: Alert, action: Action) -> str:
     principals = alert.evidence.get("principals")
     if isinstance(principals, list) and len(principals) > 1:
         parts.insert(0, f"{len(principals)} principals")
+    if raised := [words for reason, words in RAISES.items() if reason in alert.evidence.get(RAISED, ())]:
+        parts.append("more severe because " + " and ".join(raised))
     if flapping := alert.evidence.get("flapping"):
         parts.append(f"comes and goes ({number(flapping)} times in a day): closes after 6 h of calm")
     if detail := alert.evidence.get("detail") or alert.evidence.get("reason"):
@@ -216,7 +219,8 @@ def _link(alert: Alert) -> str:
     if isinstance(past, Mapping):
         said = [f"{n} {what}" for what, n in sorted(past.items()) if what != "incidents"]
         earlier = f"   before: {past.get('incidents', 0)} incidents" + (f" ({', '.join(said)})" if said else "")
-    return f"LINK  lanner alerts show {alert.alert_id}   seq {alert.seq}{techniques}{earlier}"
+    where = shown(alert.page, 120) if alert.page else f"lanner alerts show {alert.alert_id}"
+    return f"LINK  {where}   seq {alert.seq}{techniques}{earlier}"
 
 
 def _objects(value: object) -> Sequence[Mapping[str, Any]]:

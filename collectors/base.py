@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from monitor.intake import Advance, Claim, DeadLetter, IngestBatch, IngestResult, PartitionKey, Placed
-from monitor.model import FeedbackEvent, Half, InferenceEvent
+from monitor.model import FeedbackEvent, Half, InferenceEvent, Mark
 
 __all__ = [
     "REASONS",
@@ -62,7 +62,7 @@ class Record(NamedTuple):
     timestamp_type: int = 0  # 0 CreateTime, 1 LogAppendTime
 
 
-Part = InferenceEvent | Half | FeedbackEvent
+Part = InferenceEvent | Half | FeedbackEvent | Mark
 Decoder = Callable[[Record], Sequence[Part]]  # pure; () is legal (tombstone, schema record); raises DecodeError
 
 

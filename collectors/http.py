@@ -207,7 +207,7 @@ class HttpReceiver:
             if result.repeated:
                 return True
             self._next = end
-            for outcome, n in (("event", result.events), ("half", result.halves), ("feedback", result.feedback)):
+            for outcome, n in result.stored():
                 telemetry.count("collector_records_total", n, source=self.name, outcome=outcome)
             for letter in batch.dead_letters:
                 telemetry.count("decode_failures_total", source=self.name, reason=letter.reason)

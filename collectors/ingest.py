@@ -340,9 +340,8 @@ class Ingester:
         self.collector.commit({(a.topic, a.partition): a.next_offset for a in advances})
         name = self.collector.name
         telemetry.count("collector_bytes_total", self._bytes, source=name)
-        for outcome, n in (("event", result.events), ("half", result.halves), ("feedback", result.feedback)):
-            if n:
-                telemetry.count("collector_records_total", n, source=name, outcome=outcome)
+        for outcome, n in result.stored():
+            telemetry.count("collector_records_total", n, source=name, outcome=outcome)
         if self._dead:
             telemetry.count("collector_records_total", len(self._dead), source=name, outcome="dead_letter")
         self._clear()

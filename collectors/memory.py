@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from collectors.base import Claim, DeadLetter, IngestBatch, IngestResult, PartitionKey, Placed, Record
 from monitor.errors import FencedOut
-from monitor.model import FeedbackEvent, Half, InferenceEvent
+from monitor.model import FeedbackEvent, Half, InferenceEvent, Mark
 
 
 class MemoryCollector:
@@ -132,6 +132,7 @@ class MemoryEventLog:
             events=kinds.count(InferenceEvent),
             halves=kinds.count(Half),
             feedback=kinds.count(FeedbackEvent),
+            marks=kinds.count(Mark),
             dead_letters=len(batch.dead_letters),
         )
 

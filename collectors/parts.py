@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from collectors.base import Part
 from monitor import telemetry
 from monitor.errors import DecodeError
-from monitor.model import FeedbackEvent, Half, InferenceEvent, network
+from monitor.model import FeedbackEvent, Half, InferenceEvent, Mark, network
 
 
 def admit(parts: Sequence[Part], source: str, future_us: float, pseudonym: Callable[[str], str]) -> int:
@@ -45,7 +45,9 @@ def _address(text: str, pseudonym: Callable[[str], str]) -> str:
 
 
 def _inner(part: Part, pseudonym: Callable[[str], str]) -> InferenceEvent | None:
-    """The event inside a half; None for feedback."""
+    """The event inside a half; None for feedback and marks."""
+    if isinstance(part, Mark):
+        return None
     if isinstance(part, Half):
         if "\0" in part.pair_key:
             raise DecodeError("bad_shape", "NUL in the pairing key")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from monitor.model import FeedbackEvent, Half, InferenceEvent
+from monitor.model import FeedbackEvent, Half, InferenceEvent, Mark
 
 PartitionKey = tuple[str, int]  # (topic, partition)
 
@@ -40,7 +40,7 @@ class Placed(NamedTuple):
     topic: str
     partition: int
     offset: int
-    part: InferenceEvent | Half | FeedbackEvent
+    part: InferenceEvent | Half | FeedbackEvent | Mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,12 @@ class IngestResult:
     events: int = 0
     halves: int = 0
     feedback: int = 0
+    marks: int = 0
     dead_letters: int = 0
     unregistered: int = 0
     repeated: bool = False  # the idempotency key was known
+
+    def stored(self) -> list[tuple[str, int]]:
+        """What was stored by kind, as metrics name it; only what there was."""
+        found = (("event", self.events), ("half", self.halves), ("feedback", self.feedback), ("mark", self.marks))
+        return [(kind, n) for kind, n in found if n]

@@ -256,6 +256,9 @@ def alone(half: Half) -> InferenceEvent:
     return msgspec.structs.replace(half.event, quality=sorted({*half.event.quality, "missing_request"}))
 
 
+MAINTENANCE: Final = "maintenance"  # the kind of mark that silences
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Something a person or pipeline told us that explains changes: deploy, version, maintenance, batch."""
@@ -370,6 +373,9 @@ class Alert:
     text: str
     evidence: Mapping[str, Any]
     quiet: bool = False  # an attack incident without new evidence for 24 h
+    owner: str | None = None  # of the model
+    runbook: str = ""  # address or path
+    page: str | None = None  # where its evidence is shown
 
     @property
     def key(self) -> tuple[str, str, str, str, str, str]:

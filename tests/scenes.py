@@ -209,7 +209,7 @@ def _alert(
     fields = {
         "open": True, "seq": 1, "updated_us": opened, "cleared_us": None, "detector": "marginals", "statistic": 0.31,
         "threshold": 6.58, "p_value": None, "log_e": 9.2, "n": 412, "window_us": (opened - HOUR_US, opened), "techniques": (),
-        "text": "", "evidence": {}, **known,
+        "text": "", "evidence": {}, "owner": "cards-ml", "runbook": "RB-12", **known,
     }  # fmt: skip
     return Alert(
         alert_id=alert_id(key, opened), environment="Production", customer=None, model=model, event=event, subject=subject,
@@ -286,7 +286,7 @@ def _incidents(engine: sa.Engine, bad: str | None) -> None:
     )  # fmt: skip
     cleared = replace(traffic, open=False, seq=2, updated_us=END_US - 70 * HOUR_US, cleared_us=END_US - 70 * HOUR_US)
     steps = [
-        Transition(action, alert.updated_us, replace(alert, text=render(alert, action, tier=1, owner=bad or "cards-ml", runbook="RB-12")))
+        Transition(action, alert.updated_us, replace(alert, text=render(alert, action, tier=1)))
         for action, alert in (
             (Action.OPEN, drift), (Action.UPDATE, drift2), (Action.OPEN, attack), (Action.UPDATE, attack2),
             (Action.OPEN, traffic), (Action.CLEAR, cleared),

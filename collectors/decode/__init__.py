@@ -8,6 +8,7 @@ from typing import Final
 from collectors.base import Decoder
 from collectors.decode.field_map import field_map
 from collectors.decode.kserve import kserve
+from collectors.decode.marks import marks
 from collectors.decode.native import native
 from collectors.framing import framed
 from monitor.config import Config, FieldMap, Source
@@ -32,7 +33,12 @@ def _kserve(name: str, source: Source, config: Config) -> Decoder:
     return kserve(config.decoders.kserve.get(name, {}), model=source.model, principal_header=source.principal_header)
 
 
-DECODERS: Final[dict[str, Make]] = {"native": _native, "field_map": _field_map, "kserve": _kserve}
+def _marks(name: str, source: Source, config: Config) -> Decoder:
+    del name, config
+    return marks(timezone=source.timezone, model=source.model)
+
+
+DECODERS: Final[dict[str, Make]] = {"native": _native, "field_map": _field_map, "kserve": _kserve, "marks": _marks}
 
 
 def decoder_for(name: str, config: Config) -> Decoder:

@@ -17,7 +17,7 @@ import typer
 
 from monitor.cli.options import DEFAULT, AsJson, ConfigFile, store
 from monitor.errors import DecodeError, UsageError
-from monitor.model import FeedbackEvent, Half, InferenceEvent, rfc3339
+from monitor.model import FeedbackEvent, Half, InferenceEvent, Mark, rfc3339
 
 if TYPE_CHECKING:  # both are heavy; a command imports what it needs
     from collectors.base import Part, Record
@@ -117,6 +117,10 @@ def _part_json(part: Part) -> dict[str, Any]:
         return {"kind": part.side, "pair_key": part.pair_key, **_event_json(part.event)}
     if isinstance(part, InferenceEvent):
         return {"kind": "inference", **_event_json(part)}
+    if isinstance(part, Mark):
+        end = None if part.end_us is None else rfc3339(part.end_us)
+        return {"kind": part.kind, "text": part.text, "model": part.model, "start": rfc3339(part.start_us), "end": end,
+                "by": part.actor}  # fmt: skip
     body = msgspec.to_builtins(part)
     return {"kind": "feedback", "label_time": rfc3339(body.pop("label_time_us")), **body}
 
@@ -144,6 +148,9 @@ def _told(record: Record, parts: Sequence[Part], error: DecodeError | None) -> s
 def _line(part: Part) -> str:
     if isinstance(part, FeedbackEvent):
         return f"feedback {rfc3339(part.label_time_us)} {part.target} {part.name}={part.value!r}"
+    if isinstance(part, Mark):
+        end = f" until {rfc3339(part.end_us)}" if part.end_us is not None else ""
+        return f"{part.kind} {rfc3339(part.start_us)}{end} model={part.model} by={part.actor}: {part.text}"
     event = part.event if isinstance(part, Half) else part
     kind = part.side if isinstance(part, Half) else "inference"
     features = ", ".join(f"{k}={v!r}" for k, v in itertools.islice((event.features or {}).items(), 6))

@@ -11,9 +11,8 @@ import typer
 from monitor.cli.options import DEFAULT, AsJson, ConfigFile, store
 from monitor.cli.people import By, actor, now_us
 from monitor.errors import UsageError
-from monitor.model import SECOND_US, Mark, parse_time_us, rfc3339
+from monitor.model import MAINTENANCE, SECOND_US, Mark, parse_time_us, rfc3339
 
-MAINTENANCE = "maintenance"
 DAY_US = 86_400 * SECOND_US
 
 mark = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tell what explains changes.")
@@ -139,7 +138,7 @@ def _time(option: str, text: str) -> int:
 
 
 def _until(text: str, begin_us: int) -> int:
-    from monitor.config.tree import seconds
+    from monitor.config.fields import seconds
 
     try:
         return begin_us + round(seconds(text) * SECOND_US)

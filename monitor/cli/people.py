@@ -118,7 +118,7 @@ def except_(
 def exemption(a: Alert, reason: str, by: str, lasts: str, at_most: Any, at_us: int, *, any_detector: bool) -> Exemption:
     """An exception for what an incident is about. UsageError when it would last too long or a bound is no number."""
     from alerts.quiet import contributors
-    from monitor.config.tree import seconds
+    from monitor.config.fields import seconds
 
     bounds: dict[str, float] = {}
     for text in at_most:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from monitor.config.fields import SeverityName, rate, seconds, size_bytes
 from monitor.config.file import Loaded, directories, load, read
 from monitor.config.principals import Directory, KnownPrincipal
+from monitor.config.severity import Severities
 from monitor.config.tree import (
     Budgets,
     Calendar,
@@ -18,13 +20,9 @@ from monitor.config.tree import (
     Route,
     Schedule,
     Server,
-    SeverityName,
     SinkConfig,
     Source,
     StoreConfig,
-    rate,
-    seconds,
-    size_bytes,
 )
 
 __all__ = [
@@ -44,6 +42,7 @@ __all__ = [
     "Route",
     "Schedule",
     "Server",
+    "Severities",
     "SeverityName",
     "SinkConfig",
     "Source",

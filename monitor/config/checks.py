@@ -46,6 +46,7 @@ _SINK_KEYS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "ocsf": (("url", "key", "hosts", "ca_file"), ("url", "key", "hosts")),
     "syslog": (("address", "transport", "ca_file", "cert_file"), ("address",)),
 }
+ADDRESS: Final = r"https?://[\w.:\[\]-]+(/[\w./~-]*)?"  # what may stand in alerts as it is
 _LOOPBACK: Final = re.compile(r"127(\.\d+){3}|localhost|\[::1\]")
 
 
@@ -62,6 +63,9 @@ def cross_check(config: Config, data: Mapping[str, Any]) -> Iterator[tuple[Key, 
             yield from _reference(config, name, model.reference)
         for what in ("training", "canaries", "principals"):
             yield from _file(config, ("models", name, what), getattr(model, what))
+    for key, url in ((("server", "url"), config.server.url), (("alerting", "runbooks"), config.alerting.runbooks)):
+        if url is not None and not re.fullmatch(ADDRESS if key[0] == "server" else f"{ADDRESS}|[\\w./-]+", url):
+            yield key, f"{_dotted(key)}: must be an address such as https://lanner.example.org"
     yield from _calendars(config)
     yield from _addresses(config)
     if config.store.database is not None:

@@ -70,7 +70,7 @@ def _sentence(key: Key, error: ErrorDetails, root: type[BaseModel]) -> str:
         return unknown_key(_section(key[:-1], root), key[:-1], str(key[-1]))
     if kind == "value_error":
         return str(context["error"])
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         return f"must be {context['expected'].replace(chr(39), '')}"
     if kind in _BOUND:
         name, words = _BOUND[kind]

@@ -11,9 +11,10 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
+from monitor.config.fields import Section
 from monitor.config.messages import worded
 from monitor.config.reader import Key, Reader
-from monitor.config.tree import Config, Section
+from monitor.config.tree import Config
 from monitor.errors import ConfigError, Mistake
 
 TOP: Final = "principals"  # the file is a list; inside it stands under this name

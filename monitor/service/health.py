@@ -139,7 +139,7 @@ def _state(
     at_us: int,
     reason: str | None,
     event: Event = Event.MONITOR_DEGRADED,
-    severity: Severity = Severity.MAJOR,
+    severity: Severity | None = None,
 ) -> Decision:
     return Decision(
         model=UNREGISTERED,

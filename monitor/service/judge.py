@@ -84,7 +84,10 @@ class Judge:
             catch_up_us=self.watched.catch_up_us,
         )
         for end_us in sorted({d.end_us for d in found}):
+            self._lasting(work, end_us + self.watched.lateness_us)
             self._judge_end(work, [d for d in found if d.end_us == end_us])
+        if watermark_us is not None:
+            self._lasting(work, watermark_us)
 
     def silence(self, work: Work, now_us: int) -> None:
         """Measure the gap between the last event and `now_us` with the clock detectors (DataMissing)."""
@@ -99,15 +102,23 @@ class Judge:
         """A time in which nothing came."""
         return TimeWindow(self.watched.name, start_us, end_us, None, 0, _no_rows, _no_labels)
 
+    def _lasting(self, work: Work, until_us: int) -> None:
+        """Raise what has stood open too long by then: between the same rows and windows wherever ticks fall."""
+        first_us = lifecycle.lasting_from(work.open.values(), self.watched.policy)
+        if first_us is not None and first_us <= until_us and not work.silent:
+            work.take(lifecycle.lasting(tuple(work.open.values()), work.counters, self.watched.policy, until_us))
+
     def _next_due_us(self, work: Work) -> int | None:
-        """The watermark at which the next window falls due."""
+        """The watermark at which the next window falls due, or an open incident becomes a lasting one."""
         ends = []
         for m in self.watched.monitors:
             if m.reads != "windows" or work.first_us is None:
                 continue
             last = work.last_end.get(m.name)
             ends.append((work.first_us // m.window_us * m.window_us if last is None else last) + m.window_us)
-        return min(ends) + self.watched.lateness_us if ends else None
+        lasting_us = lifecycle.lasting_from(work.open.values(), self.watched.policy)
+        due = [min(ends) + self.watched.lateness_us] if ends else []
+        return min([*due, *([] if lasting_us is None else [lasting_us])], default=None)
 
     def _feed(self, work: Work, table: pa.Table, coded: Coded, high: NDArray[np.int64]) -> None:
         """Rows that close no window: silence before them, counts, per-principal evidence, decisions in time order."""
@@ -360,7 +371,8 @@ class Judge:
 
     def _decide(self, work: Work, decisions: Iterable[Decision]) -> None:
         """Decisions become transitions of incidents, one by one in time order."""
-        ordered = sorted(decisions, key=lambda d: (d.time_us, d.subject.kind, d.subject.id, d.event))
+        made = [self.watched.based(d) for d in decisions]
+        ordered = sorted(made, key=lambda d: (d.time_us, d.subject.kind, d.subject.id, d.event))
         if not ordered or work.silent:
             return
         work.decisions += ordered

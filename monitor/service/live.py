@@ -152,9 +152,9 @@ class LiveModel:
 
     def _configured(self, found: Sequence[ledger.PartitionProgress]) -> Sequence[ledger.PartitionProgress]:
         """Partitions that may still bring events: what is no longer configured must not hold time for ever."""
-        sources = self.config.sources
-        if not sources:
+        if not self.config.sources:
             return found
+        sources = {name: s for name, s in self.config.sources.items() if s.decoder != "marks"}  # they move no clock
         topics = {name: source.topic for name, source in sources.items()}
         return [p for p in found if p.source in sources and topics[p.source] in (None, p.topic)]
 

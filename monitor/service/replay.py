@@ -21,7 +21,7 @@ from collectors.decode import decoder_for
 from collectors.pairing import pair as pair_in_memory
 from monitor.config import Config, Privacy, StoreConfig
 from monitor.errors import DecodeError, UsageError
-from monitor.model import SECOND_US, FeedbackEvent, Half, InferenceEvent, Transition
+from monitor.model import SECOND_US, FeedbackEvent, Half, InferenceEvent, Mark, Transition
 from monitor.service.compose import Service, open_service
 from monitor.service.system import system_tick
 from monitor.store import pairing
@@ -137,6 +137,7 @@ class Spool:
             "InferenceEvent": msgspec.msgpack.Decoder(InferenceEvent),
             "Half": msgspec.msgpack.Decoder(Half),
             "FeedbackEvent": msgspec.msgpack.Decoder(FeedbackEvent),
+            "Mark": msgspec.msgpack.Decoder(Mark),
         }
         row = msgspec.msgpack.Decoder(tuple[int, str, bytes])
         for day in sorted(int(f.stem) for f in self.folder.glob("*.spool")):
@@ -164,6 +165,8 @@ def decode_into(record: Record, decode: Decoder, spool: Spool, result: Replayed)
         if isinstance(part, FeedbackEvent):
             spool.add(part.label_time_us, part)
             result.feedback += 1
+        elif isinstance(part, Mark):
+            spool.add(part.start_us, part)
         else:
             spool.add(part.event.event_time_us if isinstance(part, Half) else part.event_time_us, part)
             result.events += 1
@@ -179,7 +182,7 @@ def ingest(service: Service, spool: Spool, result: Replayed, timeout_us: int) ->
     batch: list[Placed] = []
     for time_us, part in (p for day in spool.days() for p in day):
         batch.append(Placed(SOURCE, 0, offset + len(batch), part))
-        high_us = max(high_us, time_us)
+        high_us = high_us if isinstance(part, Mark) else max(high_us, time_us)
         if len(batch) >= BATCH_ROWS:
             _append(service, epoch, batch, high_us, timeout_us)
             offset += len(batch)

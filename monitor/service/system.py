@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 
 from alerts import lifecycle, quiet
+from alerts.base import Step
 from alerts.policy import policy
-from monitor.model import SECOND_US, Decision, Event, Family, Severity, Subject, Transition
+from monitor.model import SECOND_US, Alert, Decision, Event, Family, Subject, Transition
 from monitor.service import health
 from monitor.service.compose import Service
 from monitor.service.told import told
@@ -39,6 +41,10 @@ def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> S
     closed = {a.alert_id for a in settled.alerts}
     still = [a for a in standing.open if a.alert_id not in closed]
     step = lifecycle.step(decisions, still, settled.counters, rules, known)
+    if clock == "wall":
+        last = lifecycle.lasting(_open(still, step), step.counters, rules, now_us)
+        alerts = {a.alert_id: a for a in (*step.alerts, *last.alerts)}
+        step = replace(step, transitions=[*step.transitions, *last.transitions], alerts=list(alerts.values()))
     made = [*settled.transitions, *step.transitions]
     if not made and not acts and not step.excepted and step.counters == counters:
         return ()
@@ -63,6 +69,12 @@ def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> S
     return made
 
 
+def _open(before: Sequence[Alert], step: Step) -> list[Alert]:
+    """What is open after a step."""
+    now = {a.alert_id: a for a in (*before, *step.alerts)}
+    return [a for a in now.values() if a.open]
+
+
 def unregistered(service: Service, now_us: int, clock: str) -> list[Decision]:
     """One incident per source that names models the configuration does not know."""
     found = []
@@ -82,7 +94,6 @@ def unregistered(service: Service, now_us: int, clock: str) -> list[Decision]:
                 statistic=float(len(names)),
                 threshold=0.0,
                 n=sum(n[1] for n in names),
-                severity=Severity.MINOR,
                 fixed_rule=True,
                 evidence={"models": [{"name": n[0], "events": n[1]} for n in names[:100]]},
             )

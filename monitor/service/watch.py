@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from detectors.profile import Bins
 from detectors.registry import DEFAULTS, REGISTRY
 from monitor.config import Config, ModelConfig, directories
 from monitor.errors import CalibrationRefused, ConfigError, DecodeError, Mistake
-from monitor.model import HOUR_US, SECOND_US, InferenceEvent
+from monitor.model import HOUR_US, SECOND_US, Decision, InferenceEvent
 from monitor.service import known
 from monitor.service.callers import plain
 from monitor.service.known import Known
@@ -113,6 +113,15 @@ class Watched:
 
     def monitor(self, name: str) -> Monitor:
         return next(m for m in self.monitors if m.name == name)
+
+    def based(self, d: Decision) -> Decision:
+        """A decision with what its detector was calibrated to and on: an alert can be checked long after."""
+        known = next((m.calibration for m in self.monitors if m.detector.name == d.detector), None)
+        if known is None:
+            return d
+        return replace(
+            d, evidence={**d.evidence, "calibration": known.hash[:16], "reference": self.reference_hash[:16]}
+        )
 
     @property
     def columns(self) -> list[str]:

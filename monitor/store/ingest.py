@@ -18,10 +18,11 @@ import sqlalchemy as sa
 
 from monitor.errors import FencedOut, StoreError
 from monitor.intake import Advance, Claim, IngestBatch, IngestResult, PartitionKey, Placed
-from monitor.model import HOUR_US, SECOND_US, FeedbackEvent, Half, InferenceEvent, stable_id
+from monitor.model import HOUR_US, SECOND_US, FeedbackEvent, Half, InferenceEvent, Mark, stable_id
 from monitor.store.columns import EARLIEST_US, LATEST_US, json_text, storable
 from monitor.store.engine import insert, write
 from monitor.store.features import clean
+from monitor.store.people import record_mark
 from monitor.store.schema import dead_letters, feedback, halves, idempotency, partitions, unregistered
 from monitor.store.segments import UNREGISTERED, Files, ModelTable, Segment, record, write_segment
 
@@ -71,7 +72,7 @@ def append(
 ) -> IngestResult:
     """Store one flush, all or nothing; see collectors.base.EventLog."""
     began_s = time.monotonic()
-    events, waiting, verdicts = _sorted_out(batch.parts)
+    events, waiting, verdicts, told = _sorted_out(batch.parts)
     written = write_events(files, models, events, batch.source, batch.received_us)
     at("file_written")
     unknown = Counter({name: len(placed) for name, placed in events.items() if not registered(name, models)})
@@ -87,6 +88,8 @@ def append(
                 record(conn, written)
                 _store_halves(conn, batch, waiting)
                 _store_feedback(conn, batch, verdicts)
+                for mark in told:
+                    record_mark(conn, mark, batch.received_us)
                 _store_dead_letters(conn, batch)
                 _mark_redriven(conn, batch.redriven)
                 count_unregistered(conn, batch.source, unknown, batch.received_us)
@@ -103,6 +106,7 @@ def append(
         events=sum(map(len, events.values())),
         halves=len(waiting),
         feedback=len(verdicts),
+        marks=len(told),
         dead_letters=len(batch.dead_letters),
         unregistered=unknown.total(),
     )
@@ -127,22 +131,25 @@ def registered(name: str, models: Mapping[str, ModelTable]) -> bool:
     return name in models and name != UNREGISTERED
 
 
-def _sorted_out(parts: Sequence[Placed]) -> tuple[dict[str, list[Placed]], list[Placed], list[Placed]]:
+def _sorted_out(parts: Sequence[Placed]) -> tuple[dict[str, list[Placed]], list[Placed], list[Placed], list[Mark]]:
     events: dict[str, list[Placed]] = defaultdict(list)
     waiting: list[Placed] = []
     verdicts: list[Placed] = []
+    told: list[Mark] = []
     content = list(map(attrgetter("part"), parts))
     if set(map(type, content)) == {InferenceEvent}:  # nothing but whole events, and mostly of one model
         names = set(map(attrgetter("model"), content))
         if len(names) == 1:
-            return {names.pop(): list(parts)}, waiting, verdicts
+            return {names.pop(): list(parts)}, waiting, verdicts, told
     for placed in parts:
         part = placed.part
         if type(part) is InferenceEvent:
             events[part.model].append(placed)
+        elif isinstance(part, Mark):
+            told.append(part)
         else:
             (waiting if isinstance(part, Half) else verdicts).append(placed)
-    return events, waiting, verdicts
+    return events, waiting, verdicts, told
 
 
 def discard(files: Files, written: Sequence[Segment]) -> None:

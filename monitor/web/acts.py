@@ -14,7 +14,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from alerts.quiet import contributors
-from monitor.model import SECOND_US, Act, Alert, Exemption, Mark, Said, parse_time_us, rfc3339, stable_id
+from monitor.model import MAINTENANCE, SECOND_US, Act, Alert, Exemption, Mark, Said, parse_time_us, rfc3339, stable_id
 from monitor.service.feedback import qualities
 from monitor.store import alertlog, people
 from monitor.store.engine import read, write
@@ -98,7 +98,7 @@ def router(site: Site) -> APIRouter:
         end_us = None if told.end is None else _time("end", told.end)
         if told.model is not None and told.model not in site.config.models:
             raise HTTPException(422, "model: there is no such model")
-        if (end_us is None and told.kind == "maintenance") or (end_us is not None and end_us <= start_us):
+        if (end_us is None and told.kind == MAINTENANCE) or (end_us is not None and end_us <= start_us):
             raise HTTPException(422, "end: maintenance needs one, and it comes after the start")
         made = Mark(told.model, told.kind, start_us, end_us, told.text, told.by)
         return {"number": people.mark(site.engine, made, site.now_us())}

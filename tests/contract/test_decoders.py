@@ -19,7 +19,7 @@ from collectors.base import REASONS, Decoder, Part, Record
 from collectors.decode import DECODERS, decoder_for
 from monitor.config import Config, Decoders, FieldMap, ModelConfig, Source
 from monitor.errors import DecodeError
-from monitor.model import FeedbackEvent, Half, InferenceEvent
+from monitor.model import FeedbackEvent, Half, InferenceEvent, Mark
 
 CE = [
     ("ce_specversion", b"1.0"), ("ce_id", b"defb5816"), ("ce_source", b"http://localhost:9081/"),
@@ -38,6 +38,11 @@ GOOD: dict[str, tuple[dict[str, Any], list[tuple[str, bytes]]]] = {
     "field_map": (
         {"meta": {"ts": 1700000000000, "rid": 7}, "in": {"a": 1, "b": {"c": "x"}}, "out": {"p": [0.1, 0.9]}, "y": 1},
         [("x-client", b"c-17")],
+    ),
+    "marks": (
+        {"kind": "maintenance", "text": "disks", "model": "m", "start": "2026-11-22T08:00:00Z",
+         "end": "2026-11-22T10:00:00Z", "by": "ops"},
+        [],
     ),
     "kserve": ({"instances": [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]}, CE),
 }  # fmt: skip
@@ -72,7 +77,7 @@ def record(name: str, value: bytes | None, headers: Sequence[tuple[str, bytes]] 
 def storable(parts: Sequence[Part]) -> None:
     """What every store can take: declared types, finite numbers, texts that encode, integers within 64 bits."""
     for part in parts:
-        assert type(part) in (InferenceEvent, Half, FeedbackEvent)
+        assert type(part) in (InferenceEvent, Half, FeedbackEvent, Mark)
         again = msgspec.msgpack.decode(msgspec.msgpack.encode(part), type=type(part))
         assert again == part
         event = part.event if isinstance(part, Half) else part

@@ -13,11 +13,21 @@ import sqlalchemy as sa
 
 from monitor.errors import FencedOut, StoreError
 from monitor.intake import Advance, DeadLetter, Placed
-from monitor.model import FeedbackEvent, Half
-from monitor.store import deadletters, ingest
+from monitor.model import FeedbackEvent, Half, Mark
+from monitor.store import deadletters, ingest, people
 from monitor.store.engine import read, write
 from monitor.store.eventlog import UNREGISTERED, EventLog
-from monitor.store.schema import dead_letters, feedback, halves, idempotency, partitions, segments, unregistered
+from monitor.store.schema import (
+    audit,
+    dead_letters,
+    feedback,
+    halves,
+    idempotency,
+    marks,
+    partitions,
+    segments,
+    unregistered,
+)
 from tests.eventlogs import MODEL, NOON_US, Store, event, store
 
 
@@ -59,6 +69,26 @@ def test_rows_can_be_read_right_after_publishing(it: Store) -> None:
         "ordinal": [0] * 3,
         "position": [0, 1, 2],
     }
+
+
+def test_marks_are_told_with_the_batch_or_not_at_all(it: Store) -> None:
+    """A batch that is fenced out leaves no mark behind; the one that counts leaves each mark once, audited."""
+    said = Mark("fraud", "deploy", NOON_US, None, "version \x004", "ci")
+    placed = [Placed("t", 0, 0, said), Placed("t", 0, 1, said)]
+    batch = it.batch([event(2)])
+    batch = replace(batch, parts=[*placed, *batch.parts])
+    stale = replace(batch, advances=[replace(batch.advances[0], epoch=it.claim.epoch - 1)])
+    with pytest.raises(FencedOut):
+        it.log.append(stale)
+    assert count(it, marks) == 0
+    found = it.log.append(batch)
+    assert found.stored() == [("event", 1), ("mark", 2)]
+    with pytest.raises(FencedOut):
+        it.log.append(batch)
+    with read(it.engine) as conn:
+        rows = people.marks_since(conn, "fraud", 0)
+    assert [(r.mark.kind, r.mark.text, r.mark.actor) for r in rows] == [("deploy", "version \\x004", "ci")] * 2
+    assert count(it, audit) == 2
 
 
 def test_log_order_is_batch_ordinal_position(it: Store) -> None:

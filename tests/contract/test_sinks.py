@@ -127,6 +127,7 @@ def rude(*, reset: bool) -> Iterator[int]:
             taken, _ = listener.accept()
             with taken:
                 if reset:
+                    taken.recv(1)  # not before the sender is connected and writes
                     taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
                 else:
                     done.wait(10)
@@ -408,6 +409,39 @@ def test_mail_arrives_at_a_real_smtp_server() -> None:
     assert mail.rcpt_tos == ["soc@example.org"]
     assert b"\nBcc:" not in mail.content.replace(b"\r", b"\n")
     assert b"Subject:" in mail.content
+
+
+class Refusing(Mailbox):
+    """A mail server that answers as told, to the recipient or to the mail."""
+
+    def __init__(self, code: int, at: str) -> None:
+        super().__init__()
+        self.code, self.at = code, at
+
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:  # noqa: N802
+        await asyncio.sleep(0)
+        envelope.rcpt_tos.append(address)
+        return f"{self.code} told so" if self.at == "recipient" else "250 OK"
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        await asyncio.sleep(0)
+        return f"{self.code} told so" if self.at == "mail" else "250 OK"
+
+
+@pytest.mark.parametrize("at", ["recipient", "mail"])
+@pytest.mark.parametrize(("code", "expected"), [(550, SinkRejected), (554, SinkRejected), (451, SinkUnavailable)])
+def test_mail_that_is_refused_for_good_is_not_tried_for_ever(code: int, expected: type[Exception], at: str) -> None:
+    """5xx of a real SMTP server is never, 4xx is later; neither shows the address."""
+    port = free_port()
+    controller = Controller(Refusing(code, at), hostname="127.0.0.1", port=port)
+    controller.start()
+    try:
+        target = f"mailto://127.0.0.1:{port}/?from=lanner@example.org&to=canary@example.org"
+        with pytest.raises(expected, match=str(code)) as raised:
+            Chat("mail", target).send(opened(), timeout_s=5)
+        assert "canary" not in str(raised.value)
+    finally:
+        controller.stop()
 
 
 # --- all --------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 import requests
 
-from alerts import pipeline
+from alerts import lifecycle, pipeline
 from alerts.alerta import Alerta, resource
 from alerts.base import SinkRejected, SinkState, SinkSuppressed, SinkUnavailable, SinkUnknown
 from alerts.memory import MemoryOutbox
 from alerts.pipeline import Delivery
-from monitor.model import Event, OutboxState, Severity, Transition, stable_id
+from alerts.policy import Policy
+from monitor.model import Alert, Event, OutboxState, Severity, Subject, Transition, stable_id
 from monitor.store.engine import migrate, open_state, write
 from monitor.store.outbox import SqlOutbox, enqueue, rows
-from tests.alerting import at, cleared, opened, updated
+from tests.alerting import at, cleared, opened, traffic, updated
 from tests.servers import ROOT
 from tests.servers import alerta as alerta_server
 from tests.servers import proxy as proxies
@@ -406,18 +407,53 @@ def test_a_redirect_takes_no_key_along(alerta: Server, proxy: Proxy, name: str) 
 def test_a_server_with_unsafe_defaults_is_refused(
     postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:
-    """No login or open sign-up: alerts wait, with the reason, unless the sink says allow_insecure."""
+    """No login, open sign-up, the default secret: alerts wait, with the reason, unless the sink says allow_insecure."""
     folder = tmp_path_factory.mktemp("unsafe-alerta")
-    server = alerta_server.start(folder, postgres_server, {"AUTH_REQUIRED": False, "SIGNUP_ENABLED": True})
+    unsafe = {"AUTH_REQUIRED": False, "SIGNUP_ENABLED": True, "SECRET_KEY": "changeme"}
+    server = alerta_server.start(folder, postgres_server, unsafe)
     try:
         sink = Alerta("soc", server.url, server.key)
-        with pytest.raises(SinkUnavailable, match=r"AUTH_REQUIRED.*SIGNUP_ENABLED"):
+        with pytest.raises(SinkUnavailable, match=r"AUTH_REQUIRED.*SIGNUP_ENABLED.*SECRET_KEY is the default"):
             sink.send(opened(name), timeout_s=5)
         assert (
             Alerta("soc", server.url, server.key, allow_insecure=True).send(opened(name), timeout_s=5).status == "open"
         )
     finally:
         server.stop()
+
+
+def test_a_scoped_key_does_it_all_and_no_more(
+    postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    """With CUSTOMER_VIEWS: the four scopes of the docs send, read, acknowledge, note and beat for every customer; no keys."""
+    folder = tmp_path_factory.mktemp("customers-alerta")
+    server = alerta_server.start(folder, postgres_server, {"CUSTOMER_VIEWS": True})
+    admin = Api(server)
+    try:
+        scopes = ["read:alerts", "write:alerts", "admin:alerts", "write:heartbeats"]
+        made = admin.call("POST", "/key", user="admin@example.org", scopes=scopes, text="lanner")
+        sink = Alerta("soc", server.url, made["key"])
+        ours = [opened(name, customer=c) for c in ("cards", "loans", None)]
+        ids = {sink.send(t, timeout_s=5).remote_id for t in ours}
+        assert len(ids) == 3  # one problem of two customers is two rows
+        assert [sink.current(t.alert).severity for t in ours] == ["major"] * 3  # type: ignore[union-attr]
+        sink.tell(ours[0].alert, "ack", "Lanner: acknowledged")
+        sink.tell(ours[0].alert, "verdict", "Lanner: verdict false")
+        sink.beat("m/queries", 240, "Production")
+        assert sink.send(cleared(ours[1]), timeout_s=5).status == "closed"
+        rows = {r["customer"]: r["status"] for r in admin.find(ours[0])}
+        assert rows == {"cards": "ack", "loans": "closed", None: "open"}
+        admin.session.headers["Authorization"] = f"Key {made['key']}"
+        assert admin.call("GET", "/keys")["status"] == "error"
+        assert admin.call("POST", "/blackout", environment="Production")["status"] == "error"
+    finally:
+        admin.session.close()
+        server.stop()
+
+
+def test_a_safe_server_is_not_suspected(alerta: Server) -> None:
+    """The check of the secret finds nothing where the secret is its own."""
+    assert Alerta("soc", alerta.url, alerta.key).unsafe() == []
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1", "http://user:pw@127.0.0.1:1", "127.0.0.1:8080", "http://"])
@@ -453,6 +489,32 @@ def test_reconciliation_reopens_what_a_late_normal_closed(sink: Alerta, api: Api
     assert pipeline.reconcile(line.outbox, {"soc": sink}, line.now_us()) == {"soc": 1}
     line.deliver()
     assert api.one(first)["status"] == "open"
+
+
+def test_a_borderline_series_is_one_row_with_three_changes_at_most(sink: Alerta, api: Api, name: str) -> None:
+    """A thousand evaluations around the line, through rules, outbox and Alerta: one id, at most three changes of status."""
+    line, policy, rng = Line(sink), Policy(), random.Random(11)
+    open_now: dict[str, Alert] = {}
+    counters: Mapping[str, Any] = {}
+    subject = Subject("segment", name)
+    for minute in range(1000):
+        value = rng.gauss(10.0, 0.5)
+        decision = traffic(60.0 * minute, firing=value > 10, statistic=value, subject=subject)
+        ruled = replace(decision, event=Event.DATA_QUALITY)
+        step = lifecycle.step([ruled], tuple(open_now.values()), counters, policy)
+        counters = step.counters
+        for alert in step.alerts:
+            open_now[alert.alert_id] = alert
+            if not alert.open:
+                del open_now[alert.alert_id]
+        if step.transitions or minute % 100 == 0:
+            line.put(*step.transitions)
+            line.deliver()
+    line.until(line.settled)
+    row = api.one(line.outbox.rows()[0].transition)
+    assert len({r.transition.alert.alert_id for r in line.outbox.rows()}) == 1
+    turns = [h for h in row["history"] if h["type"] in {"new", "severity", "status"}]
+    assert 1 <= len(turns) <= 3
 
 
 def test_a_backlog_is_drained_within_a_minute(sink: Alerta, stored: SqlOutbox, name: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,22 @@ import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions, NewTopic
 
+from alerts import lifecycle
+from alerts.policy import Policy
 from collectors.base import Collector, IngestSettings, Record
 from collectors.decode.native import native
 from collectors.ingest import Ingester
 from collectors.kafka import KafkaCollector, need_crc32c
 from collectors.memory import MemoryEventLog
 from collectors.recent import recent
-from monitor.config import Source
+from monitor.config import Source, load
 from monitor.errors import ConfigError, DependencyUnreachable, LannerError, OffsetsLost
+from monitor.model import HOUR_US, SECOND_US, parse_time_us
+from monitor.service import collect
+from monitor.service.compose import open_service
+from monitor.service.told import told
+from monitor.store import deadletters, ledger
+from tests.alerting import drift
 from tests.servers.kafka import Kafka
 
 EVENT = b'{"event_time": "2026-01-01T00:00:00Z", "model": "m", "features": {"n": %d}}'
@@ -93,6 +103,54 @@ def poll_all(collector: Collector, n: int) -> list[Record]:
 
     until(enough)
     return out
+
+
+def test_marks_come_once_and_explain(topic: Topic, tmp_path: Path) -> None:
+    """What pipelines write to a topic stands beside the next incident: each once, poison kept aside, no clock moved."""
+    day = "2026-11-22T%02d:00:00Z"
+    said = [
+        {"kind": "deploy", "text": "version 4 <b>of the scorer</b>", "model": "m", "start": day % 8, "by": "ci"},
+        {"kind": "maintenance", "text": "disks", "model": "m", "start": day % 9, "end": day % 11},
+        {"kind": "maintenance", "text": "for ever", "start": day % 9},
+        {"kind": "batch", "text": "re-score", "model": "other", "start": day % 9, "end": day % 10},
+    ]
+    producer = KafkaProducer(bootstrap_servers=topic.bootstrap)
+    for mark in said:
+        producer.send(topic.name, json.dumps(mark).encode(), partition=0)
+    producer.flush()
+    producer.close()
+    file = tmp_path / "lanner.yaml"
+    source = {
+        "type": "kafka",
+        "topic": topic.name,
+        "bootstrap": topic.bootstrap,
+        "group": topic.name,
+        "decoder": "marks",
+    }
+    file.write_text(json.dumps({"models": {"m": {}}, "sources": {"ci": {**source, "max_poison": 1.0}}}))
+    for _ in range(2):  # a restart reads nothing twice
+        service = open_service(load(file), "test")
+        collect.run(service, threading.Event(), once=True)
+        service.close()
+    service = open_service(load(file), "test")
+    noon_us = parse_time_us(day % 12)
+    known, _ = told(service.engine, "m", noon_us, service.config)
+    assert [(m.kind, m.actor) for m in known.marks] == [("deploy", "ci"), ("maintenance", "source ci")]
+    (letter,) = deadletters.find(service.engine)
+    assert (letter.letter.offset, letter.letter.reason) == (2, "bad_time")
+    decision = drift(0, time_us=noon_us, window_us=(noon_us - HOUR_US, noon_us))
+    in_between = replace(
+        decision, time_us=noon_us - 90 * 60 * SECOND_US, window_us=(noon_us - 2 * HOUR_US, noon_us - HOUR_US)
+    )
+    quiet = lifecycle.step([in_between], (), {}, Policy(), known)
+    assert (quiet.dropped, quiet.transitions) == ({"maintenance": 1}, ())
+    (opened,) = lifecycle.step([decision], (), {}, Policy(), known).transitions
+    assert "known here: maintenance disks" in opened.alert.text
+    assert "deploy version 4 \\x3cb\\x3eof the scorer" in opened.alert.text
+    assert service.model("m", noon_us).tick("test", noon_us)
+    table = service.model("m", noon_us).watched.table
+    assert ledger.standing(service.engine, table.model_id, "m", 0).watermark_us is None
+    service.close()
 
 
 class Running:

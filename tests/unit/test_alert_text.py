@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from alerts import lifecycle
 from alerts.alerta import payload, resource
-from alerts.policy import Named, Policy
+from alerts.ocsf import finding
+from alerts.policy import SEVERITY, Named, Policy, policy
+from alerts.syslog import cef
 from alerts.techniques import table, techniques
 from alerts.text import duration, number, shown
+from monitor.config import Config
 from monitor.model import Event, Family, Subject
 from tests.alerting import alert, attack, opened
 from tests.servers import ROOT
@@ -83,6 +86,37 @@ def test_the_text_answers_why_what_not_do_and_where() -> None:
     assert "41,230 queries" in text[2]
     assert "docs/runbooks/AttackSuspected.md" in text[4]
     assert "AML.T0024.002" in text[5]
+
+
+def test_links_lead_to_the_page_and_the_runbook() -> None:
+    """With addresses configured, text, Alerta, CEF and OCSF all carry them; without, the command and the file."""
+    config = Config.model_validate(
+        {"models": {"m": {"owner": "cards-ml"}}, "server": {"url": "https://lanner.example.org/"},
+         "alerting": {"runbooks": "https://wiki.example.org/lanner/"}}
+    )  # fmt: skip
+    (t,) = lifecycle.step([attack(1)], (), {}, policy(config)).transitions
+    page, runbook = (
+        f"https://lanner.example.org/incidents/{t.alert.alert_id}",
+        "https://wiki.example.org/lanner/AttackSuspected.md",
+    )
+    assert f"LINK  {page}" in t.alert.text
+    assert runbook in t.alert.text
+    sent = payload(t)["attributes"]
+    assert (sent["evidence_url"], sent["runbook"], sent["owner"]) == (page, runbook, "cards-ml")
+    assert f"request={page}" in cef(t)
+    assert finding(t)["finding_info"]["src_url"] == page
+    assert finding(t)["remediation"]["references"] == [runbook]
+    (plain,) = lifecycle.step([attack(1)], (), {}, Policy()).transitions
+    assert f"LINK  lanner alerts show {plain.alert.alert_id}" in plain.alert.text
+    assert payload(plain)["attributes"]["evidence_url"] == ""
+
+
+def test_the_page_says_where_incidents_begin() -> None:
+    """The table of severities in the docs is the one of the code."""
+    page = (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| ")}
+    for event in Event:
+        assert event.value in rows[SEVERITY[event].value], event
 
 
 def test_values_hold_still_until_they_move_by_ten_percent() -> None:

@@ -150,6 +150,38 @@ def test_a_rejected_alert_is_a_dead_letter_and_holds_nobody_up() -> None:
     assert line.outbox.rows()[0].last_error == "403: bad environment"
 
 
+@pytest.mark.parametrize("error", [SinkUnknown("500: boom"), SinkUnavailable("429: slow down")])
+def test_a_poison_alert_is_not_tried_for_ever(error: Exception) -> None:
+    """Twenty failures while others are taken make a dead letter; when nothing gets through, all of it waits for ever."""
+
+    def fail(t: Transition) -> None:
+        if t.alert.subject.id == "poison" or down:
+            raise error
+
+    down = True
+    sink = MemorySink(fail=fail)
+    line = Channel(sink, settings=replace(ONE_THREAD, stop_after=1000))
+    line.put(opened("poison"), opened("good"))
+    for _ in range(200):
+        line.after(300)
+    assert {r.state for r in line.outbox.rows()} <= {OutboxState.PENDING, OutboxState.UNKNOWN}
+    down = False
+
+    def states() -> dict[str, OutboxState]:
+        return {r.transition.alert.subject.id: r.state for r in line.outbox.rows()}
+
+    passes = 0
+    while states()["poison"] is not OutboxState.DEAD:
+        passes += 1
+        assert passes < 200
+        line.put(opened(f"other {passes}"))
+        line.after(300)
+    assert passes >= 20
+    assert states()["good"] is OutboxState.SENT
+    (reason,) = (r.last_error for r in line.outbox.rows() if r.state is OutboxState.DEAD)
+    assert reason == f"failed 20 times while others were taken: {error}"
+
+
 def test_a_suppressed_alert_comes_up_with_the_refreshes() -> None:
     """A blackout of the sink ends some time; what is still open is then shown."""
     sink = MemorySink(fail=failing(SinkSuppressed("blackout"), SinkSuppressed("blackout")))

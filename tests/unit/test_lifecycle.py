@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from alerts import lifecycle
+from alerts import evidence, lifecycle
 from alerts.base import Step
-from alerts.policy import Named, Policy
+from alerts.policy import Named, Policy, policy
 from alerts.quiet import Told
 from alerts.text import LOOKALIKES, STEPS, TITLES
+from monitor.config import Config
 from monitor.model import Action, Alert, Decision, Event, Family, Severity, Subject, Transition
 from tests.alerting import at, attack, drift, missing, traffic
 
@@ -274,16 +275,105 @@ def test_tier_and_configuration_decide_severity(policy: Policy, expected: Severi
     assert line.made[0].alert.severity is expected
 
 
+def policy_of(**severity: Any) -> Policy:
+    """What `alerting.severity` of a configuration makes of a model of tier 2."""
+    return policy(Config.model_validate({"models": {"m": {}}, "alerting": {"severity": severity}}))
+
+
+@pytest.mark.parametrize(
+    ("rules", "decision", "expected"),
+    [
+        ({"events": {"FeatureDrift": "warning"}}, drift(1), Severity.WARNING),
+        ({"families": {"drift": "major"}, "events": {"FeatureDrift": "warning"}}, drift(1), Severity.MAJOR),
+        ({"tiers": [0, 2, 0]}, drift(1), Severity.CRITICAL),
+        ({"tiers": [0, 3, 0]}, drift(1, event=Event.DISTRIBUTION_BREAK), Severity.WARNING),
+        ({}, attack(1), Severity.MINOR),  # nobody can name it
+        ({"families": {"anomaly": "critical"}}, attack(1), Severity.CRITICAL),
+        ({}, attack(1, threshold=14.0), Severity.MINOR),
+        ({}, attack(1, threshold=0.1), Severity.MAJOR),  # e^14 is more than a million times above e^0.1
+        ({"evidence": 0}, attack(1, threshold=0.1), Severity.MINOR),
+        ({"evidence": 10}, attack(1, threshold=11.0), Severity.MAJOR),
+        ({}, drift(1, threshold=-20.0), Severity.MINOR),  # for drift, evidence says how sure it is and not how bad
+    ],
+)  # fmt: skip
+def test_severity_is_policy(rules: dict[str, Any], decision: Decision, expected: Severity) -> None:
+    """Family or event say where it begins; tier and evidence far above the level move it; all of it is configured."""
+    line = Timeline(policy_of(**rules))
+    line.tick(decision)
+    assert line.made[0].alert.severity is expected
+
+
+def test_a_drift_that_lasts_gets_worse_once() -> None:
+    """A day after its opening, dated to that moment, by one update that says why; a restart does not repeat it."""
+    line = Timeline()
+    line.tick(drift(0))
+    for hour in range(100):
+        open_now = tuple(line.open.values())
+        assert (lifecycle.lasting_from(open_now, line.policy) is None) == (hour > 24)
+        line.take(lifecycle.lasting(open_now, line.counters, line.policy, at(3600 * hour)))
+        line.tick(drift(3600 * hour))
+    assert [(t.action.value, t.alert.severity.value, t.time_us) for t in line.made] == [
+        ("open", "minor", at(0)), ("update", "major", at(86_400)),
+    ]  # fmt: skip
+    assert "more severe because it lasts" in line.made[1].alert.text
+
+
+def test_an_attack_gets_worse_while_evidence_keeps_coming() -> None:
+    """Not by standing open: a caller that has stopped is quiet after a day, and that is no reason for alarm."""
+    line = Timeline()
+    line.tick(attack(0))
+    line.take(lifecycle.lasting(tuple(line.open.values()), line.counters, line.policy, at(10 * 86_400)))
+    line.tick(attack(90_000, evidence={"principals": ["p1"], "queries": 100, "quiet": True}))
+    assert [t.alert.severity for t in line.made] == [Severity.MINOR] * 2
+    line.tick(attack(100_000, queries=5000))
+    assert [t.alert.severity.value for t in line.made] == ["minor", "minor", "major"]
+    line.tick(attack(110_000, queries=50_000, log_e=40.0, threshold=14.0))
+    assert line.made[-1].alert.severity is Severity.CRITICAL
+    assert line.made[-1].alert.evidence["raised"] == ["evidence", "lasting"]
+
+
+def test_the_level_is_remembered_for_later_evidence() -> None:
+    """An update says no level; what it exceeds is the one that the incident opened at."""
+    line = Timeline()
+    line.tick(attack(0, threshold=14.0))
+    line.tick(attack(10, queries=5000, log_e=40.0))
+    assert [t.alert.severity.value for t in line.made] == ["minor", "major"]
+    assert line.made[1].alert.threshold == 14.0
+
+
+def test_a_silence_in_one_piece_is_told_as_in_many() -> None:
+    """A gap found after the fact opens, gets worse and ends as the clock would have told it."""
+    whole, ticking = Timeline(), Timeline()
+    whole.tick(missing(600, statistic=200_000.0))
+    for second in range(600, 200_001, 600):
+        ticking.tick(missing(600, statistic=float(second)))
+    for line in (whole, ticking):
+        line.tick(missing(200_000, firing=False, statistic=0.0))
+    steps = [[(t.action.value, t.alert.severity.value, t.time_us) for t in line.made] for line in (whole, ticking)]
+    assert steps[0] == steps[1]
+    assert [s[:2] for s in steps[0]] == [("open", "major"), ("update", "critical"), ("clear", "critical")]
+
+
+def test_the_word_of_a_monitor_is_final() -> None:
+    """A severity that stands at the monitor takes no step, however long or strong."""
+    line = Timeline(Policy(severities={("m", "marginals"): Severity.WARNING, ("m", "queries"): Severity.MINOR}))
+    line.tick(drift(0), attack(0, threshold=1.0))
+    line.take(lifecycle.lasting(tuple(line.open.values()), line.counters, line.policy, at(1e6)))
+    line.tick(attack(90_000, queries=9999, threshold=1.0))
+    assert {t.alert.severity.value for t in line.made} == {"warning", "minor"}
+    assert not any("more severe" in t.alert.text for t in line.made)
+
+
 def test_evidence_is_made_ready_for_json() -> None:
     """NaN, sets, tuples, NUL and endless lists never reach a store or a sink."""
     import numpy as np
 
-    value = lifecycle.clean({"nan": float("nan"), "np": np.float64(2.5), "t": (1, {2}), "s": "a\x00", "l": range(5000)})
+    value = evidence.clean({"nan": float("nan"), "np": np.float64(2.5), "t": (1, {2}), "s": "a\x00", "l": range(5000)})
     assert value["nan"] is None
     assert value["np"] == 2.5
     assert value["t"] == [1, [2]]
     assert value["s"] == "a\\x00"
-    assert len(value["l"]) == lifecycle.EVIDENCE_ITEMS
+    assert len(value["l"]) == evidence.EVIDENCE_ITEMS
 
 
 def test_input_is_left_as_it_was() -> None:

@@ -11,7 +11,7 @@ from alerts import lifecycle, quiet
 from alerts.metrics import Judged, quality
 from alerts.policy import Named, Policy
 from alerts.quiet import HELD_BACK, Told
-from monitor.model import HOUR_US, Act, Action, Decision, Event, Exemption, Mark, Said, Severity, Subject
+from monitor.model import HOUR_US, MAINTENANCE, Act, Action, Decision, Event, Exemption, Mark, Said, Severity, Subject
 from tests.alerting import alert, at, attack, drift, missing, traffic
 from tests.unit.test_lifecycle import Timeline
 
@@ -39,7 +39,7 @@ def exemption(**fields: Any) -> Exemption:
 
 def maintenance(start: float, end: float, model: str | None = "m") -> Mark:
     """A maintenance window."""
-    return Mark(model, quiet.MAINTENANCE, at(start), at(end), "move to new rack", "ops")
+    return Mark(model, MAINTENANCE, at(start), at(end), "move to new rack", "ops")
 
 
 def test_a_verdict_closes_and_says_who_and_why() -> None:
