@@ -163,6 +163,11 @@ class State:
         return cls(head["detector"], head["version"], head["calibration_hash"], head["meta"], arrays)
 
 
+@functools.lru_cache(maxsize=256)
+def _digest(names: tuple[str, ...], blame: tuple[str, ...]) -> str:
+    return hashlib.sha256(msgspec.json.encode([names, blame])).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Streams:
     """The e-values of one window, one per betting stream, for budget().
@@ -177,6 +182,11 @@ class Streams:
     weight: NDArray[np.float64]
     log_e: NDArray[np.float64]
     z: NDArray[np.float64]
+
+    @property
+    def key(self) -> str:
+        """Digest of the bets' names and blame: running sums of other bets are not carried on."""
+        return _digest(self.names, self.blame)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,10 @@ def rate(value: object) -> float:
     raise ValueError(f"{value!r} is not a budget; write false alarms per time, for example 1/30d")
 
 
+def _by_name(value: object) -> object:
+    return {"feature": value} if isinstance(value, str) else value
+
+
 Duration = Annotated[float, BeforeValidator(seconds, json_schema_input_type=str | float)]  # seconds
 Size = Annotated[int, BeforeValidator(size_bytes, json_schema_input_type=str | int)]  # bytes
 Rate = Annotated[float, BeforeValidator(rate, json_schema_input_type=str)]  # alarms per second
@@ -188,6 +192,21 @@ class Feature(Section):
     """Privacy class, C0 public to C3 most sensitive."""
 
 
+class Segment(Section):
+    """A part of a model's traffic that is judged by itself: a feature alone stands for its frequent values."""
+
+    feature: str
+    """A feature, or principal or model_version."""
+    name: str | None = None
+    """What incidents call it; wanted where a condition stands beside the feature."""
+    values: tuple[str, ...] = ()
+    """Rows with one of these values."""
+    at_least: float | None = None
+    """Rows with a number from here on ..."""
+    below: float | None = None
+    """... and below this."""
+
+
 class ModelConfig(Section):
     """One watched model."""
 
@@ -209,6 +228,10 @@ class ModelConfig(Section):
     """JSONL of objects with `features`, made up: one sent by anybody but a declared health probe or batch job alarms."""
     principals: Path | None = None
     """YAML list of known callers: id pattern, kind, group, owner, profile, budget."""
+    segments: tuple[Annotated[Segment, BeforeValidator(_by_name, json_schema_input_type=str | Segment)], ...] = ()
+    """Parts that are judged by themselves, at most 12: features, or {name, feature, values} or {name, feature, at_least, below}."""
+    context: Annotated[tuple[str, ...], Field(max_length=3)] = ()
+    """Features whose mix may change without meaning anything: drift is what changes beyond it."""
     calendar: str | None = None
     """An entry of `calendars`; without one the only entry there is, else UTC with Saturday and Sunday off."""
     runbook: str | None = None

@@ -177,18 +177,21 @@ class Judge:
 
     def _bucket(self, work: Work, start: int) -> Profile | None:
         if start not in work.profiles:
-            body = self.stored(start, start + 1).get(start)
-            if body is None:
-                return None
-            work.profiles[start] = Profile.from_bytes(body, self.watched.bins)
-        return work.profiles[start]
+            self._recall(work, start, start + 1)
+        return work.profiles.get(start)
+
+    def _recall(self, work: Work, start_us: int, end_us: int) -> None:
+        """Bring counts back from the store; those on other bins (the model's parts changed) are of no use."""
+        for start, body in self.stored(start_us, end_us).items():
+            found = Profile.from_bytes(body, self.watched.bins)
+            if found.key == self.watched.bins.key:
+                work.profiles.setdefault(start, found)
 
     def window(self, work: Work, start_us: int, end_us: int) -> TimeWindow:
         """A time window with its counts merged from the buckets."""
         missing = [b for b in range(start_us, end_us, self.watched.bucket_us) if b not in work.profiles]
         if missing:
-            for start, body in self.stored(missing[0], missing[-1] + 1).items():
-                work.profiles.setdefault(start, Profile.from_bytes(body, self.watched.bins))
+            self._recall(work, missing[0], missing[-1] + 1)
         counts = self.watched.bins.empty()
         for b in range(start_us, end_us, self.watched.bucket_us):
             if b in work.profiles:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,12 +26,14 @@ from detectors import decide
 from detectors.base import Calibration, Detector
 from detectors.profile import Bins
 from detectors.registry import DEFAULTS, REGISTRY
+from detectors.strata import Strata
 from monitor.config import Config, ModelConfig, directories
 from monitor.errors import CalibrationRefused, ConfigError, DecodeError, Mistake
 from monitor.model import HOUR_US, SECOND_US, InferenceEvent
 from monitor.service import known
 from monitor.service.callers import plain
 from monitor.service.known import Known
+from monitor.service.parts import by_caller, stored_name, strata_of, with_callers
 from monitor.service.windows import Stretch, reference_windows
 from monitor.store import registry
 from monitor.store.columns import to_table, view
@@ -219,11 +221,16 @@ def _flush(writer: pq.ParquetWriter, chunk: Sequence[Placed], table: ModelTable)
 def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_us: int) -> Watched:
     """Freeze the reference, calibrate every monitor (or read its calibration back), derive budgets and policy."""
     digest, rows = freeze(config, engine, table, folder, now_us)
-    bins = _bins(engine, table, digest, rows, now_us)
-    found = _known(config, table, folder)
-    rows = found.mark(rows)
     directory = directories(config).get(table.name)  # a reference holds plain names, whatever the log holds
     declared = {} if directory is None else plain(directory)(pc.unique(rows["principal"]).to_pylist())
+    model = config.models[table.name]
+    if by_caller(model, table.schema):
+        stored = stored_name(config)
+        rows, declared = with_callers(rows, stored), {stored(n): c for n, c in declared.items()}
+    strata = strata_of(table.name, model, table.schema, rows)
+    bins = _bins(engine, table, digest, rows, strata, now_us)
+    found = _known(config, table, folder)
+    rows = found.mark(rows)
     windows: dict[int, list[Stretch]] = {}
     ready: list[Monitor] = []
     refused: dict[str, str] = {}
@@ -231,7 +238,7 @@ def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_u
         if window_us not in windows:
             windows[window_us] = reference_windows(table.name, rows, bins, window_us, declared)
         try:
-            calibration = _calibration(engine, table.model_id, detector, windows[window_us], digest, now_us)
+            calibration = _calibration(engine, table.model_id, detector, windows[window_us], digest, strata, now_us)
         except CalibrationRefused as error:
             log.warning("calibration_refused", model=table.name, monitor=name, reason=str(error))
             refused[name] = str(error)
@@ -272,23 +279,36 @@ def pace_per_s(rows: pa.Table) -> float:
     return len(times) * SECOND_US / span_us if span_us else 0.0
 
 
-def _bins(engine: Engine, table: ModelTable, digest: str, rows: pa.Table, now_us: int) -> Bins:
-    stored = registry.get_calibration(engine, table.model_id, "profile", {}, digest)
+def _bins(engine: Engine, table: ModelTable, digest: str, rows: pa.Table, strata: Strata, now_us: int) -> Bins:
+    params = _divided(strata)
+    stored = registry.get_calibration(engine, table.model_id, "profile", params, digest)
     if stored is not None:
         return Bins.from_bytes(Calibration.from_bytes(stored).meta["bins"])
-    bins = Bins.fit(rows, table.schema.numeric, table.schema.categorical)
+    bins = replace(Bins.fit(rows, table.schema.numeric, table.schema.categorical), strata=strata)
     reference = bins.count(rows).to_bytes()  # what reports draw the current window against
     calibration = Calibration("profile", 1, digest, {"bins": bins.to_bytes(), "reference": reference})
     body = calibration.to_bytes()
-    registry.put_calibration(engine, table.model_id, "profile", {}, digest, calibration.hash, body, now_us)
+    registry.put_calibration(engine, table.model_id, "profile", params, digest, calibration.hash, body, now_us)
     return bins
 
 
+def _divided(strata: Strata) -> dict[str, str]:
+    """What tells counts apart that were divided differently; nothing for a model without parts."""
+    return {"parts": hashlib.sha256(msgspec.json.encode(strata)).hexdigest()[:16]} if strata.height else {}
+
+
 def _calibration(
-    engine: Engine, model_id: str, detector: Detector, windows: Sequence[Stretch], digest: str, now_us: int
+    engine: Engine,
+    model_id: str,
+    detector: Detector,
+    windows: Sequence[Stretch],
+    digest: str,
+    strata: Strata,
+    now_us: int,
 ) -> Calibration:
     known = asdict(detector)  # type: ignore[call-overload]  # a Protocol cannot say "frozen dataclass"
     params = {k: v for k, v in known.items() if k not in CALENDAR}  # a new holiday calibrates nothing anew
+    params |= _divided(strata) if detector.reads == "windows" else {}
     stored = registry.get_calibration(engine, model_id, detector.name, params, digest)
     if stored is not None:
         return Calibration.from_bytes(stored)
