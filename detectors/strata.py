@@ -76,7 +76,7 @@ class Axis:
         if code == self.slots - 1:
             return f"{self.feature} missing"
         if self.values:
-            return f"{self.feature}={self.values[code]}" if code < len(self.values) else f"other {self.feature}"
+            return f"{self.feature}:{self.values[code]}" if code < len(self.values) else f"other {self.feature}"
         below = [f"from {self.edges[code - 1]:.4g}"] if code else []
         above = [f"below {self.edges[code]:.4g}"] if code < len(self.edges) else []
         return " ".join([self.feature, *below, *above])
@@ -151,11 +151,11 @@ def fit_strata(
     >>> t = pa.table({"feature:c": ["a"] * 600 + ["b"] * 900 + ["rare"]})
     >>> found = fit_strata(t, ["feature:c"], ["feature:c"])
     >>> [s.name for s in found.segments], found.words()
-    (['c=b', 'c=a'], ['c=b', 'c=a', 'all else'])
+    (['c:b', 'c:a'], ['c:b', 'c:a', 'all else'])
     """
     named = [s for s in segments if isinstance(s, Segment)]
     listed = [
-        (n, Segment(f"{column.removeprefix('feature:')}={value}", column, (value,)))
+        (n, Segment(f"{column.removeprefix('feature:')}:{value}", column, (value,)))
         for column in segments
         if isinstance(column, str)
         for value, n in _frequent(rows, column)

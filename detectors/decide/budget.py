@@ -278,6 +278,8 @@ def _decision(
     }
     if event is not Event.TRAFFIC_ANOMALY:
         evidence["features"] = [{"name": f["name"], "share": finite(f["share"] / total)} for f in features]
+    if "mix" in d.evidence:  # of the context, which the drift is beyond
+        evidence["mix"] = d.evidence["mix"]
     if left:
         evidence["returned"] = sorted(f["name"] for f in left)
     if not held:

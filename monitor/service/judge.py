@@ -24,6 +24,7 @@ from monitor import telemetry
 from monitor.model import Decision, Event, Family, Subject, Verdict
 from monitor.service.callers import Find, nobody
 from monitor.service.due import Due, due
+from monitor.service.explained import explained
 from monitor.service.watch import Monitor, Watched
 from monitor.service.windows import NO_LABELS, Stretch, TimeWindow, principals, skewed
 from monitor.service.work import NEVER, Work, detection_row
@@ -278,7 +279,8 @@ class Judge:
         work.states["budget"] = decided.state
         work.feedback = replace(decided.feedback, suspects=work.feedback.suspects)
         if record:
-            self._decide(work, decided.decisions)
+            w = self.watched
+            self._decide(work, [explained(d, w.bins, w.reference, self.read, w.units) for d in decided.decisions])
 
     def _rerun(self, work: Work, from_us: int) -> None:
         """Run the state of window detectors forward again over amended windows; what was judged stays judged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Final
@@ -60,8 +61,8 @@ def by_caller(model: ModelConfig, schema: FeatureSchema) -> bool:
 
 def stored_name(config: Config) -> Callable[[str], str]:
     """What the log calls a caller that a reference names: references hold plain names, or those of the log."""
-    keyed = pseudonym(config)
-    return lambda name: name if name.startswith(PSEUDONYM) else keyed(name)
+    keyed = functools.cache(lambda: pseudonym(config))  # the key is read, or made, when a name is asked for
+    return lambda name: name if name.startswith(PSEUDONYM) else keyed()(name)
 
 
 def with_callers(rows: pa.Table, stored: Callable[[str], str]) -> pa.Table:

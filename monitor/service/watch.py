@@ -32,6 +32,7 @@ from monitor.errors import CalibrationRefused, ConfigError, DecodeError, Mistake
 from monitor.model import HOUR_US, SECOND_US, InferenceEvent
 from monitor.service import known
 from monitor.service.callers import plain
+from monitor.service.explained import Rows, reference_rows
 from monitor.service.known import Known
 from monitor.service.parts import by_caller, stored_name, strata_of, with_callers
 from monitor.service.windows import Stretch, reference_windows
@@ -99,6 +100,8 @@ class Watched:
     lateness_us: int
     catch_up_us: int
     known: Known  # training rows and canaries, marked in every stretch of the log
+    reference: Rows  # a sample of the frozen reference's rows, to explain drift with
+    units: Mapping[str, str]  # of features, where the configuration tells them
 
     @property
     def model_id(self) -> str:
@@ -257,6 +260,8 @@ def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_u
         lateness_us=round(config.schedule.lateness * SECOND_US),
         catch_up_us=round(config.schedule.catch_up * SECOND_US),
         known=found,
+        reference=reference_rows(folder / table.model_id / f"{digest}.parquet", stored_name(config)),
+        units={name: f.unit for name, f in model.features.items() if f.unit},
     )
 
 

@@ -118,7 +118,7 @@ def test_segments_and_context_of_the_configuration_are_counted(tmp_path: Path) -
     profile = next(iter(live.work.profiles.values()))
     segments = live.watched.bins.strata.segments
     assert len(segments) == 2
-    assert segments[0].name.startswith("principal=h1-")
+    assert segments[0].name.startswith("principal:h1-")
     assert profile.parts[1:].sum() > 0
     assert profile.parts[0].sum() == profile.counts.sum()
     opened.close()

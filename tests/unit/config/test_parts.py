@@ -30,7 +30,7 @@ def test_every_way_to_name_parts() -> None:
     given = {"segments": ["country", large, gulf], "context": ["channel", "amount"]}
     model = ModelConfig.model_validate(given)
     found = strata_of("m", model, SCHEMA, ROWS)
-    assert [s.name for s in found.segments] == ["large", "gulf", "country=QA", "country=AE"]
+    assert [s.name for s in found.segments] == ["large", "gulf", "country:QA", "country:AE"]
     assert found.members(ROWS).sum(axis=1).tolist() == [2000, 400, 2000, 1300, 700]
     assert found.context == {"channel", "amount"}
     assert strata_of("m", model, SCHEMA, ROWS.slice(0, 0)).height == 0

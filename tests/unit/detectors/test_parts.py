@@ -78,8 +78,8 @@ def test_parts_are_counted_exactly_however_rows_are_cut() -> None:
     assert cut is not None
     assert cut.to_bytes() == whole.to_bytes()
     assert Profile.from_bytes(whole.to_bytes(), bins).to_bytes() == whole.to_bytes()
-    assert [s.name for s in divided.segments] == ["large", "country=QA", "country=AE", "country=BH"]
-    assert divided.words() == ["channel=web", "channel=app", "channel=branch", "all else"]
+    assert [s.name for s in divided.segments] == ["large", "country:QA", "country:AE", "country:BH"]
+    assert divided.words() == ["channel:web", "channel:app", "channel:branch", "all else"]
     for judged, rows in zip(
         subjects(bins), (table, table.filter(pc.greater_equal(table["feature:amount"], 2.0))), strict=False
     ):
@@ -107,7 +107,7 @@ def test_a_moved_mix_of_the_context_is_no_drift_but_is_told() -> None:
     judge = court(rng, context=("feature:channel",))
     assert watch(judge, [payments(300, rng, mix=(0.2, 0.3, 0.5)) for _ in range(150)]) == []
     mix = judge.detections[-1].evidence["mix"]
-    assert [m["value"] for m in mix] == ["channel=web", "channel=app", "channel=branch", "all else"]
+    assert [m["value"] for m in mix] == ["channel:web", "channel:app", "channel:branch", "all else"]
     assert abs(mix[0]["reference"] - 0.5) < 0.02
     assert abs(mix[0]["share"] - 0.2) < 0.1
 
@@ -150,7 +150,7 @@ def test_drift_inside_a_segment_opens_an_incident_of_the_segment() -> None:
         return [moved(t, "feature:score_in", by, pc.equal(t["feature:country"], "BH")) for t in raw]
 
     found = watch(judge, [*tables(10, 0.0), *tables(6, 0.8), *tables(20, 0.0)])
-    segment = Subject("segment", "country=BH")
+    segment = Subject("segment", "country:BH")
     assert (Event.FEATURE_DRIFT, segment, True) in [x[1:] for x in found]
     assert found[-1][1:] == (Event.FEATURE_DRIFT, segment, False)
     assert {x[2] for x in found} == {segment}
