@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from monitor.model import Event, Family, Subject, Verdict
+from monitor.model import HOUR_US, Event, Family, Subject, Verdict
 
 Arrays = Mapping[str, NDArray[Any]]
 TECHNIQUES: Final[Mapping[str, Family]] = {  # how attackers go about it, and what family of attack that makes
@@ -90,6 +90,13 @@ class Window(Protocol):
     def labels(self, as_of_us: int) -> pa.Table:
         """Labels known at `as_of_us`, newest label time per event: request_id, name, value, label_time_us, labeler."""
         ...
+
+
+def few_rows(window: Window, min_rows: int) -> str:
+    """Why a window was not judged, and for short ones what to do when that is always so."""
+    longer = "; where that is usual, give the monitor longer windows (window: 24h)"
+    hint = longer if window.end_us - window.start_us < 24 * HOUR_US else ""
+    return f"fewer than {min_rows} rows in the window{hint}"
 
 
 def pack(meta: Mapping[str, Any], arrays: Arrays) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import stats
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Window
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, few_rows
 from detectors.conformal import MIN_HISTORY, History, Live
 from detectors.dependence import between, relate
 from detectors.directions import Compared, Layout, lay_out
@@ -157,7 +157,7 @@ class Marginals:
         raw = window.profile()
         plain = None if raw is None else judged.plain(raw)
         if raw is None or plain is None or plain.n < self.min_rows:
-            evidence["reason"] = f"fewer than {self.min_rows} rows in the window"
+            evidence["reason"] = few_rows(window, self.min_rows)
             n = window.n if plain is None else plain.n
             return memory, [self._detection(window, judged, evidence=evidence, n=n)]
         profile, layout = judged.counts(raw, reference), memory.layout

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import structlog
+from numpy.typing import NDArray
 
 from alerts.policy import Policy
 from alerts.policy import policy as alert_policy
@@ -35,7 +37,7 @@ from monitor.service.callers import plain
 from monitor.service.explained import Rows, reference_rows
 from monitor.service.known import Known
 from monitor.service.parts import by_caller, stored_name, strata_of, with_callers
-from monitor.service.windows import Stretch, reference_windows
+from monitor.service.windows import Stretch, reference_windows, usual_window_us
 from monitor.store import registry
 from monitor.store.columns import to_table, view
 from monitor.store.eventlog import ModelTable
@@ -237,7 +239,7 @@ def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_u
     windows: dict[int, list[Stretch]] = {}
     ready: list[Monitor] = []
     refused: dict[str, str] = {}
-    for name, (detector, window_us) in _configured(config, table.name).items():
+    for name, (detector, window_us) in _configured(config, table.name, rows.column("event_time").to_numpy()).items():
         if window_us not in windows:
             windows[window_us] = reference_windows(table.name, rows, bins, window_us, declared)
         try:
@@ -324,11 +326,18 @@ def _calibration(
     return calibration
 
 
-def _configured(config: Config, model: str) -> dict[str, tuple[Detector, int]]:
-    """Monitors of a model by name: the defaults of every family, replaced or added to by the configuration."""
+def _configured(config: Config, model: str, times: NDArray[np.int64]) -> dict[str, tuple[Detector, int]]:
+    """Monitors of a model by name: the defaults of every family, replaced or added to by the configuration.
+
+    Defaults judge hours; those that need so many rows (`min_rows`) judge days where the reference's `times` say that the
+    model is slow.
+    """
     days = _calendar(config, model)
     made = {name: REGISTRY[name](**_params(name, {}, days)) for name in DEFAULTS}
-    found: dict[str, tuple[Detector, int]] = {name: (detector, HOUR_US) for name, detector in made.items()}
+    found: dict[str, tuple[Detector, int]] = {
+        name: (detector, usual_window_us(times, int(getattr(detector, "min_rows", 0))))
+        for name, detector in made.items()
+    }
     for name, m in config.monitors.items():
         if m.model != model:
             continue

@@ -115,6 +115,8 @@ def test_segments_and_context_of_the_configuration_are_counted(tmp_path: Path) -
     ingest(opened, parts[:100])
     live = tick(opened)
     assert live.work is not None
+    lengths = {m.name: m.window_us for m in live.watched.monitors if m.reads == "windows"}
+    assert (lengths["marginals"], lengths["volume"]) == (24 * HOUR_US, HOUR_US)  # two rows an hour: judged by days
     profile = next(iter(live.work.profiles.values()))
     segments = live.watched.bins.strata.segments
     assert len(segments) == 2
