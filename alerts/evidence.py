@@ -37,13 +37,14 @@ def told_apart(before: Alert, after: Alert) -> bool:
     """Whether an update is worth a line: severity, family, state, the named features or principals, or many queries."""
     return (
         (before.severity, before.family, before.quiet) != (after.severity, after.family, after.quiet)
-        or _names(before) != _names(after)
+        or names(before) != names(after)
         or set(before.evidence.get("principals") or ()) != set(after.evidence.get("principals") or ())
         or _doublings(before) < _doublings(after)
     )
 
 
-def _names(alert: Alert) -> set[str]:
+def names(alert: Alert) -> set[str]:
+    """The features that an alert names."""
     return {str(f.get("name")) for f in alert.evidence.get("features") or () if isinstance(f, Mapping)}
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from alerts.base import Step
-from alerts.evidence import clean, told_apart
+from alerts.evidence import clean, names, told_apart
 from alerts.policy import LASTING, RAISED, Persistence, Policy
 from alerts.quiet import (
     CALM_US,
@@ -36,6 +36,7 @@ COUNTERS_VERSION: Final = 2
 ROLLED_UP: Final = 100  # subjects named in the evidence of a roll-up
 KEPT: Final = ("queries_at_opening", "also", "marks", "before", HELD_BACK, "told_by", "flapping", "inhibited", RAISED)
 
+BY_SEGMENT: Final = frozenset({Event.FEATURE_DRIFT, Event.PREDICTION_DRIFT})  # judged for segments as well
 ADDED_TO_ATTACK: Final = frozenset({Event.ACCESS_ANOMALY, Event.ABUSE_SUSPECTED, Event.TRAFFIC_ANOMALY})
 
 
@@ -359,7 +360,15 @@ class _Work:
                                          evidence=evidence))  # fmt: skip
 
     def _absorb(self, into: Alert) -> None:
-        """Clear the incidents that an attack incident contains: those of its members, and earlier access anomalies."""
+        """Clear the incidents that an attack incident contains: those of its members, and earlier access anomalies.
+
+        Likewise those of segments that say nothing beyond the model's own: the same event, no other features.
+        """
+        if into.subject.kind == "model" and into.event in BY_SEGMENT:
+            for key, part in list(self.open.items()):
+                same = (part.model, part.event, part.subject.kind) == (into.model, into.event, "segment")
+                if same and names(part) <= names(into):
+                    self._into(key, part, into)
         if into.event is not Event.ATTACK_SUSPECTED:
             return
         members = [into.subject.id] if into.subject.kind == "principal" else into.evidence.get("principals", ())
@@ -368,11 +377,12 @@ class _Work:
             for event in sorted(events):
                 key = _slot_key(into.model, event, "principal", str(member))
                 if (absorbed := self.open.get(key)) is not None:
-                    end = replace(
-                        absorbed, open=False, cleared_us=into.updated_us, updated_us=into.updated_us,
-                        evidence={**absorbed.evidence, "reason": "absorbed", "into": into.alert_id},
-                    )  # fmt: skip
-                    self._end(key, end)
+                    self._into(key, absorbed, into)
+
+    def _into(self, key: str, absorbed: Alert, into: Alert) -> None:
+        evidence = {**absorbed.evidence, "reason": "absorbed", "into": into.alert_id}
+        end = replace(absorbed, open=False, cleared_us=into.updated_us, updated_us=into.updated_us, evidence=evidence)
+        self._end(key, end)
 
     def _measured(self, alert: Alert, d: Decision, evidence: Mapping[str, Any]) -> Alert:
         return replace(

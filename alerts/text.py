@@ -182,10 +182,14 @@ def _what(alert: Alert, action: Action) -> str:
             return f"WHAT  closed after {after}, {reason}"
         return f"WHAT  over after {after}" + (f", reason: {shown(reason)}" if reason else "")
     parts = [f"first seen {rfc3339(alert.opened_us)}", "quiet for 24 h" if alert.quiet else "still active"]
-    features = [shown(f.get("name"), 40) + _percent(f.get("share")) for f in _objects(alert.evidence.get("features"))]
+    sizes = {str(c.get("name")): f" ({change(c)})" for c in _objects(alert.evidence.get("changes"))[:2]}
+    features = [
+        shown(f.get("name"), 40) + _percent(f.get("share")) + sizes.get(str(f.get("name")), "")
+        for f in _objects(alert.evidence.get("features"))
+    ]
     if features:
         more = f" and {len(features) - 5} more" if len(features) > 5 else ""
-        parts.insert(0, "features " + ", ".join(features[:5]) + more)
+        parts[:0] = ["features " + ", ".join(features[:5]) + more, *reasons(alert.evidence)]
     if isinstance(queries := alert.evidence.get("queries"), int):
         parts.insert(0, f"{queries:,} queries")
     principals = alert.evidence.get("principals")
@@ -198,6 +202,38 @@ def _what(alert: Alert, action: Action) -> str:
     if detail := alert.evidence.get("detail") or alert.evidence.get("reason"):
         parts.insert(0, shown(detail, 100))
     return "WHAT  " + "; ".join(parts)
+
+
+def change(found: Mapping[str, Any]) -> str:
+    """How far a drifting feature moved, in its own unit.
+
+    >>> change({"measure": "mean", "before": 40.2, "after": 81.0, "unit": "EUR"})
+    'mean 40 to 81 EUR'
+    """
+    before, after = (number(finite(v) if isinstance(v, int | float) else None) for v in (found.get("before"), found.get("after")))  # fmt: skip
+    unit = f" {shown(found['unit'], 12)}" if found.get("unit") else ""
+    return f"{shown(found.get('measure'), 40)} {before} to {after}{unit}"
+
+
+def reasons(evidence: Mapping[str, Any]) -> list[str]:
+    """Whose rows explain a drift, what looks broken, and which version came with it: one short sentence each."""
+    told = []
+    if isinstance(by := evidence.get("explained_by"), Mapping):
+        told.append(f"{by.get('kind')} {group(by)} explains it{_percent(by.get('explains'))}")
+    for cause in _objects(evidence.get("causes"))[:2]:
+        what = number(cause["factor"]) if cause.get("factor") else shown(cause["value"], 20) if "value" in cause else ""
+        sign = " x" if cause.get("factor") else " " if what else ""
+        told.append(f"{shown(cause.get('name'), 40)}: {cause.get('cause')}{sign}{what}{_percent(cause.get('share'))}")
+    new = [shown(v.get("version"), 20) for v in _objects(evidence.get("versions")) if v.get("first_seen")]
+    return told + ([f"model version {', '.join(new)} came with it"] if new else [])
+
+
+def group(found: Mapping[str, Any]) -> str:
+    """A group of rows in words: a caller or version by its name, a category by feature and value."""
+    whole = found.get("kind") in ("principal", "version")
+    return (
+        shown(found.get("value"), 40) if whole else f"{shown(found.get('feature'), 30)} {shown(found.get('value'), 30)}"
+    )
 
 
 def _not(alert: Alert) -> str:

@@ -30,7 +30,7 @@ from detectors import decide
 from detectors.base import Caller, Feedback
 from detectors.drift.marginals import Marginals
 from detectors.profile import Bins, Profile
-from monitor.model import HOUR_US, Alert, Decision, Severity
+from monitor.model import HOUR_US, Alert, Decision, Event, Severity, Subject
 
 ROWS: Final = 1000  # rows a window
 BROKEN: Final = math.inf  # instead of a size: see `shifted`
@@ -167,7 +167,7 @@ def judged(reference: Sequence[Counted], later: Iterable[Counted]) -> Iterator[t
     detector = Marginals()
     calibration = detector.calibrate(reference, "bench")
     state, running, feedback = None, None, Feedback()
-    open_alerts: dict[str, Alert] = {}
+    open_alerts: dict[tuple[Event, Subject], Alert] = {}
     for i, window in enumerate(later):
         measured = detector.measure(calibration, state, window, feedback)
         decided = decide.budget(
@@ -176,9 +176,9 @@ def judged(reference: Sequence[Counted], later: Iterable[Counted]) -> Iterator[t
         state, running, feedback = measured.state, decided.state, decided.feedback
         for d in decided.decisions:
             if d.firing:
-                open_alerts[d.event] = incident(d)
+                open_alerts[d.event, d.subject] = incident(d)
             else:
-                open_alerts.pop(d.event, None)
+                open_alerts.pop((d.event, d.subject), None)
             yield i + 1, d
 
 
@@ -198,14 +198,14 @@ def _window(bins: Bins, table: pa.Table, place: int, hour: int) -> Counted:
 
 def openings(found: Iterator[tuple[int, Decision]]) -> list[tuple[int, list[str]]]:
     """Checks at which an incident opened, with the features it named."""
-    live: set[str] = set()
+    live: set[tuple[Event, Subject]] = set()
     out = []
     for check, d in found:
-        if d.firing and d.event not in live:
-            live.add(d.event)
+        if d.firing and (d.event, d.subject) not in live:
+            live.add((d.event, d.subject))
             out.append((check, [f["name"] for f in d.evidence["features"]]))
         elif not d.firing:
-            live.discard(d.event)
+            live.discard((d.event, d.subject))
     return out
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from monitor.model import Event, Family, Subject, Verdict
+from monitor.model import HOUR_US, Event, Family, Subject, Verdict
 
 Arrays = Mapping[str, NDArray[Any]]
 T = TypeVar("T")
@@ -98,6 +98,13 @@ class Window(Protocol):
         ...
 
 
+def few_rows(window: Window, min_rows: int) -> str:
+    """Why a window was not judged, and for short ones what to do when that is always so."""
+    longer = "; where that is usual, give the monitor longer windows (window: 24h)"
+    hint = longer if window.end_us - window.start_us < 24 * HOUR_US else ""
+    return f"fewer than {min_rows} rows in the window{hint}"
+
+
 def pack(meta: Mapping[str, Any], arrays: Arrays) -> bytes:
     """Plain arrays and JSON-ready values as bytes, the same on every machine.
 
@@ -169,6 +176,11 @@ class State:
         return cls(head["detector"], head["version"], head["calibration_hash"], head["meta"], arrays)
 
 
+@functools.lru_cache(maxsize=256)
+def _digest(names: tuple[str, ...], blame: tuple[str, ...]) -> str:
+    return hashlib.sha256(msgspec.json.encode([names, blame])).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Streams:
     """The e-values of one window, one per betting stream, for budget().
@@ -183,6 +195,11 @@ class Streams:
     weight: NDArray[np.float64]
     log_e: NDArray[np.float64]
     z: NDArray[np.float64]
+
+    @property
+    def key(self) -> str:
+        """Digest of the bets' names and blame: running sums of other bets are not carried on."""
+        return _digest(self.names, self.blame)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -183,3 +185,26 @@ def fit_category(name: str, column: str, rows: pa.Table, max_categories: int) ->
     counted = pc.value_counts(rows[column].cast(pa.string()).drop_null()).to_pylist()
     ordered = sorted(((c["values"], c["counts"]) for c in counted), key=lambda vc: (-vc[1], vc[0]))
     return Binned(name, column, CATEGORY, categories=tuple(v for v, _ in ordered[:max_categories]))
+
+
+def bin_labels(feature: Binned) -> list[str]:
+    """The words under a feature's bins, "other" and "missing" included.
+
+    >>> bin_labels(Binned("x", "feature:x", "number", edges=(0.0, 1.0, 2.5)))
+    ['below 0', '0 to 1', '1 to 2.5', 'from 2.5', 'missing']
+    >>> bin_labels(Binned("c", "feature:c", "category", categories=("a",)))
+    ['a', 'other', 'missing']
+    """
+    if feature.kind == "category":
+        return [*feature.categories, "other", "missing"]
+    if not feature.edges:
+        return ["any value", "missing"]
+    inner = [
+        _short(low) if high <= math.nextafter(low, math.inf) else f"{_short(low)} to {_short(high)}"
+        for low, high in pairwise(feature.edges)
+    ]
+    return [f"below {_short(feature.edges[0])}", *inner, f"from {_short(feature.edges[-1])}", "missing"]
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"

@@ -33,9 +33,8 @@ class Relations:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Numbers that have a value (G); none where there is nothing to pair."""
-        crossed = self.bins.crossed
-        return tuple(self.bins.features[i].name for i in crossed) if len(crossed) > 1 else ()
+        """Numbers that have a value (G); none where there is nothing to pair, as in segments."""
+        return tuple(self.bins.features[i].name for i in self.bins.crossed) if len(self.usual) else ()
 
     def gaps(self, profile: Profile, rows: int, *, inside: bool = False) -> Floats:
         """Squared standardised departure of each pair (P,), NaN where a number stood still or rows are too few."""
@@ -77,7 +76,7 @@ def relate(bins: Bins, counts: NDArray[np.int64], cross: NDArray[np.int64], betw
 
 def between(relations: Relations, profiles: list[Profile]) -> Floats:
     """Variance of each pair's correlation between windows beyond what their rows explain (P,), at least 0."""
-    if not profiles or not len(relations.usual):
+    if not profiles or not relations.names:
         return np.zeros(len(relations.usual))
     found = np.array([correlations(relations.bins, p.n, p.counts, p.cross) for p in profiles]) - relations.usual
     excess = found**2 - relations.inner / np.array([p.n for p in profiles])[:, None]

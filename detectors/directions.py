@@ -227,7 +227,7 @@ class Layout:
         for f, (numbers, own) in self.places.items():
             mine = p[numbers]
             mine = mine[np.isfinite(mine)]
-            weight = streams.weight[own] / streams.weight[own].sum()
+            weight = self.weight[own] / self.weight[own].sum()
             out[f] = {
                 "p_value": min(1.0, float(mine.min()) * len(mine)) if len(mine) else None,
                 "log_e": stats.log_sum_exp(streams.log_e[own], weight),
@@ -235,7 +235,7 @@ class Layout:
         return out
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def lay_out(raw_bins: bytes, raw_counts: bytes, raw_cross: bytes, raw_between: bytes, typical_rows: int) -> Layout:
     """The layout for a reference's bins, counts and products; `raw_between`: see detectors.dependence.
 

@@ -2,6 +2,7 @@
 
 Every number is cut at quantiles of the reference, every category keeps its own bin (rare and new ones share "other"),
 and missing has a bin of its own. For dependence a profile also holds the sum of products of every two numbers' levels.
+Where a model has segments or a context (detectors.strata), every one of their parts has a row of counts of its own.
 It holds whole numbers only, so merging is exact: the same rows give the same profile however they were cut. Its size
 depends on the bins, never on the rows (some kilobytes per model and window).
 The answer of the model is profiled like a feature: `prediction`, and `score:CLASS` per class.
@@ -10,11 +11,12 @@ The answer of the model is profiled like a feature: `prediction`, and `score:CLA
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -35,6 +37,7 @@ from detectors.binned import (
     number_codes,
     scores,
 )
+from detectors.strata import Strata
 
 FIT_ROWS: Final = 200_000  # quantiles of a longer reference are read from evenly spaced rows
 BLOCK_ROWS: Final = 32_000  # rows whose codes are held at once
@@ -47,6 +50,7 @@ class Bins:
 
     features: tuple[Binned, ...]
     classes: tuple[str, ...] = ()  # order of the scores
+    strata: Strata = field(default_factory=Strata)  # parts that are counted by themselves
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -80,7 +84,7 @@ class Bins:
         wanted = [f.column for f in self.features]
         if "scores" in wanted:
             wanted.append("class_names")
-        return tuple(dict.fromkeys(wanted))
+        return tuple(dict.fromkeys([*wanted, *self.strata.columns]))
 
     @cached_property
     def key(self) -> str:
@@ -124,7 +128,12 @@ class Bins:
         """The profile of no rows."""
         blank = np.full(len(self.features), np.nan)
         counts, cross = np.zeros(int(self.offsets[-1]), np.int64), np.zeros(len(self.pairs[0]), np.int64)
-        return Profile(0, counts, blank, blank, cross, self.key, self)
+        return Profile(0, counts, blank, blank, cross, self.key, self, *self.no_parts())
+
+    def no_parts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """`Profile.parts` and `part_cross` of no rows."""
+        parts = np.zeros((self.strata.height, self.strata.width, int(self.offsets[-1])), np.int64)
+        return parts, np.zeros((self.strata.width if self.strata.axes else 0, len(self.pairs[0])), np.int64)
 
     def count(self, rows: pa.Table) -> Profile:
         """Counts of these rows. A column that is absent counts as missing in every row."""
@@ -132,11 +141,11 @@ class Bins:
 
     def counts(self, rows: pa.Table, edges: Sequence[int]) -> Iterator[Profile]:
         """Profiles of the consecutive stretches rows[edges[i]:edges[i + 1]], holding the codes of BLOCK_ROWS rows at most."""
-        first, coded = 0, self.code(rows.slice(0, 0))
+        first, coded = 0, None
         for start, stop in pairwise(edges):
             found, at = self.empty(), start
             while at < stop:
-                if at >= first + coded.n or at < first:
+                if coded is None or at >= first + coded.n or at < first:
                     first, coded = at, self.code(rows.slice(at, BLOCK_ROWS))
                 end = min(stop, first + coded.n)
                 found = found.merge(coded.count(at - first, end - first))
@@ -157,24 +166,33 @@ class Bins:
             else:
                 codes[i] = category_codes(rows, f.column, f.categories)
         codes += self.offsets[:-1, None]
-        return Coded(self, codes, values)
+        if not self.strata.height:
+            return Coded(self, codes, values)
+        return Coded(self, codes, values, self.strata.members(rows), self.strata.cell(rows))
 
     def to_bytes(self) -> bytes:
-        return msgspec.msgpack.encode([self.features, self.classes], order="sorted")
+        parts = [self.strata] if self.strata.height else []
+        return msgspec.msgpack.encode([self.features, self.classes, *parts], order="sorted")
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Bins:
-        features, classes = msgspec.msgpack.decode(raw, type=tuple[tuple[Binned, ...], tuple[str, ...]])
-        return cls(features, classes)
+        features, classes, *parts = msgspec.msgpack.decode(raw)
+        strata = msgspec.convert(parts[0], Strata) if parts else Strata()
+        return cls(msgspec.convert(features, tuple[Binned, ...]), msgspec.convert(classes, tuple[str, ...]), strata)
 
 
 @dataclass(frozen=True)
 class Coded:
-    """Rows as places in `Profile.counts` and as numbers (NaN where there is none); both (features, rows)."""
+    """Rows as places in `Profile.counts` and as numbers (NaN where there is none); both (features, rows).
+
+    members (height, rows), cell (rows,): which parts of the strata each row belongs to; None without any.
+    """
 
     bins: Bins
     codes: NDArray[np.int64]
     values: NDArray[np.float64]
+    members: NDArray[np.bool_] | None = None
+    cell: NDArray[np.int64] | None = None
 
     @property
     def n(self) -> int:
@@ -182,11 +200,16 @@ class Coded:
 
     def part(self, start: int, stop: int) -> Coded:
         """The rows in [start, stop), without copying."""
-        return Coded(self.bins, self.codes[:, start:stop], self.values[:, start:stop])
+        return self._at(slice(start, stop))
 
     def take(self, order: NDArray[np.int64]) -> Coded:
         """The same rows in another order."""
-        return Coded(self.bins, self.codes[:, order], self.values[:, order])
+        return self._at(order)
+
+    def _at(self, rows: Any) -> Coded:
+        if self.members is None or self.cell is None:
+            return Coded(self.bins, self.codes[:, rows], self.values[:, rows])
+        return Coded(self.bins, self.codes[:, rows], self.values[:, rows], self.members[:, rows], self.cell[rows])
 
     def count(self, start: int, stop: int) -> Profile:
         """Counts of the rows in [start, stop)."""
@@ -195,21 +218,37 @@ class Coded:
         counts = np.bincount(self.codes[:, start:stop].ravel(), minlength=int(self.bins.offsets[-1]))
         low = np.fmin.reduce(self.values[:, start:stop], axis=1)
         high = np.fmax.reduce(self.values[:, start:stop], axis=1)
-        return Profile(stop - start, counts, low, high, self._cross(start, stop), self.bins.key, self.bins)
+        cross, parts = self._cross(self.codes[:, start:stop]), self._parts(start, stop)
+        return Profile(stop - start, counts, low, high, cross, self.bins.key, self.bins, *parts)
 
-    def _cross(self, start: int, stop: int) -> NDArray[np.int64]:
+    def _cross(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sums of products of levels; exact in float64, whose whole numbers reach far beyond any count of hundredths."""
         used, total = list(self.bins.crossed), np.zeros((len(self.bins.crossed),) * 2)
-        for at in range(start, stop, BLOCK_ROWS):
-            x = self.bins.levels[self.codes[used, at : min(stop, at + BLOCK_ROWS)]]
+        for at in range(0, codes.shape[1], BLOCK_ROWS):
+            x = self.bins.levels[codes[used, at : at + BLOCK_ROWS]]
             total += x @ x.T
         return np.asarray(np.rint(total[self.bins.pairs]), dtype=np.int64)
+
+    def _parts(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Counts of every part of the strata, and the products of every cell of the context."""
+        parts, cross = self.bins.no_parts()
+        if self.members is None or self.cell is None:
+            return parts, cross
+        cell, size = self.cell[start:stop], parts.shape[1] * parts.shape[2]
+        codes = self.codes[:, start:stop] + cell * parts.shape[2]
+        for i, member in enumerate(self.members[:, start:stop]):
+            parts[i] = np.bincount(codes[:, member].ravel(), minlength=size).reshape(parts.shape[1:])
+        for c in np.unique(cell).tolist() if len(cross) else ():
+            cross[c] = self._cross(self.codes[:, start:stop][:, cell == c])
+        return parts, cross
 
 
 @dataclass(frozen=True)
 class Profile:
     """Counts of n rows, flat over all features (see Bins.offsets), each number's smallest and largest value, and `cross`:
     the sum over rows of the product of the levels of every two of `Bins.crossed`, in the order of `Bins.pairs`.
+
+    parts (height, width, slots), part_cross (width, pairs): counts per part and products per cell, see detectors.strata.
     """
 
     n: int
@@ -219,6 +258,8 @@ class Profile:
     cross: NDArray[np.int64]
     key: str
     bins: Bins | None = field(default=None, compare=False, repr=False)
+    parts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 1, 0), np.int64), repr=False)
+    part_cross: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64), repr=False)
 
     def of(self, name: str) -> NDArray[np.int64]:
         """One feature's counts. Needs the bins: KeyError without the feature, ValueError without bins."""
@@ -232,17 +273,33 @@ class Profile:
         if self.key != other.key:
             raise ValueError("profiles on different bins cannot be merged: count the rows again on the new bins")
         low, high = np.fmin(self.low, other.low), np.fmax(self.high, other.high)
-        counts, cross = self.counts + other.counts, self.cross + other.cross
-        return Profile(self.n + other.n, counts, low, high, cross, self.key, self.bins or other.bins)
+        counts, cross, bins = self.counts + other.counts, self.cross + other.cross, self.bins or other.bins
+        parts = self.parts + other.parts if self.parts.size else other.parts
+        part_cross = self.part_cross + other.part_cross if self.part_cross.size else other.part_cross
+        return Profile(self.n + other.n, counts, low, high, cross, self.key, bins, parts, part_cross)
 
     def to_bytes(self) -> bytes:
-        arrays = {"counts": self.counts, "low": self.low, "high": self.high, "cross": self.cross}
-        return pack({"n": self.n, "bins": self.key}, arrays)
+        meta: dict[str, Any] = {"n": self.n, "bins": self.key}
+        arrays: dict[str, NDArray[Any]] = {
+            "counts": self.counts,
+            "low": self.low,
+            "high": self.high,
+            "cross": self.cross,
+        }
+        if self.parts.size:  # mostly zeros
+            meta["parts"] = self.parts.shape
+            arrays["parts"] = np.frombuffer(zlib.compress(self.parts.astype("<i8").tobytes(), 1), np.uint8)
+            arrays["part_cross"] = self.part_cross
+        return pack(meta, arrays)
 
     @classmethod
     def from_bytes(cls, raw: bytes, bins: Bins | None = None) -> Profile:
         meta, a = unpack(raw)
-        return cls(meta["n"], a["counts"], a["low"], a["high"], a["cross"], meta["bins"], bins)
+        found = cls(meta["n"], a["counts"], a["low"], a["high"], a["cross"], meta["bins"], bins)
+        if "parts" not in meta:
+            return found
+        parts = np.frombuffer(zlib.decompress(a["parts"].tobytes()), "<i8").astype(np.int64)
+        return replace(found, parts=parts.reshape(meta["parts"]), part_cross=a["part_cross"])
 
 
 def merged(profiles: Iterable[Profile]) -> Profile | None:

@@ -198,7 +198,8 @@ def _detection(
         "family": "drift", "event": "FeatureDrift", "subject_kind": "model", "subject_id": w.name,
         "statistic": max(f["psi"] or 0.0 for f in features), "threshold": None, "p_value": min(f["p_value"] for f in features),
         "log_e": float(np.log(np.mean(np.exp([f["log_e"] for f in features])))), "n": n, "verdict": "ok",
-        "evidence": {"history": 400, "features": features}, "calibration_hash": None,
+        "evidence": {"history": 400, "features": features, "mix": [{"value": "channel:web", "reference": 0.5, "share": 0.375}]},
+        "calibration_hash": None,
     }  # fmt: skip
 
 
@@ -223,6 +224,23 @@ def reopened(alert: Alert) -> Alert:
     return replace(later, alert_id=alert_id(later.key, END_US))
 
 
+def _behind(amount: str, caller: str) -> dict[str, Any]:
+    """Who and why of the drift, as detectors.why tells it."""
+    who = {"kind": "principal", "feature": "principal", "value": caller, "explains": 0.93, "share": 0.18, "share_before": 0.04}  # fmt: skip
+    return {
+        "bets": {amount: f"{amount}/location/+"},
+        "changes": [{"name": amount, "measure": "mean", "before": 82.4, "after": 131.0, "unit": "QAR" if amount == "amount" else amount, "in_sd": 0.61}],
+        "pictures": [{"name": amount, "labels": ["below 50", "from 50", amount], "before": [0.4, 0.5, 0.1], "after": [0.1, 0.6, 0.3]}],
+        "explained_by": who,
+        "concentrates": [who, {**who, "kind": "segment", "feature": amount, "value": amount, "explains": 0.41}],
+        "causes": [{"name": amount, "cause": "unit", "factor": 100.0, "share": 0.17}],
+        "versions": [{"version": amount, "before": 0.0, "after": 1.0, "first_seen": "2026-11-21T08:00:00.000Z"}],
+        "score": [{"name": "score:fraud", "measure": "mean", "before": 0.031, "after": 0.048, "unit": None, "in_sd": 0.2}],
+        "compared": {"before": 20000, "after": 1400, "since": "2026-11-21T08:00:00.000Z"},
+        "mix": [{"value": amount, "reference": 0.5, "share": 0.3}, {"value": "all else", "reference": 0.5, "share": 0.7}],
+    }  # fmt: skip
+
+
 def _incidents(engine: sa.Engine, bad: str | None) -> None:
     amount, caller = bad or "amount", bad or "c-7f3a91"
     shares = [
@@ -234,6 +252,7 @@ def _incidents(engine: sa.Engine, bad: str | None) -> None:
         "features": shares[:1],
         "detectors": [{"name": "marginals", "log_e": 9.2}],
         "onset": "2026-11-21T08:00:00.000Z",
+        **_behind(amount, caller),
     }
     drift = _alert(
         Event.FEATURE_DRIFT,

@@ -3,7 +3,9 @@
 Each detection brings e-values of many bets (Streams). Per bet runs M_t = (M_{t-1} + 1) e_t; a weighted sum of such
 e-detectors is one again, so an alarm at level L comes at most once in L windows on average when nothing is wrong,
 however many features and bets share it (Shin, Ramdas and Rinaldo 2023). Events that answer different questions have
-lanes of their own (drift, traffic) that split the budget, and so have window lengths.
+lanes of their own (drift, traffic) that split the budget, and so have window lengths. The whole model and its segments
+split it by the weights of their bets, so that whichever reaches the level first costs the same budget. What the model's
+own incident names is not told again by its segments.
 
 While an incident is open, a second e-detector per named feature tests "the shift is still at least half of its size at
 the alarm": bet exp(-h z + h h / 2) with h half of that size, level 100, at least three windows on the way to it. A feature that came
@@ -13,7 +15,7 @@ back leaves by update; when none is left the incident clears and the lane starts
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,7 +26,7 @@ from detectors.base import Detection, Feedback, State, Streams
 from detectors.decide.made import Decided
 from monitor.model import SECOND_US, Alert, Decision, Event, Family, Subject, finite, rfc3339
 
-VERSION: Final = 1
+VERSION: Final = 2
 MIN_BLAME: Final = 0.05  # features with this share of the evidence are named
 RETURN_LEVEL: Final = 100.0
 RETURN_WINDOWS: Final = 3
@@ -70,11 +72,12 @@ class BudgetSettings:
 
 @dataclass
 class _Lane:
-    """Running evidence of one event lane at one window length. `names` says which bet each array place belongs to."""
+    """Running evidence of one event lane at one window length about one subject. `bets`: digest of the bets' names, whose
+    order is that of the arrays.
+    """
 
     key: str
-    names: tuple[str, ...]
-    blame: tuple[str, ...]
+    bets: str
     log_m: np.ndarray[Any, np.dtype[np.float64]]
     climb: np.ndarray[Any, np.dtype[np.float64]]  # CUSUM of log e, for the onset
     z_sum: np.ndarray[Any, np.dtype[np.float64]]
@@ -85,27 +88,30 @@ class _Lane:
     @classmethod
     def fresh(cls, key: str, streams: Streams) -> _Lane:
         k = len(streams.names)
-        zero = np.zeros(k)
-        return cls(
-            key,
-            streams.names,
-            streams.blame,
-            np.full(k, -np.inf),
-            zero,
-            zero.copy(),
-            np.zeros(k, np.int64),
-            np.zeros(k, np.int64),
-        )
+        none, zero = np.full(k, -np.inf), np.zeros(k)
+        return cls(key, streams.key, none, zero, zero.copy(), np.zeros(k, np.int64), np.zeros(k, np.int64))
 
     @classmethod
     def load(cls, key: str, meta: Mapping[str, Any], state: State) -> _Lane:
         a = {part: np.array(state.arrays[f"{key}/{part}"]) for part in ("log_m", "climb", "z_sum", "z_n", "onset_us")}
         named = {e: [dict(f) for f in features] for e, features in meta["named"].items()}
-        return cls(key, tuple(meta["names"]), tuple(meta["blame"]), **a, named=named)
+        return cls(key, meta["bets"], **a, named=named)
 
-    def step(self, streams: Streams, start_us: int) -> None:
-        """One window's bets on every bet that is not about a named feature."""
-        free = self.free()
+    @property
+    def about(self) -> tuple[str, str, int, str]:
+        """Name of the lane, detector, window length, and the segment ("" for the whole model)."""
+        name, detector, length_us, segment = self.key.split(":", 3)
+        return name, detector, int(length_us), segment
+
+    @property
+    def taken(self) -> set[str]:
+        """Features that its open incidents name."""
+        return {f["name"] for features in self.named.values() for f in features}
+
+    def step(self, streams: Streams, start_us: int, told: Collection[str]) -> None:
+        """One window's bets on every bet that is not about a feature named here or `told` elsewhere."""
+        taken = self.taken.union(told)
+        free = np.array([b not in taken for b in streams.blame]) if taken else np.ones(len(streams.blame), dtype=bool)
         log_e = np.where(free, streams.log_e, 0.0)
         grown = np.logaddexp(self.log_m, 0.0) + log_e
         bets = streams.log_e != 0.0  # a bet without score stands still
@@ -116,10 +122,6 @@ class _Lane:
         self.z_sum = np.where(begins, z, self.z_sum + np.where(bets, z, 0.0))
         self.z_n = np.where(begins, 1, self.z_n + bets)
         self.climb = np.maximum(self.climb, 0.0) + streams.log_e
-
-    def free(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        taken = {f["name"] for features in self.named.values() for f in features}
-        return np.array([b not in taken for b in self.blame]) if taken else np.ones(len(self.blame), dtype=bool)
 
     def restart(self) -> None:
         self.log_m[:] = -np.inf
@@ -146,11 +148,11 @@ def budget(
         if state is None or state.version != VERSION
         else {k: _Lane.load(k, m, state) for k, m in state.meta["lanes"].items()}
     )
-    alive = {a.event.value for a in open if a.subject.kind == "model"}
+    alive = {(a.event.value, a.subject) for a in open}
     decisions: list[Decision] = []
     restart = False
     for lane in lanes.values():  # closed elsewhere
-        gone = [e for e in lane.named if e not in alive]
+        gone = [e for e in lane.named if (e, _subject(model, lane.about[3])) not in alive]
         for e in gone:
             del lane.named[e]
         if gone:
@@ -161,8 +163,8 @@ def budget(
             continue
         name, share = LANES[d.event]
         length_us = d.window_us[1] - d.window_us[0]
-        key = f"{name}:{d.detector}:{length_us}"
-        if key not in lanes or lanes[key].names != d.streams.names:
+        key = f"{name}:{d.detector}:{length_us}:{d.subject.id if d.subject.kind == 'segment' else ''}"
+        if key not in lanes or lanes[key].bets != d.streams.key:
             lanes[key] = _Lane.fresh(key, d.streams)
         lane = lanes[key]
         log_level = settings.log_level(share, length_us)
@@ -171,13 +173,35 @@ def budget(
             if event.value not in lane.named:
                 lane.restart()
                 restart = True
-        lane.step(d.streams, d.window_us[0])
+        lane.step(d.streams, d.window_us[0], _told(lanes, lane))
         crossed, log_e = _crossed(lane, d, log_level)
         if crossed is not None:
             decisions.append(_decision(lanes, crossed, d, model, judge_us, log_e=log_e, log_level=log_level))
-    held = {e for lane in lanes.values() for e in lane.named}
-    decisions += _orphans(open, held, {x.event.value for x in decisions}, detections, model, judge_us)
+    _forget(lanes, detections)
+    held = {(e, _subject(model, lane.about[3])) for lane in lanes.values() for e in lane.named}
+    decided = {(x.event.value, x.subject) for x in decisions}
+    decisions += _orphans(open, held | decided, detections, model, judge_us)
     return Decided(_save(lanes), decisions, Feedback(frozen=_frozen(lanes, settings), restart=restart))
+
+
+def _subject(model: str, segment: str) -> Subject:
+    return Subject("segment", segment) if segment else Subject("model", model)
+
+
+def _told(lanes: Mapping[str, _Lane], lane: _Lane) -> set[str]:
+    """What the whole model's incidents name already, for a lane of a segment."""
+    name, _, _, segment = lane.about
+    whole = [x for x in lanes.values() if segment and x.about[0] == name and not x.about[3]]
+    return {f for x in whole for f in x.taken}
+
+
+def _forget(lanes: dict[str, _Lane], detections: Sequence[Detection]) -> None:
+    """Drop segments that the detector no longer judges."""
+    judged = {(d.detector, d.window_us[1] - d.window_us[0]) for d in detections if d.subject.kind == "model"}
+    known = {d.subject.id for d in detections if d.subject.kind == "segment"}
+    for key, (_, detector, length_us, segment) in [(k, lane.about) for k, lane in lanes.items()]:
+        if segment and segment not in known and (detector, length_us) in judged:
+            del lanes[key]
 
 
 def _crossed(lane: _Lane, d: Detection, log_level: float) -> tuple[Event | None, float]:
@@ -187,7 +211,7 @@ def _crossed(lane: _Lane, d: Detection, log_level: float) -> tuple[Event | None,
     total = stats.log_sum_exp(parts)
     if total < log_level:
         return None, total
-    shares = stats.blame(lane.blame, parts)
+    shares = stats.blame(d.streams.blame, parts)
     event = d.event
     alone = Event.FEATURE_DRIFT.value not in lane.named  # answers that follow named features join their incident
     if event is Event.FEATURE_DRIFT and alone and sum(s for n, s in shares.items() if n.startswith(OUTPUTS)) >= MOSTLY:
@@ -196,12 +220,12 @@ def _crossed(lane: _Lane, d: Detection, log_level: float) -> tuple[Event | None,
     for feature, share in shares.items():
         if share < MIN_BLAME:
             continue
-        own = [i for i, b in enumerate(lane.blame) if b == feature]
+        own = [i for i, b in enumerate(d.streams.blame) if b == feature]
         lead = own[int(np.argmax(parts[own]))]
         shift = max(MIN_SHIFT, lane.z_sum[lead] / max(1, lane.z_n[lead]))
         features.append(
             {
-                "name": feature, "share": float(share), "bet": lane.names[lead], "h": float(shift / 2), "log_m": -math.inf,
+                "name": feature, "share": float(share), "bet": d.streams.names[lead], "h": float(shift / 2), "log_m": -math.inf,
                 "windows": 0, "onset_us": int(lane.onset_us[lead]), "log_e": float(stats.log_sum_exp(parts[own])),
             }
         )  # fmt: skip
@@ -211,7 +235,7 @@ def _crossed(lane: _Lane, d: Detection, log_level: float) -> tuple[Event | None,
 
 def _returned(lane: _Lane, streams: Streams) -> dict[Event, list[dict[str, Any]]]:
     """Test each named feature for return and take those that did from the lane: by event, those that left."""
-    place = {n: i for i, n in enumerate(lane.names)}
+    place = {n: i for i, n in enumerate(streams.names)} if lane.named else {}
     gone: dict[Event, list[dict[str, Any]]] = {}
     for event, features in list(lane.named.items()):
         for f in features:
@@ -240,7 +264,9 @@ def _decision(
     log_level: float | None = None,
 ) -> Decision:
     """The incident as all lanes see it now; over when none names a feature any more (then it tells what it was about)."""
-    held = [f for lane in lanes.values() for f in lane.named.get(event.value, ())]
+    segment = d.subject.id if d.subject.kind == "segment" else ""
+    own = [lane for lane in lanes.values() if lane.about[3] == segment]
+    held = [f for lane in own for f in lane.named.get(event.value, ())]
     features = sorted(held or left, key=lambda f: (-f["share"], f["name"]))
     total = sum(f["share"] for f in features) or 1.0
     evidence: dict[str, Any] = {
@@ -252,34 +278,27 @@ def _decision(
     }
     if event is not Event.TRAFFIC_ANOMALY:
         evidence["features"] = [{"name": f["name"], "share": finite(f["share"] / total)} for f in features]
+    if "mix" in d.evidence:  # of the context, which the drift is beyond
+        evidence["mix"] = d.evidence["mix"]
     if left:
         evidence["returned"] = sorted(f["name"] for f in left)
     if not held:
         evidence["reason"] = "returned"
     return Decision(
-        model=model, event=event, family=d.family, subject=Subject("model", model), firing=bool(held), time_us=judge_us,
+        model=model, event=event, family=d.family, subject=_subject(model, segment), firing=bool(held), time_us=judge_us,
         window_us=d.window_us, detector=d.detector, statistic=finite(d.statistic), threshold=finite(log_level),
         p_value=finite(d.p_value), log_e=finite(log_e), n=d.n, evidence=evidence,
     )  # fmt: skip
 
 
 def _orphans(
-    open: Sequence[Alert],
-    held: set[str],
-    decided: set[str],
-    detections: Sequence[Detection],
-    model: str,
-    judge_us: int,
+    open: Sequence[Alert], known: set[tuple[str, Subject]], detections: Sequence[Detection], model: str, judge_us: int
 ) -> list[Decision]:
-    """End incidents that the amended state knows nothing of (late rows took their evidence away)."""
-    lanes_events = {e.value for e in LANES}
+    """End incidents that the amended state knows nothing of (late rows took their evidence away, a segment is gone)."""
     ends = []
     for a in open:
-        if (
-            a.event.value in lanes_events
-            and a.event.value not in held | decided
-            and a.subject == Subject("model", model)
-        ):
+        own = a.subject == Subject("model", model) or a.subject.kind == "segment"
+        if a.event in LANES and own and (a.event.value, a.subject) not in known:
             window = detections[0].window_us if detections else a.window_us
             ends.append(
                 Decision(
@@ -293,8 +312,8 @@ def _orphans(
 def _frozen(lanes: Mapping[str, _Lane], settings: BudgetSettings) -> bool:
     """Whether the baseline must not move: an incident is open, or evidence has come near the level."""
     for lane in lanes.values():
-        length_us = int(lane.key.rsplit(":", 1)[1])
-        share = next(s for n, s in LANES.values() if n == lane.key.split(":", 1)[0])
+        name, _, length_us, _ = lane.about
+        share = next(s for n, s in LANES.values() if n == name)
         near = settings.log_level(share, length_us) + math.log(SUSPECT_SHARE)
         if lane.named or (len(lane.log_m) and float(lane.log_m.max()) - math.log(len(lane.log_m)) >= near):
             return True
@@ -304,7 +323,7 @@ def _frozen(lanes: Mapping[str, _Lane], settings: BudgetSettings) -> bool:
 def _save(lanes: Mapping[str, _Lane]) -> State:
     arrays, meta = {}, {}
     for key, lane in sorted(lanes.items()):
-        meta[key] = {"names": list(lane.names), "blame": list(lane.blame), "named": lane.named}
+        meta[key] = {"bets": lane.bets, "named": lane.named}
         for part in ("log_m", "climb", "z_sum", "z_n", "onset_us"):
             arrays[f"{key}/{part}"] = getattr(lane, part)
     return State("budget", VERSION, "", {"lanes": meta}, arrays)

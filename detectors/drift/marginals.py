@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors import stats
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Window
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, few_rows
 from detectors.conformal import MIN_HISTORY, History, Live
 from detectors.dependence import between, relate
 from detectors.directions import Compared, Layout, lay_out
-from detectors.profile import Profile, compare, merged
+from detectors.profile import Bins, Profile, compare, merged
 from detectors.season import Calendar
+from detectors.subjects import Judged, mix, subjects
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict
 
-VERSION: Final = 3
+VERSION: Final = 4
+SHOWN: Final = 8  # features in a segment's evidence
 BREAKS_EXPECTED: Final = "outside the budget: none in 681 windows of shuffled days, up to 5.5 in 720 of stormy data"
 WITHIN: Final = 24  # windows in which the smallest visible shift is found
 TYPICAL_LEVEL: Final = 800.0  # of the default budget at hourly windows; its logarithm is what counts
@@ -88,75 +91,114 @@ class Marginals:
             raise CalibrationRefused("the reference has no rows: name a file of events under `reference`")
         if not total.bins.features:
             raise CalibrationRefused("the reference has neither features nor predictions to watch")
-        used = [(w, p) for w, p in windows if p is not None and p.n >= self.min_rows and w.end_us > w.start_us][
-            -self.keep :
-        ]
-        typical = int(np.median([p.n for _, p in used])) if len(used) >= MIN_HISTORY else TYPICAL_ROWS
-        steady = np.zeros(len(total.cross))
-        varied = between(relate(total.bins, total.counts, total.cross, steady), [p for _, p in used])
-        layout = _layout(total.bins.to_bytes(), total.counts, total.cross, varied, typical)
-        values = [layout.values(p, total.n, inside=True, min_rows=self.min_rows) for _, p in used]
+        timed = [(w, p) for w, p in windows if p is not None and w.end_us > w.start_us]
+        (own, arrays), *others = (self._learn(j, total, timed) for j in subjects(total.bins))
         meta = {
             "kappa": self.kappa, "kappa_shape": self.kappa_shape, "min_rows": self.min_rows, "keep": self.keep,
-            "bins": total.bins.to_bytes(), "rows": total.n, "windows": len(used), "typical_rows": typical, "learning": len(used) < MIN_HISTORY,
+            "bins": total.bins.to_bytes(), "rows": total.n, **own,
         }  # fmt: skip
+        if total.parts.size:
+            arrays |= {"parts": total.parts, "part_cross": total.part_cross}
+            meta["segments"] = [known for known, _ in others]
+            for i, (_, found) in enumerate(others):
+                arrays |= {f"{_part(i + 1)}{k}": v for k, v in found.items()}
+        return Calibration(self.name, VERSION, reference_hash, meta, arrays)
+
+    def _learn(
+        self, judged: Judged, total: Profile, windows: Sequence[tuple[Window, Profile]]
+    ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What is kept of the reference for one thing that is judged: numbers about it, and arrays."""
+        enough = [(w, p) for w, p in windows if judged.plain(p).n >= self.min_rows][-self.keep :]
+        used = [(w, judged.counts(p, total)) for w, p in enough]
+        whole = judged.plain(total)
+        typical = int(np.median([p.n for _, p in used])) if len(used) >= MIN_HISTORY else TYPICAL_ROWS
+        steady = np.zeros(len(whole.cross))
+        assert total.bins is not None
+        varied = between(relate(total.bins, whole.counts, whole.cross, steady), [p for _, p in used])
+        layout = _layout(total.bins.to_bytes(), whole.counts, whole.cross, varied, typical)
+        values = [layout.values(p, whole.n, inside=True, min_rows=self.min_rows) for _, p in used]
         arrays: dict[str, NDArray[Any]] = {
-            "counts": total.counts,
-            "cross": total.cross,
+            "counts": whole.counts,
+            "cross": whole.cross,
             "between": varied,
             "values": np.array(values, dtype=np.float32).reshape(len(used), len(layout.names)),
             "inverse_n": np.array([1 / p.n for _, p in used], dtype=np.float64),
             "end_us": np.array([w.end_us for w, _ in used], dtype=np.int64),
         }
-        return Calibration(self.name, VERSION, reference_hash, meta, arrays)
+        return {"windows": len(used), "typical_rows": typical, "learning": len(used) < MIN_HISTORY}, arrays
 
     def measure(
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
-        """One detection: the largest change of shape as statistic, distances and evidence per feature, streams to bet on."""
-        a = cal.arrays
-        layout = _layout(cal.meta["bins"], a["counts"], a["cross"], a["between"], int(cal.meta["typical_rows"]))
+        """One detection of the model and one of each segment: the largest change of shape as statistic, distances and
+        evidence per feature, streams to bet on.
+        """
         own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
-        nothing = History.none(len(layout.names))
-        live = Live(History.load(own.arrays), int(own.meta["pending"])) if own is not None else Live(nothing)
-        last = History.load(own.arrays, "last_") if own is not None else nothing
-        reference = History.load(cal.arrays)
-        past = reference.plus(live.settled)
+        reference = _reference(cal)
+        detections: list[Detection] = []
+        arrays: dict[str, NDArray[Any]] = {}
+        pending: list[int] = []
+        for i, judged in enumerate(_subjects(cal.meta["bins"])):
+            memory = _Memory.load(cal, own, i)
+            memory, found = self._watch(cal, reference, judged, memory, window, feedback)
+            if state is not None and own is None:
+                found = [replace(d, evidence={**d.evidence, "rebuilt": True}) for d in found]
+            detections += found
+            arrays |= memory.save(i)
+            pending.append(memory.live.pending)
+        return Measured(State(self.name, VERSION, cal.hash, {"pending": pending}, arrays), detections)
+
+    def _watch(
+        self, cal: Calibration, reference: Profile, judged: Judged, memory: _Memory, window: Window, feedback: Feedback
+    ) -> tuple[_Memory, list[Detection]]:
+        """One window of one thing that is judged."""
+        past = memory.reference.plus(memory.live.settled)
         evidence: dict[str, Any] = {"history": len(past)}
-        if state is not None and own is None:
-            evidence["rebuilt"] = True
-        profile = window.profile()
-        if profile is None or profile.n < self.min_rows:
-            evidence["reason"] = f"fewer than {self.min_rows} rows in the window"
-            return Measured(own or _state(cal, live, last), [self._detection(window, evidence=evidence, n=window.n)])
-        values = layout.values(profile, int(cal.meta["rows"]), inside=False, min_rows=self.min_rows)
+        raw = window.profile()
+        plain = None if raw is None else judged.plain(raw)
+        if raw is None or plain is None or plain.n < self.min_rows:
+            evidence["reason"] = few_rows(window, self.min_rows)
+            n = window.n if plain is None else plain.n
+            return memory, [self._detection(window, judged, evidence=evidence, n=n)]
+        profile, layout = judged.counts(raw, reference), memory.layout
+        values = layout.values(profile, layout.rows, inside=False, min_rows=self.min_rows)
         newest = History.of(values, 1 / profile.n, window.end_us)
-        rng = stats.seeded(window.model, self.name, cal.hash, window.end_us)
-        found = layout.score(past, last.plus(newest), window.end_us - window.start_us, rng, self._calendar)
+        parts = (window.model, self.name, cal.hash, window.end_us)
+        rng = stats.seeded(*parts, judged.name) if judged.name else stats.seeded(*parts)
+        found = layout.score(past, memory.last.plus(newest), window.end_us - window.start_us, rng, self._calendar)
         learning = len(past) < MIN_HISTORY
-        detections = [self._judged(layout, cal, window, profile, found, evidence, learning=learning)]
-        if self.breaks > 0 and not learning:
+        if not judged.name and (moved := mix(layout.bins, reference, raw)):
+            evidence["mix"] = moved
+        usual = replace(judged.plain(reference), bins=layout.bins)
+        detections = [
+            self._judged(layout, judged, window, usual, (plain.n, profile), found, evidence, learning=learning)
+        ]
+        if self.breaks > 0 and not learning and not judged.name:
             detections.append(self._break(layout, window, found))
-        live = live.learn(newest, suspicious=feedback.frozen, others=len(reference), keep=self.keep)
-        return Measured(_state(cal, live, newest), detections)
+        keep = self.keep // 3 if judged.name else self.keep  # segments are many
+        live = memory.live.learn(newest, suspicious=feedback.frozen, others=len(memory.reference), keep=keep)
+        return _Memory(layout, memory.reference, live, newest), detections
 
     def _judged(
         self,
         layout: Layout,
-        cal: Calibration,
+        judged: Judged,
         window: Window,
-        profile: Profile,
+        reference: Profile,
+        counted: tuple[int, Profile],
         found: Compared,
         evidence: dict[str, Any],
         *,
         learning: bool,
     ) -> Detection:
-        streams = layout.streams(found, self.kappa, self.kappa_shape)
-        counts, cross = np.asarray(cal.arrays["counts"]), np.asarray(cal.arrays["cross"])
-        reference = Profile(cal.meta["rows"], counts, profile.low, profile.high, cross, profile.key, layout.bins)
+        n, profile = counted
+        streams = judged.share(layout.streams(found, self.kappa, self.kappa_shape))
         distances = compare(layout.bins, reference, profile)
         per_feature = layout.per_feature(found.scored, streams)
-        smallest = {} if learning else layout.smallest(found, self.kappa, TYPICAL_LEVEL, WITHIN)
+        smallest = {} if learning else layout.smallest(found, self.kappa, TYPICAL_LEVEL / judged.weight, WITHIN)
+        names = [b.name for b in layout.bins.features if not judged.name or b.name not in judged.muted]
+        if judged.name:  # of segments the strangest features will do
+            names = sorted(names, key=lambda f: -(per_feature[f]["log_e"] or 0.0))[:SHOWN]
         evidence["features"] = [
             {
                 "name": f,
@@ -164,16 +206,19 @@ class Marginals:
                 **({} if learning else {k: _round(v) for k, v in per_feature[f].items()}),
                 **({"smallest": _round(smallest[f])} if f in smallest else {}),
             }
-            for f in (b.name for b in layout.bins.features)
+            for f in names
         ]
         if learning:
             evidence["reason"] = f"learning: {evidence['history']} of {MIN_HISTORY} windows"
-        p_values = [row["p_value"] for row in per_feature.values() if row["p_value"] is not None]
+        p_values = [
+            row["p_value"] for f, row in per_feature.items() if row["p_value"] is not None and f not in judged.muted
+        ]
         return self._detection(
             window,
+            judged,
             statistic=float(np.max(found.ratio, initial=0.0)),
             verdict=Verdict.INSUFFICIENT if learning else Verdict.OK,
-            n=profile.n,
+            n=n,
             p_value=None if learning else min(1.0, min(p_values, default=1.0) * max(1, len(p_values))),
             log_e=None if learning else stats.log_sum_exp(streams.log_e, streams.weight),
             evidence=evidence,
@@ -197,12 +242,49 @@ class Marginals:
             evidence={"features": worst, "expected": BREAKS_EXPECTED},
         )  # fmt: skip
 
-    def _detection(self, window: Window, *, evidence: dict[str, Any], n: int, **known: Any) -> Detection:
+    def _detection(
+        self, window: Window, judged: Judged, *, evidence: dict[str, Any], n: int, **known: Any
+    ) -> Detection:
         fields = {"statistic": None, "verdict": Verdict.INSUFFICIENT, **known}
+        subject = Subject("segment", judged.name) if judged.name else Subject("model", window.model)
         return Detection(
-            detector=self.name, family=self.family, event=Event.FEATURE_DRIFT, subject=Subject("model", window.model),
+            detector=self.name, family=self.family, event=Event.FEATURE_DRIFT, subject=subject,
             window_us=(window.start_us, window.end_us), n=n, evidence=evidence, **fields,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What is known of one thing that is judged: its layout, the reference's windows, live ones, and the one just before
+    (learnt from or not; the next residual is taken against it).
+    """
+
+    layout: Layout
+    reference: History
+    live: Live
+    last: History
+
+    @classmethod
+    def load(cls, cal: Calibration, state: State | None, i: int) -> _Memory:
+        """From a calibration and, if it has one, the state; `i`: place among the subjects."""
+        at = _part(i)
+        known = cal.meta["segments"][i - 1] if i else cal.meta
+        a = {k: cal.arrays[at + k] for k in ("counts", "cross", "between")}
+        layout = _layout(cal.meta["bins"], a["counts"], a["cross"], a["between"], int(known["typical_rows"]))
+        nothing = History.none(len(layout.names))
+        if state is None:
+            return cls(layout, History.load(cal.arrays, at), Live(nothing), nothing)
+        live = Live(History.load(state.arrays, at), int(state.meta["pending"][i]))
+        return cls(layout, History.load(cal.arrays, at), live, History.load(state.arrays, f"{at}last_"))
+
+    def save(self, i: int) -> dict[str, NDArray[Any]]:
+        at = _part(i)
+        return {**self.live.windows.save(at), **self.last.save(f"{at}last_")}
+
+
+def _part(i: int) -> str:
+    """Prefix of a subject's arrays; the model itself has none."""
+    return f"{i}/" if i else ""
 
 
 def _layout(raw_bins: bytes, counts: Any, cross: Any, varied: Any, typical_rows: int) -> Layout:
@@ -210,10 +292,23 @@ def _layout(raw_bins: bytes, counts: Any, cross: Any, varied: Any, typical_rows:
     return lay_out(raw_bins, counts.tobytes(), cross.tobytes(), varied.tobytes(), typical_rows)
 
 
-def _state(cal: Calibration, live: Live, last: History) -> State:
-    """`last`: the window measured just before, learnt from or not; the next residual is taken against it."""
-    arrays = {**live.windows.save(), **last.save("last_")}
-    return State(Marginals.name, VERSION, cal.hash, {"pending": live.pending}, arrays)
+@functools.lru_cache(maxsize=64)
+def _subjects(raw_bins: bytes) -> tuple[Judged, ...]:
+    return tuple(subjects(_bins(raw_bins)))
+
+
+def _reference(cal: Calibration) -> Profile:
+    """The reference's counts, parts included."""
+    a, raw = cal.arrays, cal.meta["bins"]
+    bins = _bins(raw)
+    blank = np.full(len(bins.features), np.nan)
+    known = Profile(cal.meta["rows"], np.asarray(a["counts"]), blank, blank, np.asarray(a["cross"]), bins.key, bins)
+    return replace(known, parts=a["parts"], part_cross=a["part_cross"]) if "parts" in a else known
+
+
+@functools.lru_cache(maxsize=64)
+def _bins(raw: bytes) -> Bins:
+    return Bins.from_bytes(raw)
 
 
 def _round(value: float | None) -> float | None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window, few_rows
 from detectors.binned import NUMBER, floats
 from detectors.profile import Profile
 from detectors.stats import Floats
@@ -114,7 +114,7 @@ class Rules:
             if units := _units(window.profile(), [r["rule"] for r in evidence["broken"]]):
                 evidence["units"] = units
         else:
-            evidence["reason"] = f"fewer than {self.min_rows} rows in the window"
+            evidence["reason"] = few_rows(window, self.min_rows)
         detection = Detection(
             detector=self.name, family=self.family, event=Event.DATA_QUALITY, subject=Subject("model", window.model),
             window_us=(window.start_us, window.end_us), statistic=statistic, n=window.n, evidence=evidence, streams=streams,

@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from monitor.config.tree import Config, Reference, SinkConfig, Source
+from monitor.config.tree import Config, ModelConfig, Reference, SinkConfig, Source
 from monitor.model import Family, parse_time_us
 
 Key = tuple[str | int, ...]
@@ -63,6 +63,7 @@ def cross_check(config: Config, data: Mapping[str, Any]) -> Iterator[tuple[Key, 
             yield from _reference(config, name, model.reference)
         for what in ("training", "canaries", "principals"):
             yield from _file(config, ("models", name, what), getattr(model, what))
+        yield from _segments(name, model)
     for key, url in ((("server", "url"), config.server.url), (("alerting", "runbooks"), config.alerting.runbooks)):
         if url is not None and not re.fullmatch(ADDRESS if key[0] == "server" else f"{ADDRESS}|[\\w./-]+", url):
             yield key, f"{_dotted(key)}: must be an address such as https://lanner.example.org"
@@ -225,6 +226,25 @@ def _zone(key: Key, name: str) -> Found:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         yield key, f"{_dotted(key)}: {name!r} is not a time zone; write for example Asia/Qatar or UTC"
+
+
+def _segments(model: str, known: ModelConfig) -> Found:
+    """A condition has a name, names differ, and a feature is cut by values or by numbers."""
+    names: set[str] = set()
+    for i, s in enumerate(known.segments):
+        key: Key = ("models", model, "segments", i)
+        ranged = s.at_least is not None or s.below is not None
+        if s.name is None and (s.values or ranged):
+            yield key, f"{_dotted(key)}: give the condition a `name`; incidents call it by that"
+        if s.name is not None and not (s.values or ranged):
+            yield key, f"{_dotted(key)}: needs `values`, `at_least` or `below`, or no name"
+        if s.values and ranged:
+            yield key, f"{_dotted(key)}: has both values and numbers; make it two segments"
+        if s.at_least is not None and s.below is not None and s.at_least >= s.below:
+            yield key, f"{_dotted(key)}: `at_least` must be less than `below`"
+        if (called := s.name or s.feature) in names:
+            yield key, f"{_dotted(key)}: there is another segment `{called}`"
+        names.add(called)
 
 
 def _calendars(config: Config) -> Found:

@@ -77,6 +77,8 @@ def _sentence(key: Key, error: ErrorDetails, root: type[BaseModel]) -> str:
         return f"{words} {context[name]:g}"
     if kind == "too_short":
         return "name at least one model" if key == ("models",) else "must not be empty"
+    if kind == "too_long":
+        return f"must have at most {context['max_length']} entries"
     return _PLAIN.get(kind, error["msg"])
 
 

@@ -6,14 +6,13 @@ missing}. Distances say how large a change is; only the running evidence decides
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from detectors.base import Calibration
-from detectors.binned import Binned
+from detectors.binned import bin_labels
 from detectors.profile import Bins, Profile, compare, merged
 from monitor.model import HOUR_US
 from monitor.reports.charts import LEVELS, Point
@@ -249,26 +248,3 @@ def counted(calibration: bytes | None, rows: Iterable[CountRow]) -> Counts | Non
     stored = (Profile.from_bytes(r.body, bins) for r in rows)
     current = merged(p for p in stored if p.key == bins.key)
     return Counts(bins, Profile.from_bytes(meta["reference"], bins), current or bins.empty())
-
-
-def bin_labels(feature: Binned) -> list[str]:
-    """The words under a feature's bins, "other" and "missing" included.
-
-    >>> bin_labels(Binned("x", "feature:x", "number", edges=(0.0, 1.0, 2.5)))
-    ['below 0', '0 to 1', '1 to 2.5', 'from 2.5', 'missing']
-    >>> bin_labels(Binned("c", "feature:c", "category", categories=("a",)))
-    ['a', 'other', 'missing']
-    """
-    if feature.kind == "category":
-        return [*feature.categories, "other", "missing"]
-    if not feature.edges:
-        return ["any value", "missing"]
-    inner = [
-        _short(low) if high <= math.nextafter(low, math.inf) else f"{_short(low)} to {_short(high)}"
-        for low, high in itertools.pairwise(feature.edges)
-    ]
-    return [f"below {_short(feature.edges[0])}", *inner, f"from {_short(feature.edges[-1])}", "missing"]
-
-
-def _short(value: float) -> str:
-    return f"{value:.4g}"

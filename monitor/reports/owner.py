@@ -130,10 +130,11 @@ def verdict(incidents: Sequence[IncidentRow], outcomes: Mapping[str, int]) -> st
 
 def _told(i: IncidentRow) -> dict[str, Any]:
     named = TITLES[Event(i.event)] if i.event in [*Event] else i.event
-    why = next((line[3:].strip() for line in i.text.splitlines() if line.startswith("WHY")), "")
+    lines = [line.partition(" ") for line in i.text.splitlines()]
+    told = [rest.strip() for head, _, rest in lines if head in ("WHY", "WHAT")]
     about = "the whole model" if i.whole_model else f"{i.subject_kind} {shown(i.subject_id)}"
     return {
-        "title": named, "about": about, "severity": i.severity, "opened_us": i.opened_us, "cleared_us": i.cleared_us, "why": why,
+        "title": named, "about": about, "severity": i.severity, "opened_us": i.opened_us, "cleared_us": i.cleared_us, "told": told,
     }  # fmt: skip
 
 

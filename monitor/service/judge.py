@@ -24,6 +24,7 @@ from monitor import telemetry
 from monitor.model import Decision, Event, Family, Subject, Verdict
 from monitor.service.callers import Find, nobody
 from monitor.service.due import Due, due
+from monitor.service.explained import explained
 from monitor.service.watch import Monitor, Watched
 from monitor.service.windows import NO_LABELS, Stretch, TimeWindow, principals, skewed
 from monitor.service.work import NEVER, Work, detection_row
@@ -188,18 +189,21 @@ class Judge:
 
     def _bucket(self, work: Work, start: int) -> Profile | None:
         if start not in work.profiles:
-            body = self.stored(start, start + 1).get(start)
-            if body is None:
-                return None
-            work.profiles[start] = Profile.from_bytes(body, self.watched.bins)
-        return work.profiles[start]
+            self._recall(work, start, start + 1)
+        return work.profiles.get(start)
+
+    def _recall(self, work: Work, start_us: int, end_us: int) -> None:
+        """Bring counts back from the store; those on other bins (the model's parts changed) are of no use."""
+        for start, body in self.stored(start_us, end_us).items():
+            found = Profile.from_bytes(body, self.watched.bins)
+            if found.key == self.watched.bins.key:
+                work.profiles.setdefault(start, found)
 
     def window(self, work: Work, start_us: int, end_us: int) -> TimeWindow:
         """A time window with its counts merged from the buckets."""
         missing = [b for b in range(start_us, end_us, self.watched.bucket_us) if b not in work.profiles]
         if missing:
-            for start, body in self.stored(missing[0], missing[-1] + 1).items():
-                work.profiles.setdefault(start, Profile.from_bytes(body, self.watched.bins))
+            self._recall(work, missing[0], missing[-1] + 1)
         counts = self.watched.bins.empty()
         for b in range(start_us, end_us, self.watched.bucket_us):
             if b in work.profiles:
@@ -286,7 +290,8 @@ class Judge:
         work.states["budget"] = decided.state
         work.feedback = replace(decided.feedback, suspects=work.feedback.suspects)
         if record:
-            self._decide(work, decided.decisions)
+            w = self.watched
+            self._decide(work, [explained(d, w.bins, w.reference, self.read, w.units) for d in decided.decisions])
 
     def _rerun(self, work: Work, from_us: int) -> None:
         """Run the state of window detectors forward again over amended windows; what was judged stays judged."""

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import structlog
+from numpy.typing import NDArray
 
 from alerts.policy import Policy
 from alerts.policy import policy as alert_policy
@@ -26,13 +28,16 @@ from detectors import decide
 from detectors.base import Calibration, Detector
 from detectors.profile import Bins
 from detectors.registry import DEFAULTS, REGISTRY
+from detectors.strata import Strata
 from monitor.config import Config, ModelConfig, directories
 from monitor.errors import CalibrationRefused, ConfigError, DecodeError, Mistake
 from monitor.model import HOUR_US, SECOND_US, Decision, InferenceEvent
 from monitor.service import known
 from monitor.service.callers import plain
+from monitor.service.explained import Rows, reference_rows
 from monitor.service.known import Known
-from monitor.service.windows import Stretch, reference_windows
+from monitor.service.parts import by_caller, stored_name, strata_of, with_callers
+from monitor.service.windows import Stretch, reference_windows, usual_window_us
 from monitor.store import registry
 from monitor.store.columns import to_table, view
 from monitor.store.eventlog import ModelTable
@@ -97,6 +102,8 @@ class Watched:
     lateness_us: int
     catch_up_us: int
     known: Known  # training rows and canaries, marked in every stretch of the log
+    reference: Rows  # a sample of the frozen reference's rows, to explain drift with
+    units: Mapping[str, str]  # of features, where the configuration tells them
 
     @property
     def model_id(self) -> str:
@@ -228,19 +235,24 @@ def _flush(writer: pq.ParquetWriter, chunk: Sequence[Placed], table: ModelTable)
 def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_us: int) -> Watched:
     """Freeze the reference, calibrate every monitor (or read its calibration back), derive budgets and policy."""
     digest, rows = freeze(config, engine, table, folder, now_us)
-    bins = _bins(engine, table, digest, rows, now_us)
-    found = _known(config, table, folder)
-    rows = found.mark(rows)
     directory = directories(config).get(table.name)  # a reference holds plain names, whatever the log holds
     declared = {} if directory is None else plain(directory)(pc.unique(rows["principal"]).to_pylist())
+    model = config.models[table.name]
+    if by_caller(model, table.schema):
+        stored = stored_name(config)
+        rows, declared = with_callers(rows, stored), {stored(n): c for n, c in declared.items()}
+    strata = strata_of(table.name, model, table.schema, rows)
+    bins = _bins(engine, table, digest, rows, strata, now_us)
+    found = _known(config, table, folder)
+    rows = found.mark(rows)
     windows: dict[int, list[Stretch]] = {}
     ready: list[Monitor] = []
     refused: dict[str, str] = {}
-    for name, (detector, window_us) in _configured(config, table.name).items():
+    for name, (detector, window_us) in _configured(config, table.name, rows.column("event_time").to_numpy()).items():
         if window_us not in windows:
             windows[window_us] = reference_windows(table.name, rows, bins, window_us, declared)
         try:
-            calibration = _calibration(engine, table.model_id, detector, windows[window_us], digest, now_us)
+            calibration = _calibration(engine, table.model_id, detector, windows[window_us], digest, strata, now_us)
         except CalibrationRefused as error:
             log.warning("calibration_refused", model=table.name, monitor=name, reason=str(error))
             refused[name] = str(error)
@@ -259,6 +271,8 @@ def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_u
         lateness_us=round(config.schedule.lateness * SECOND_US),
         catch_up_us=round(config.schedule.catch_up * SECOND_US),
         known=found,
+        reference=reference_rows(folder / table.model_id / f"{digest}.parquet", stored_name(config)),
+        units={name: f.unit for name, f in model.features.items() if f.unit},
     )
 
 
@@ -281,23 +295,36 @@ def pace_per_s(rows: pa.Table) -> float:
     return len(times) * SECOND_US / span_us if span_us else 0.0
 
 
-def _bins(engine: Engine, table: ModelTable, digest: str, rows: pa.Table, now_us: int) -> Bins:
-    stored = registry.get_calibration(engine, table.model_id, "profile", {}, digest)
+def _bins(engine: Engine, table: ModelTable, digest: str, rows: pa.Table, strata: Strata, now_us: int) -> Bins:
+    params = _divided(strata)
+    stored = registry.get_calibration(engine, table.model_id, "profile", params, digest)
     if stored is not None:
         return Bins.from_bytes(Calibration.from_bytes(stored).meta["bins"])
-    bins = Bins.fit(rows, table.schema.numeric, table.schema.categorical)
+    bins = replace(Bins.fit(rows, table.schema.numeric, table.schema.categorical), strata=strata)
     reference = bins.count(rows).to_bytes()  # what reports draw the current window against
     calibration = Calibration("profile", 1, digest, {"bins": bins.to_bytes(), "reference": reference})
     body = calibration.to_bytes()
-    registry.put_calibration(engine, table.model_id, "profile", {}, digest, calibration.hash, body, now_us)
+    registry.put_calibration(engine, table.model_id, "profile", params, digest, calibration.hash, body, now_us)
     return bins
 
 
+def _divided(strata: Strata) -> dict[str, str]:
+    """What tells counts apart that were divided differently; nothing for a model without parts."""
+    return {"parts": hashlib.sha256(msgspec.json.encode(strata)).hexdigest()[:16]} if strata.height else {}
+
+
 def _calibration(
-    engine: Engine, model_id: str, detector: Detector, windows: Sequence[Stretch], digest: str, now_us: int
+    engine: Engine,
+    model_id: str,
+    detector: Detector,
+    windows: Sequence[Stretch],
+    digest: str,
+    strata: Strata,
+    now_us: int,
 ) -> Calibration:
     known = asdict(detector)  # type: ignore[call-overload]  # a Protocol cannot say "frozen dataclass"
     params = {k: v for k, v in known.items() if k not in CALENDAR}  # a new holiday calibrates nothing anew
+    params |= _divided(strata) if detector.reads == "windows" else {}
     stored = registry.get_calibration(engine, model_id, detector.name, params, digest)
     if stored is not None:
         return Calibration.from_bytes(stored)
@@ -308,11 +335,18 @@ def _calibration(
     return calibration
 
 
-def _configured(config: Config, model: str) -> dict[str, tuple[Detector, int]]:
-    """Monitors of a model by name: the defaults of every family, replaced or added to by the configuration."""
+def _configured(config: Config, model: str, times: NDArray[np.int64]) -> dict[str, tuple[Detector, int]]:
+    """Monitors of a model by name: the defaults of every family, replaced or added to by the configuration.
+
+    Defaults judge hours; those that need so many rows (`min_rows`) judge days where the reference's `times` say that the
+    model is slow.
+    """
     days = _calendar(config, model)
     made = {name: REGISTRY[name](**_params(name, {}, days)) for name in DEFAULTS}
-    found: dict[str, tuple[Detector, int]] = {name: (detector, HOUR_US) for name, detector in made.items()}
+    found: dict[str, tuple[Detector, int]] = {
+        name: (detector, usual_window_us(times, int(getattr(detector, "min_rows", 0))))
+        for name, detector in made.items()
+    }
     for name, m in config.monitors.items():
         if m.model != model:
             continue

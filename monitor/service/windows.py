@@ -17,6 +17,7 @@ from detectors.profile import Bins, Profile
 from monitor.model import HOUR_US
 
 T = TypeVar("T")
+DAY_US = 24 * HOUR_US
 NO_LABELS = pa.table(
     {
         "request_id": pa.array([], pa.string()),
@@ -127,6 +128,21 @@ def reference_windows(
         Stretch(model, (first + i) * window_us, (first + i + 1) * window_us, table.slice(a, b - a), counts, declared)
         for i, ((a, b), counts) in enumerate(zip(pairwise(edges), bins.counts(table, edges), strict=True))
     ]
+
+
+def usual_window_us(times: NDArray[np.int64], min_rows: int) -> int:
+    """An hour; a day for a model whose typical hour holds too few rows to judge and whose typical day does not.
+
+    `times`: event times of the reference, 0 where it has none. A reference that is a sample makes a model look slow.
+
+    >>> hourly = np.arange(14 * 24 * 5) * HOUR_US // 5 + DAY_US  # five rows an hour for two weeks
+    >>> usual_window_us(hourly, 20) == DAY_US, usual_window_us(hourly // 10, 20) == HOUR_US
+    (True, True)
+    """
+    if not len(times) or not times.min():
+        return HOUR_US
+    typical = {u: float(np.median(np.bincount((times - times.min()) // u))) for u in (HOUR_US, DAY_US)}
+    return DAY_US if typical[HOUR_US] < min_rows <= typical[DAY_US] else HOUR_US
 
 
 def skewed(table: pa.Table) -> NDArray[np.bool_]:

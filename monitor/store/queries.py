@@ -265,8 +265,11 @@ def windows(
 
 
 def drift_detections(engine: Engine, model_id: str, start_us: int, end_us: int) -> list[DetectionRow]:
-    """Detections with per-feature evidence whose windows end in (start_us, end_us], oldest first; newest MAX_WINDOWS."""
-    return _detections(engine, model_id, start_us, end_us, detections.c.detector == "marginals", MAX_WINDOWS)
+    """Detections of the whole model with per-feature evidence whose windows end in (start_us, end_us], oldest first;
+    newest MAX_WINDOWS.
+    """
+    whole = sa.and_(detections.c.detector == "marginals", detections.c.subject_kind == "model")
+    return _detections(engine, model_id, start_us, end_us, whole, MAX_WINDOWS)
 
 
 def other_detections(engine: Engine, model_id: str, start_us: int, end_us: int) -> list[DetectionRow]:

@@ -246,6 +246,7 @@ def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
         "hidden": len(rows) - len(shown),
         "named": named_features(seen.incidents),
         "time_axis": charts.axis(seen.span),
+        "mix": [m for m in newest.evidence.get("mix") or () if isinstance(m, Mapping)] if newest is not None else [],
         "unasked": unasked_words(newest) if newest is not None and unasked else "",
         "marks": seen.marks,
         "past": [i for i in seen.incidents if not i.open],

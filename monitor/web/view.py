@@ -15,9 +15,9 @@ from urllib.parse import quote, urlencode
 import jinja2
 
 from alerts.techniques import table as technique_table
-from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES
+from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES, group, reasons
 from monitor.model import HOUR_US, SECOND_US, Act, Event, Family, rfc3339
-from monitor.reports.charts import share_bar, spark
+from monitor.reports.charts import Chart, histogram, share_bar, spark
 from monitor.reports.words import moment, number, seen
 from monitor.store.lookups import IncidentRow, TransitionRow
 from monitor.store.queries import Status
@@ -42,7 +42,10 @@ DELIVERY_WORDS: Final = {
     "unknown": "unknown, asserted again later",
     "dead": "refused for good",
 }
-KNOWN_EVIDENCE: Final = frozenset({"features", "detectors", "principals"})  # shown in their own tables
+KNOWN_EVIDENCE: Final = frozenset({
+    "features", "detectors", "principals",
+    "bets", "causes", "changes", "compared", "concentrates", "explained_by", "pictures", "score", "versions",
+})  # shown in their own tables  # fmt: skip
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -195,6 +198,59 @@ def evidence_tables(evidence: Mapping[str, Any]) -> list[tuple[str, list[str], l
     return made
 
 
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What is behind a drift, ready to be shown: see docs/detectors.md, who and why."""
+
+    changes: Sequence[tuple[str, str, str, str, str]]  # feature, measure, before, after, how much
+    sentences: Sequence[str]
+    groups: Sequence[tuple[str, float, float, float]]  # whose rows, part of the shift, their share now and before
+    pictures: Sequence[tuple[str, Chart]]
+    compared: str
+
+
+def cause(evidence: Mapping[str, Any]) -> Cause | None:
+    """Who and why of a drift incident; None where its evidence does not tell."""
+    compared = evidence.get("compared")
+    if not isinstance(compared, Mapping):
+        return None
+    moved = [*_rows(evidence, "changes"), *_rows(evidence, "score")]
+    known = dict.fromkeys((str(c.get("name")), str(c.get("measure"))) for c in moved)
+    by_name = {(str(c.get("name")), str(c.get("measure"))): c for c in reversed(moved)}
+    groups = [
+        (
+            f"{seen(g.get('kind'))} {group(g)}", _float(g.get("explains")) or 0.0, _float(g.get("share")) or 0.0,
+            _float(g.get("share_before")) or 0.0,
+        )
+        for g in _rows(evidence, "concentrates")
+    ]  # fmt: skip
+    pictures = []
+    for p in _rows(evidence, "pictures"):
+        labels = [str(x) for x in p.get("labels") or ()]
+        before, after = ([_float(x) or 0.0 for x in p.get(k) or ()] for k in ("before", "after"))
+        if len(labels) == len(before) == len(after) > 0:
+            name = str(p.get("name"))
+            pictures.append((name, histogram(labels, before, after, title=name, height=170)))
+    told = reasons(evidence)
+    if not told:
+        told = ["No single caller, version, category or segment explains it, and the data look whole."]
+    counts = f"{number(_float(compared.get('before')))} events of the reference beside {number(_float(compared.get('after')))}"
+    since = f" since {seen(compared['since'])[:16].replace('T', ' ')} UTC" if compared.get("since") else ""
+    return Cause([_moved(by_name[k]) for k in known], told, groups, pictures, counts + since)
+
+
+def _moved(c: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    before, after, sd = (_float(c.get(k)) for k in ("before", "after", "in_sd"))
+    unit = f" {c['unit']}" if c.get("unit") else ""
+    size = f"{sd:+.2f} sd" if sd is not None else "" if before is None or after is None else f"{after - before:+.3g}"
+    return str(c.get("name")), str(c.get("measure")), number(before) + unit, number(after) + unit, size
+
+
+def _rows(evidence: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    found = evidence.get(key)
+    return [r for r in found if isinstance(r, Mapping)] if isinstance(found, list) else []
+
+
 def words_of(key: object) -> str:
     """A key of a JSON object as words."""
     return seen(key).replace("_", " ")
@@ -255,6 +311,6 @@ def environment(assets: Assets) -> jinja2.Environment:
     env.globals.update(
         asset=assets.url, spark=spark, share_bar=share_bar, model_url=model_url, with_query=with_query,
         status_words=STATUS_WORDS, outcome_words=OUTCOME_WORDS, delivery_words=DELIVERY_WORDS, total=total,
-        act_words=act_words, changes=changes, other_evidence=other_evidence, evidence_tables=evidence_tables, guidance=guidance,
+        act_words=act_words, changes=changes, other_evidence=other_evidence, evidence_tables=evidence_tables, guidance=guidance, cause_of=cause,
     )  # fmt: skip
     return env

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
+from alerts.text import number
+from benchmarks.traffic import victim
 from monitor.config import load
 from monitor.service.compose import open_service
 from monitor.store.schema import ledger
@@ -97,6 +99,12 @@ def test_replay_is_the_same_byte_for_byte(folder: Path) -> None:
     assert attack["evidence"]["detectors"]
     drift = next(x for x in lines if x["event"] == "FeatureDrift")
     assert abs(sum(f["share"] for f in drift["evidence"]["features"]) - 1) < 0.2
+    moved = {c["name"]: c for c in drift["evidence"]["changes"]}[victim(MODEL).columns[3].name]
+    assert moved["measure"] == "mean"
+    assert moved["in_sd"] > 1.0
+    assert f"mean {number(moved['before'])} to {number(moved['after'])}" in drift["text"]
+    assert drift["evidence"]["explained_by"] is None  # all clients moved
+    assert drift["evidence"]["score"]
 
 
 def test_replay_reads_parquet_and_delta(folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from collectors.base import Advance, IngestBatch, Placed, Record
@@ -17,8 +18,9 @@ from monitor.config import load
 from monitor.model import HOUR_US, Action, Event, Family, InferenceEvent
 from monitor.service.compose import Service, open_service
 from monitor.service.live import LiveModel
+from monitor.service.privacy import pseudonym
 from monitor.service.watch import Monitor
-from tests.stories import MODEL, START_US, story, write_config
+from tests.stories import MODEL, START_US, story, write_config, write_jsonl
 
 
 @pytest.fixture
@@ -98,6 +100,37 @@ def test_state_survives_a_restart(service: Service) -> None:
     assert after is not before
     assert {n: s for n, s in window_states(after).items() if n != "budget"}.keys() >= {"detector:marginals"}
     assert kept.keys() == window_states(after).keys()
+
+
+def test_segments_and_context_of_the_configuration_are_counted(tmp_path: Path) -> None:
+    """Callers of the reference are known under their stored names; parts that change begin anew, old counts are left alone."""
+    model = {"reference": {"file": "reference.jsonl"}, "segments": ["principal"], "context": ["worst_area"]}
+    sections: dict[str, Any] = {"clock": "log", "store": {"path": "data"}}
+    file = write_config(tmp_path, **{**sections, "models": {MODEL: model}})
+    few = [e for e in story().reference if e["principal"] in ("client-00", "client-01")]
+    write_jsonl(tmp_path / "reference.jsonl", few)
+    opened = open_service(load(file), "test")
+    stored = pseudonym(opened.config)
+    parts = [msgspec.structs.replace(p, principal=stored(p.principal or "")) for p in events(opened, 12)]
+    ingest(opened, parts[:100])
+    live = tick(opened)
+    assert live.work is not None
+    lengths = {m.name: m.window_us for m in live.watched.monitors if m.reads == "windows"}
+    assert (lengths["marginals"], lengths["volume"]) == (24 * HOUR_US, HOUR_US)  # two rows an hour: judged by days
+    profile = next(iter(live.work.profiles.values()))
+    segments = live.watched.bins.strata.segments
+    assert len(segments) == 2
+    assert segments[0].name.startswith("principal:h1-")
+    assert profile.parts[1:].sum() > 0
+    assert profile.parts[0].sum() == profile.counts.sum()
+    opened.close()
+    file.write_text(json.dumps({**sections, "models": {MODEL: {"reference": {"file": "reference.jsonl"}}}}))
+    again = open_service(load(file), "test")
+    ingest(again, parts[100:], at=100)
+    live = tick(again)
+    assert live.work is not None
+    assert all(p.key == live.watched.bins.key for p in live.work.profiles.values())
+    again.close()
 
 
 @dataclass(frozen=True)

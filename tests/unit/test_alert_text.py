@@ -64,7 +64,13 @@ def test_long_subjects_stay_apart_and_bounded() -> None:
 def test_nothing_hostile_leaves_for_the_console(word: str) -> None:
     """Text, value, resource and every attribute of an alert are harmless whatever the log named things."""
     word = word.encode("utf-8", "replace").decode()  # what passed a decoder is UTF-8
-    evidence = {"features": [{"name": word, "share": 0.5}], "principals": [word], "queries": 5, "detail": word}
+    group = {"kind": "segment", "feature": word, "value": word, "explains": 0.9}
+    evidence = {
+        "features": [{"name": word, "share": 0.5}], "principals": [word], "queries": 5, "detail": word, "explained_by": group,
+        "changes": [{"name": word, "measure": f"share of {word}", "before": 1.0, "after": 2.0, "unit": word}],
+        "causes": [{"name": word, "cause": "new values", "value": word, "share": 0.4}],
+        "versions": [{"version": word, "first_seen": word}],
+    }  # fmt: skip
     decision = attack(1, word, model=word, detector=word, evidence=evidence)
     step = lifecycle.step([decision], (), {}, Policy(models={word: Named(owner=word)}))
     sent = payload(step.transitions[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -50,6 +50,22 @@ class Timeline:
     @property
     def story(self) -> list[str]:
         return [f"{t.action.value} {t.alert.event.value} {t.alert.subject.id}" for t in self.made]
+
+
+def test_a_segment_that_says_nothing_of_its_own_joins_the_model() -> None:
+    """When the model's drift names all that a segment's does, the segment's incident is absorbed; another feature stays."""
+    line = Timeline()
+    country, channel = Subject("segment", "country:QA"), Subject("segment", "channel:web")
+    line.tick(replace(drift(1), subject=country, evidence={"features": [{"name": "amount", "share": 1.0}]}))
+    line.tick(replace(drift(2), subject=channel, evidence={"features": [{"name": "age", "share": 1.0}]}))
+    line.tick(replace(drift(3), evidence={"features": [{"name": "amount", "share": 1.0}]}))
+    told = [(t.action, t.alert.subject.kind, t.alert.subject.id) for t in line.made]
+    whole = line.made[2].alert
+    assert told[2:] == [(Action.OPEN, "model", "m"), (Action.CLEAR, "segment", "country:QA")]
+    assert line.made[3].alert.evidence["reason"] == "absorbed"
+    assert line.made[3].alert.evidence["into"] == whole.alert_id
+    assert whole.resource == "model:m"
+    assert line.made[0].alert.resource == "model:m/segment:country:QA"
 
 
 def test_a_weighed_decision_opens_and_clears_at_once() -> None:

@@ -201,6 +201,33 @@ def test_every_incident_has_history_and_delivery(scene: sa.Engine, browse: Brows
     assert "refused for good" in page
 
 
+def test_a_drift_incident_tells_who_and_why(scene: sa.Engine, browse: Browse) -> None:
+    """Sizes in the feature's unit, whose rows it was, what looks broken, the version, the score, pictures, the mix."""
+    client = browse(scene)
+    (drift,) = client.get("/api/v1/incidents?event=FeatureDrift").json()["items"]
+    page = client.get(f"/incidents/{drift['alert_id']}").text
+    assert "Who and why" in page
+    assert "82.4 QAR" in page
+    assert "131 QAR" in page
+    assert "+0.61 sd" in page
+    assert "principal c-7f3a91 explains it 93%" in page
+    assert "amount: unit x100 17%" in page
+    assert "model version amount came with it" in page
+    assert "score:fraud" in page
+    assert "0.048" in page
+    assert "20,000 events of the reference beside 1,400 since 2026-11-21 08:00 UTC" in page
+    assert "reference 10.0%, current 30.0%" in page
+    assert "<h3>Mix</h3>" in page
+    assert "amount 58% (mean 82 to 130 QAR)" in page  # the alert's own text
+
+
+def test_the_model_page_tells_the_mix_of_the_context(scene: sa.Engine, browse: Browse) -> None:
+    """How the context's mix stands now, beside the reference's."""
+    page = browse(scene).get("/models/card-fraud").text
+    assert "Mix of the context in the newest window" in page
+    assert '<th scope="row">channel:web</th><td class="num">0.5</td><td class="num">0.375</td>' in page
+
+
 def test_errors_of_the_api_are_problem_documents(scene: sa.Engine, browse: Browse) -> None:
     """RFC 9457, for a missing thing and for a parameter that does not fit."""
     client = browse(scene)

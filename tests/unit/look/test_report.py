@@ -32,6 +32,8 @@ def test_the_report_tells_incidents_and_every_feature(scene: sa.Engine) -> None:
     """It names the open incident and gives every feature's distances over all counted events."""
     report = made(scene)
     assert "1 incident in this time, 1 still open." in report.html
+    assert "amount 58% (mean 82 to 130 QAR)" in report.html
+    assert "principal c-7f3a91 explains it 93%" in report.html
     assert {"amount", "country", "prediction"} <= set(report.summary["features"])
     features = report.summary["features"]
     assert features["merchant_age_days"]["js"] > features["hour"]["js"]

@@ -1,0 +1,313 @@
+"""What is behind a drift: how far features moved in their own units, whose rows did it, and what looks broken.
+
+Pure: rows from before (the reference) and since the onset go in, evidence comes out. Both are samples of bounded size;
+alarms never depend on anything here. Whether one caller, version, category or segment explains a drift is found by leaving
+its rows out on both sides and comparing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from detectors.binned import NUMBER, Binned, bin_labels
+from detectors.broken import causes
+from detectors.profile import Bins, Coded
+from detectors.stats import Floats
+from detectors.strata import Segment, Strata
+from monitor.model import finite, rfc3339
+
+FEATURES: Final = 5  # features that are looked into, those with most evidence
+VALUES: Final = 20  # callers and versions that are tried, those with most rows
+EXPLAINS: Final = 0.8  # part of the shift that must go with the rows left out to be called its explanation
+CONCENTRATES: Final = 0.3  # and to be named at all
+SHOWN: Final = 3
+BLIND: Final = 0.25  # of the shift: remaining rows that could not show so much explain nothing
+VERSION_MOVED: Final = 0.1  # share of rows
+MIN_ROWS: Final = 20
+ENVELOPE: Final = {"principal": "principal", "model_version": "version"}  # column -> what its values are called
+COLUMNS: Final = ("event_time", *ENVELOPE)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows on one side of the comparison, laid out on the bins; `weight` (rows,) brings them to the reference's mix."""
+
+    table: pa.Table
+    coded: Coded
+    weight: Floats
+
+    @property
+    def n(self) -> int:
+        return self.coded.n
+
+    def take(self, keep: NDArray[np.bool_]) -> Side:
+        """Some of the rows."""
+        return Side(self.table.filter(pa.array(keep)), self.coded.take(np.flatnonzero(keep)), self.weight[keep])
+
+    def shares(self, i: int, start: int, slots: int) -> Floats:
+        """Shares of one feature's bins."""
+        found = np.bincount(self.coded.codes[i] - start, weights=self.weight, minlength=slots)
+        return np.asarray(found / max(float(found.sum()), 1e-12), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The reference's rows beside those since the onset. named: the drifting features' places, with their shares."""
+
+    bins: Bins
+    before: Side
+    after: Side
+    named: Mapping[int, float]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        return [int(x) for x in self.bins.offsets[:-1]]
+
+
+def explain(
+    bins: Bins,
+    before: pa.Table,
+    after: pa.Table,
+    evidence: Mapping[str, Any],
+    *,
+    segment: str = "",
+    earlier: pa.Table | None = None,
+    units: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Evidence about the drift that `evidence` tells of (its `features` and `bets`); {} when either side has few rows.
+
+    segment: the incident's, whose rows alone count then. earlier: rows of the log before the onset, for versions.
+    Returns changes, pictures, explained_by, concentrates, causes, versions, score and compared, as docs/detectors.md says.
+    """
+    for s in bins.strata.segments:
+        if s.name == segment:
+            before, after = (t.filter(pa.array(s.of(t))) for t in (before, after))
+    if min(before.num_rows, after.num_rows) < MIN_ROWS:
+        return {}
+    place = {f.name: i for i, f in enumerate(bins.features)}
+    listed = [f for f in evidence.get("features", ()) if f["name"] in place][:FEATURES]
+    named = {place[f["name"]]: float(f["share"] or 0.0) or 1e-3 for f in listed}
+    plain = replace(bins, strata=Strata())
+    old = Side(before, plain.code(before), np.ones(before.num_rows))
+    new = Side(after, plain.code(after), _weights(bins.strata, before, after))
+    c = Comparison(plain, old, new, named)
+    found = sorted(_candidates(c, bins.strata.segments), key=lambda x: (-x["explains"], x["share"], str(x["value"])))
+    nearly = max(CONCENTRATES, found[0]["explains"] - 0.05) if found else 1.0
+    leading = [x for x in found if x["explains"] >= nearly]
+    best = min(leading, key=lambda x: (x["share"], -x["explains"])) if leading else None  # the narrowest of equals
+    explained = best is not None and best["explains"] >= EXPLAINS
+    closer = c if best is None or not explained else replace(c, after=c.after.take(best["rows"]))
+    bets = evidence.get("bets", {})
+    return {
+        "changes": [_change(c, i, str(bets.get(bins.features[i].name, "")), units or {}) for i in named],
+        "pictures": [_picture(c, i) for i in named],
+        "explained_by": _told(best) if best is not None and explained else None,
+        "concentrates": [_told(x) for x in found if x["explains"] >= CONCENTRATES][:SHOWN],
+        "causes": [
+            {"name": f.name, **cause}
+            for f in (bins.features[i] for i in named)
+            for cause in causes(f, old.table, closer.after.table)
+        ],
+        "versions": _versions(earlier if earlier is not None and earlier.num_rows else before, after),
+        "score": [_change(c, i, "", {}) for i, f in enumerate(bins.features) if f.is_output][:SHOWN],
+        "compared": {"before": old.n, "after": new.n, "since": _since(after)},
+    }
+
+
+def _since(after: pa.Table) -> str | None:
+    return rfc3339(int(pc.min(after["event_time"]).as_py())) if "event_time" in after.column_names else None
+
+
+def _weights(strata: Strata, before: pa.Table, after: pa.Table) -> Floats:
+    """Weights of the rows since the onset that give the context the reference's mix; 1 without context."""
+    if not strata.axes:
+        return np.ones(after.num_rows)
+    a, b = (np.bincount(strata.cell(t), minlength=strata.width) / t.num_rows for t in (before, after))
+    return np.asarray((a / np.maximum(b, 1 / after.num_rows))[strata.cell(after)], dtype=np.float64)
+
+
+def _candidates(c: Comparison, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
+    """Every group of rows with how much of the shift goes when it is left out; `rows` marks it in `after`."""
+    whole, blur = _shift(c, None, None)
+    if whole <= 3 * blur:  # nothing to divide
+        return
+    for kind, column, old, new, words in _groupings(c, segments):
+        for v, word in enumerate(words):
+            mine, his = new == v, old == v
+            if not mine.any() or min((~mine).sum(), (~his).sum()) < MIN_ROWS:
+                continue
+            left, blur = _shift(c, his, mine)
+            if blur > BLIND * whole:
+                continue
+            yield {
+                "kind": kind, "feature": column, "value": word, "explains": float(np.clip(1 - left / whole, 0.0, 1.0)),
+                "share": float(mine.mean()), "share_before": float(his.mean()), "rows": mine,
+            }  # fmt: skip
+
+
+def _shift(c: Comparison, his: NDArray[np.bool_] | None, mine: NDArray[np.bool_] | None) -> tuple[float, float]:
+    """How far the named features are apart without these rows: chi-square distance less what chance makes of it, and the
+    standard deviation of that chance.
+    """
+    total = blur = 0.0
+    for i, weight in c.named.items():
+        start, slots = c.starts[i], c.bins.features[i].slots
+        sides = []
+        for side, out in ((c.before, his), (c.after, mine)):
+            w = side.weight if out is None else np.where(out, 0.0, side.weight)
+            found = np.bincount(side.coded.codes[i] - start, weights=w, minlength=slots)
+            sides.append((found / max(found.sum(), 1e-12), w.sum() ** 2 / max((w**2).sum(), 1e-12)))
+        (p, n), (q, m) = sides
+        middle = (p + q) / 2
+        known = middle > 0
+        degrees, rows = float(known.sum() - 1), 1 / n + 1 / m
+        total += weight * max(0.0, float(((p - q)[known] ** 2 / middle[known]).sum()) - degrees * rows)
+        blur += weight * np.sqrt(2 * degrees) * rows
+    return total, float(blur)
+
+
+def _groupings(
+    c: Comparison, segments: Sequence[Segment]
+) -> Iterator[tuple[str, str, NDArray[np.int64], NDArray[np.int64], list[str]]]:
+    """Ways to divide the rows: (kind, column, group before, group after, words of the groups)."""
+    for column, kind in ENVELOPE.items():
+        if column in c.after.table.column_names and column in c.before.table.column_names:
+            words = [w for w, _ in _frequent(c.after.table, column)[:VALUES]]
+            old, new = (_places(s.table, column, words) for s in (c.before, c.after))
+            yield kind, column, old, new, words
+    for s in segments:
+        if len(s.values) != 1:
+            old, new = (np.where(s.of(side.table), 0, 1) for side in (c.before, c.after))
+            yield "segment", s.column.removeprefix("feature:"), old, new, [s.name]
+    for i, f in enumerate(c.bins.features):
+        if f.kind != NUMBER and not f.is_output and i not in c.named:
+            old, new = (side.coded.codes[i] - c.starts[i] for side in (c.before, c.after))
+            yield "segment", f.name, old, new, bin_labels(f)
+
+
+def _frequent(rows: pa.Table, column: str) -> list[tuple[str, int]]:
+    counted = pc.value_counts(rows[column].cast(pa.string()).drop_null()).to_pylist()
+    return sorted(((c["values"], c["counts"]) for c in counted), key=lambda x: (-x[1], x[0]))
+
+
+def _places(rows: pa.Table, column: str, words: Sequence[str]) -> NDArray[np.int64]:
+    found = pc.index_in(rows[column].cast(pa.string()), pa.array(words, pa.string())).fill_null(len(words))
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _told(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": group["kind"], "feature": group["feature"], "value": group["value"], "explains": finite(group["explains"]),
+        "share": finite(group["share"]), "share_before": finite(group["share_before"]),
+    }  # fmt: skip
+
+
+def _change(c: Comparison, i: int, bet: str, units: Mapping[str, str]) -> dict[str, Any]:
+    """One feature's change as two numbers that a person can check: what was measured, before and after."""
+    f = c.bins.features[i]
+    p, q = (s.shares(i, c.starts[i], f.slots) for s in (c.before, c.after))
+    what = bet.removeprefix(f.name).split("/")[1] if bet.startswith(f"{f.name}/") else ""
+    if what == "missing":
+        return {
+            "name": f.name,
+            "measure": "share missing",
+            "before": finite(p[-1]),
+            "after": finite(q[-1]),
+            "unit": None,
+        }
+    if what == "dependence":
+        return _relation(c, i)
+    if f.kind != NUMBER:
+        words = bin_labels(f)
+        k = int(np.argmax(np.abs(q - p)))
+        k = words.index(what.removeprefix("share of ")) if what.removeprefix("share of ") in words else k
+        return {"name": f.name, "measure": f"share of {words[k]}", "before": finite(p[k]), "after": finite(q[k]), "unit": None}  # fmt: skip
+    (x, v), (y, w) = ((s.coded.values[i], s.weight) for s in (c.before, c.after))
+    known, now = np.isfinite(x), np.isfinite(y)
+    if not known.any() or not now.any():
+        return {
+            "name": f.name,
+            "measure": "share missing",
+            "before": finite(p[-1]),
+            "after": finite(q[-1]),
+            "unit": None,
+        }
+    x, v, y, w = x[known], v[known], y[now], w[now]
+    mean, moved = float(np.average(x, weights=v)), float(np.average(y, weights=w))
+    spread = float(np.std(x))
+    told = {
+        "name": f.name,
+        "measure": "mean",
+        "before": finite(mean),
+        "after": finite(moved),
+        "unit": units.get(f.name),
+    }
+    if what == "spread":
+        sd = float(np.sqrt(np.average((y - moved) ** 2, weights=w)))
+        told |= {"measure": "standard deviation", "before": finite(spread), "after": finite(sd)}
+    return {
+        **told,
+        "in_sd": finite((moved - mean) / spread) if spread > 0 else None,
+        **{
+            f"{name}_{when}": finite(_quantile(z, u, at))
+            for name, at in (("median", 0.5), ("p90", 0.9))
+            for when, z, u in (("before", x, v), ("after", y, w))
+        },
+    }
+
+
+def _quantile(x: Floats, weight: Floats, at: float) -> float:
+    order = np.argsort(x, kind="stable")
+    reached = np.cumsum(weight[order])
+    return float(x[order][min(len(x) - 1, int(np.searchsorted(reached, at * reached[-1])))])
+
+
+def _relation(c: Comparison, i: int) -> dict[str, Any]:
+    """The number whose relation to this one changed most: correlations of normal scores before and after."""
+    others = [j for j in c.bins.crossed if j != i]
+    found = []
+    for side in (c.before, c.after):
+        levels = c.bins.levels[side.coded.codes[[i, *others]]]
+        centred = (levels - np.average(levels, axis=1, weights=side.weight)[:, None]) * np.sqrt(side.weight)
+        size = np.sqrt((centred**2).sum(axis=1))
+        found.append(centred[1:] @ centred[0] / np.maximum(size[1:] * size[0], 1e-12))
+    k = int(np.argmax(np.abs(found[1] - found[0])))
+    other = c.bins.features[others[k]].name
+    return {
+        "name": c.bins.features[i].name, "measure": f"correlation with {other}", "before": finite(float(found[0][k])),
+        "after": finite(float(found[1][k])), "unit": None,
+    }  # fmt: skip
+
+
+def _picture(c: Comparison, i: int) -> dict[str, Any]:
+    """Shares of the bins that either side has."""
+    f: Binned = c.bins.features[i]
+    p, q = (s.shares(i, c.starts[i], f.slots) for s in (c.before, c.after))
+    used = [k for k in range(f.slots) if p[k] > 0 or q[k] > 0]
+    words = bin_labels(f)
+    return {
+        "name": f.name, "labels": [words[k] for k in used], "before": [finite(float(p[k])) for k in used],
+        "after": [finite(float(q[k])) for k in used],
+    }  # fmt: skip
+
+
+def _versions(before: pa.Table, after: pa.Table) -> list[dict[str, Any]]:
+    """Model versions whose share of the rows moved, with the first row of those that are new."""
+    if any("model_version" not in t.column_names or not t.num_rows for t in (before, after)):
+        return []
+    old, new = (dict(_frequent(t, "model_version")) for t in (before, after))
+    made = []
+    for v in sorted({*old, *new}, key=lambda v: (-new.get(v, 0), v)):
+        was, now = old.get(v, 0) / before.num_rows, new.get(v, 0) / after.num_rows
+        if abs(now - was) >= VERSION_MOVED:
+            rows = after.filter(pc.equal(after["model_version"].cast(pa.string()), v))
+            made.append({"version": v, "before": finite(was), "after": finite(now), "first_seen": _since(rows) if was == 0 else None})  # fmt: skip
+    return made[:SHOWN]
