@@ -22,7 +22,7 @@ from alerts.registry import sinks as configured_sinks
 from monitor import telemetry
 from monitor.errors import FencedOut, LannerError, StoreError
 from monitor.model import SECOND_US
-from monitor.service import attention
+from monitor.service import attention, renewal
 from monitor.service.compose import Service
 from monitor.service.system import system_tick
 from monitor.store import ledger
@@ -34,6 +34,7 @@ log = structlog.get_logger("lanner.scheduler")
 
 DELIVER_S = 1.0
 UPKEEP_S = 60.0  # one merge per table and run
+REFERENCES_S = 60.0
 ATTEND_S = 60.0  # what people did and did not do, and signs of life
 
 
@@ -100,6 +101,11 @@ class Jobs:
         """Tell the dead-man's switch that all is well, if it is."""
         attention.alive(self.service, self.ticked_us, self.now_us())
 
+    def attend_references(self) -> None:
+        """Take in references that waited for their time, propose what was observed, count history anew."""
+        for name in sorted(self.service.config.models):
+            renewal.attend(self.service, name, self.now_us())
+
     def upkeep(self) -> None:
         """Compact tables and sweep files that no segment names."""
         for table in self.service.tables.values():
@@ -123,7 +129,7 @@ def guarded(name: str, job: Callable[[], None]) -> Callable[[], None]:
 def clockwork(service: Service, jobs: Jobs) -> BackgroundScheduler:
     """All jobs on their intervals; a run that is still going skips its next turn instead of piling up."""
     scheduler = BackgroundScheduler(
-        executors={"default": ThreadPoolExecutor(7 + len(jobs.sinks))},  # a sink that hangs holds its own thread only
+        executors={"default": ThreadPoolExecutor(8 + len(jobs.sinks))},  # a sink that hangs holds its own thread only
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         timezone="UTC",
     )
@@ -135,6 +141,7 @@ def clockwork(service: Service, jobs: Jobs) -> BackgroundScheduler:
         *deliveries,
         ("attend", jobs.attend, ATTEND_S),
         ("upkeep", jobs.upkeep, UPKEEP_S),
+        ("references", jobs.attend_references, REFERENCES_S),
     ]
     for name, job, every_s in work:
         scheduler.add_job(guarded(name, job), "interval", seconds=every_s, id=name)

@@ -76,9 +76,9 @@ def _evidently(service: Any, model: Any, start_us: int, end_us: int, file: Path)
     import pyarrow.parquet as pq
 
     from monitor.reports import evidently
-    from monitor.store import queries
+    from monitor.store import queries, references
 
-    reference = queries.reference(service.engine, model.model_id, model.reference_hash)
+    reference = references.reference(service.engine, model.model_id, model.reference_hash)
     if reference is None:
         typer.echo("Evidently compares with a reference, and this model has none.", err=True)
         return None

@@ -21,9 +21,10 @@ from alerts.text import TITLES, shown
 from monitor.model import Event
 from monitor.reports import charts, features
 from monitor.reports.charts import Annotation, Chart, Point, Span
+from monitor.reports.diagnosis import Diagnosis
 from monitor.reports.features import MEASURES, Counts
 from monitor.reports.words import moment, number, percent, seen
-from monitor.store import lookups, queries
+from monitor.store import lookups, queries, references
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import Engine, ModelRow, WindowRow
 
@@ -51,8 +52,9 @@ def report(
     owner: str | None,
     made_us: int,
     version: str,
+    ailments: Sequence[Diagnosis] = (),
 ) -> Report:
-    """A model's report over (start_us, end_us]; `made_us` is the time it is dated with."""
+    """A model's report over (start_us, end_us]; `made_us` is the time it is dated with, `ailments` are its monitors' now."""
     windows = queries.windows(engine, model.model_id, start_us, end_us)
     span = Span(max(start_us, min((w.start_us for w in windows), default=start_us)), end_us)
     drift = queries.drift_detections(engine, model.model_id, start_us, end_us)
@@ -81,10 +83,10 @@ def report(
         model=model, environment=environment, owner=owner, made_us=made_us, version=version, policy=policy,
         style=Markup(style), span=span, verdict=verdict(incidents, outcomes), events=sum(w.n for w in rows),  # noqa: S704
         outcomes=dict(outcomes), not_judged=sum(n for o, n in outcomes.items() if o != "judged"), words=OUTCOMES,
-        reference=queries.reference(engine, model.model_id, model.reference_hash), incidents=[_told(i) for i in incidents],
+        reference=references.reference(engine, model.model_id, model.reference_hash), incidents=[_told(i) for i in incidents],
         volume=volume if points else None, measure=MEASURES["evidence"], strips=_strips(drift, span, restarts),
         axis=charts.axis(span), features=distances, events_counted=counts.current.n if counts else 0,
-        histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure,
+        histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure, ailments=ailments,
     )  # fmt: skip
     summary = {
         "model": model.name,
@@ -94,6 +96,7 @@ def report(
             {"alert_id": i.alert_id, "event": i.event, "severity": i.severity, "open": i.open} for i in incidents
         ],
         "features": {name: dict(d) for name, d in distances},
+        "diagnosis": [d.to_json() for d in ailments],
     }
     return Report(html, policy, summary)
 

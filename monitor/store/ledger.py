@@ -224,6 +224,37 @@ def load_states(engine: sa.Engine, model_id: str) -> dict[str, bytes]:
         return {name: bytes(body) for name, body in rows}
 
 
+def load_state(engine: sa.Engine, model_id: str, name: str) -> bytes | None:
+    """One stored state."""
+    with read(engine) as conn:
+        body = conn.scalar(sa.select(states.c.body).where(states.c.model_id == model_id, states.c.name == name))
+        return None if body is None else bytes(body)
+
+
+def put_history(engine: sa.Engine, model_id: str, counts: Sequence[ProfileRow]) -> None:
+    """Store counts that were rebuilt on a new reference; a bucket of which more is known already stays."""
+    with write(engine) as conn:
+        known = {
+            int(r.start_us): int(r.n)
+            for r in conn.execute(
+                sa.select(profiles.c.start_us, profiles.c.n).where(
+                    profiles.c.model_id == model_id,
+                    profiles.c.reference_hash.in_({c.reference_hash for c in counts}),
+                )
+            )
+        }
+        for c in counts:
+            if known.get(c.start_us, -1) < c.n:
+                put_profile(conn, model_id, c)
+
+
+def put_state(engine: sa.Engine, model_id: str, name: str, body: bytes, now_us: int) -> None:
+    """Store one state outside a tick."""
+    with write(engine) as conn:
+        conn.execute(states.delete().where(states.c.model_id == model_id, states.c.name == name))
+        conn.execute(states.insert().values(model_id=model_id, name=name, body=body, updated_us=now_us))
+
+
 def load_profiles(
     engine: sa.Engine, model_id: str, reference_hash: str, start_us: int, end_us: int
 ) -> dict[int, bytes]:

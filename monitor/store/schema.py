@@ -37,7 +37,8 @@ models = sa.Table(  # one row per configured model, plus `_unregistered`
     sa.Column("watermark_us", sa.BigInteger),
     sa.Column("last_event_us", sa.BigInteger),
     sa.Column("last_tick_us", sa.BigInteger),
-    sa.Column("reference_hash", sa.String(64)),
+    sa.Column("reference_hash", sa.String(64)),  # the one it is judged by
+    sa.Column("reference_named", sa.String(64)),  # what its configuration named last
 )
 partitions = sa.Table(  # the only truth about what was ingested
     "partitions",
@@ -169,10 +170,11 @@ references = sa.Table(
     sa.Column("reference_hash", sa.String(64), primary_key=True),
     sa.Column("model_id", sa.String(36), primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(10), nullable=False),  # built, proposed or approved
     sa.Column("path", sa.Text, nullable=False),  # Parquet copy under the store, frozen
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("origin", sa.Text, nullable=False),
-    sa.Column("approved_by", sa.Text),
+    sa.Column("body", Json, nullable=False),  # schema, span, findings, approvals
     sa.Column("created_us", sa.BigInteger, nullable=False),
 )
 calibrations = sa.Table(

@@ -100,7 +100,7 @@ def router(site: Site) -> APIRouter:
         shown = model_view(site, model, scope)
         return render(
             site, request, "model.html", section="/", model=model, incidents=open_here,
-            owner=_owner(site, model), **shown,
+            owner=_owner(site, model), diagnoses=site.diagnoses(model), **shown,
         )  # fmt: skip
 
     @routes.get("/models/{ref}/feature")
@@ -124,7 +124,7 @@ def router(site: Site) -> APIRouter:
         start_us, end_us = span_of(model, scope, site.clock_us([model]))
         report = owner.report(
             site.engine, model, start_us, end_us, environment=site.config.environment, owner=_owner(site, model),
-            made_us=site.now_us(), version=site.version,
+            made_us=site.now_us(), version=site.version, ailments=site.diagnoses(model),
         )  # fmt: skip
         return HTMLResponse(report.html, headers={"Content-Security-Policy": f"sandbox; {report.policy}"})
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from monitor.model import HOUR_US
 from monitor.reports import evidently
-from monitor.store import lookups, queries
+from monitor.store import lookups, queries, references
 from monitor.store.engine import migrate, open_state
 from monitor.store.queries import Status
 from tests import scenes
@@ -47,7 +47,7 @@ def test_reads_are_the_same_on_both_stores(seeded: sa.Engine) -> None:
     assert len(queries.drift_detections(seeded, fraud.model_id, start, scenes.END_US)) == 10
     assert queries.other_detections(seeded, fraud.model_id, start, scenes.END_US) == []
     assert len(queries.counts(seeded, fraud.model_id, fraud.reference_hash, start, scenes.END_US)) == 10
-    reference = queries.reference(seeded, fraud.model_id, fraud.reference_hash)
+    reference = references.reference(seeded, fraud.model_id, fraud.reference_hash)
     assert reference is not None
     assert reference.rows == 12_000
     assert [m.kind for m in queries.model_marks(seeded, "card-fraud", 0, scenes.NOW_US)] == ["deploy"]

@@ -264,6 +264,7 @@ def upgrade() -> None:
         sa.Column("last_event_us", sa.BigInteger(), nullable=True),
         sa.Column("last_tick_us", sa.BigInteger(), nullable=True),
         sa.Column("reference_hash", sa.String(length=64), nullable=True),
+        sa.Column("reference_named", sa.String(length=64), nullable=True),
         sa.PrimaryKeyConstraint("model_id", name=op.f("pk_models")),
         sa.UniqueConstraint("name", name=op.f("uq_models_name")),
     )
@@ -321,10 +322,11 @@ def upgrade() -> None:
         sa.Column("reference_hash", sa.String(length=64), nullable=False),
         sa.Column("model_id", sa.String(length=36), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(length=10), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("rows", sa.BigInteger(), nullable=False),
         sa.Column("origin", sa.Text(), nullable=False),
-        sa.Column("approved_by", sa.Text(), nullable=True),
+        sa.Column("body", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("reference_hash", "model_id", name=op.f("pk_references")),
     )
