@@ -190,6 +190,17 @@ class Feature(Section):
     """Privacy class, C0 public to C3 most sensitive."""
 
 
+class Reports(Section):
+    """Reports that are made by themselves, kept in the state store and listed on the page."""
+
+    every: Duration = 7 * 86400.0
+    """How often, in the log's time; 0 makes none."""
+    keep: int = Field(default=12, ge=1)
+    """So many of each kind; older ones are deleted."""
+    evidently: bool = False
+    """Also Evidently's report on a sample, some megabytes and a minute of CPU each."""
+
+
 class ModelConfig(Section):
     """One watched model."""
 
@@ -215,6 +226,8 @@ class ModelConfig(Section):
     """An entry of `calendars`; without one the only entry there is, else UTC with Saturday and Sunday off."""
     runbook: str | None = None
     """A link for whoever works on the alert."""
+    reports: Reports = Reports()
+    """The owner's reports."""
 
 
 class Monitor(Section):

@@ -90,6 +90,7 @@ def report(
     )  # fmt: skip
     summary = {
         "model": model.name,
+        "headline": verdict(incidents, outcomes),
         "events": sum(w.n for w in rows),
         "windows": dict(outcomes),
         "incidents": [

@@ -351,6 +351,28 @@ audit = sa.Table(  # written in the same transaction as the act it records
     sa.Column("object", sa.Text, nullable=False),
     sa.Column("detail", Json, nullable=False),
 )
+comparisons = sa.Table(  # a new model version's windows against the old one's
+    "comparisons",
+    metadata,
+    sa.Column("model_id", sa.String(36), primary_key=True),
+    sa.Column("new", sa.Text, primary_key=True),
+    sa.Column("old", sa.Text, primary_key=True),
+    sa.Column("made_us", sa.BigInteger, nullable=False),
+    sa.Column("body", Json, nullable=False),
+)
+reports = sa.Table(  # finished reports, compressed; as many per model and kind as its configuration keeps
+    "reports",
+    metadata,
+    sa.Column("report_id", sa.String(36), primary_key=True),  # stable_id("report", model_id, kind, end_us)
+    sa.Column("model_id", sa.String(36), nullable=False),
+    sa.Column("kind", sa.String(10), nullable=False),  # owner or evidently
+    sa.Column("start_us", sa.BigInteger, nullable=False),
+    sa.Column("end_us", sa.BigInteger, nullable=False),
+    sa.Column("made_us", sa.BigInteger, nullable=False),
+    sa.Column("meta", Json, nullable=False),  # bytes, sha256, headline, content security policy
+    sa.Column("body", sa.LargeBinary, nullable=False),  # zlib of the HTML
+    sa.Index(None, "model_id", "end_us"),
+)
 heartbeats = sa.Table(  # last completed run of every component
     "heartbeats",
     metadata,

@@ -72,6 +72,7 @@ def create_app(
     app.include_router(acts.forms(site), include_in_schema=False)
     app.include_router(principals.twin(site), prefix="/api/v1")
     app.include_router(principals.router(site), include_in_schema=False)
+    app.include_router(ownership.router(site), include_in_schema=False)
     app.include_router(pages.router(site), include_in_schema=False)
     _operations(app, site)
     app.add_middleware(GZipMiddleware, minimum_size=2_000, compresslevel=5)  # a live page comes again every few seconds
