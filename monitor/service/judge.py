@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 from numpy.typing import NDArray
 
@@ -21,14 +22,16 @@ from detectors import decide
 from detectors.base import Detection, Evidence, Feedback, Measured, State
 from detectors.profile import Coded, Profile
 from monitor import telemetry
-from monitor.model import Decision, Event, Family, Subject, Verdict
+from monitor.model import Decision, Event, Family, Mark, Subject, Verdict
 from monitor.service.callers import Find, nobody
 from monitor.service.due import Due, due
 from monitor.service.watch import Monitor, Watched
 from monitor.service.windows import NO_LABELS, Stretch, TimeWindow, principals, skewed
 from monitor.service.work import NEVER, Work, detection_row
 from monitor.store import ledger
+from monitor.store.alertlog import column_text
 
+MAX_VERSIONS: Final = 100  # of a model that are told apart; a producer that writes other things there marks no more
 RERUN_WINDOWS: Final = 24  # late rows re-run state over at most so many judged windows
 
 log = structlog.get_logger("lanner.judge")
@@ -123,6 +126,7 @@ class Judge:
     def _feed(self, work: Work, table: pa.Table, coded: Coded, high: NDArray[np.int64]) -> None:
         """Rows that close no window: silence before them, counts, per-principal evidence, decisions in time order."""
         self._gaps(work, high)
+        _versions(work, self.watched.name, table, high)
         work.high_us = int(high[-1])
         work.rows_since_snapshot += table.num_rows
         self._count(work, table, coded)
@@ -380,6 +384,29 @@ class Judge:
     def _store(self, work: Work, m: Monitor, found: Iterable[Detection]) -> None:
         if not work.silent:
             work.detections += [detection_row(self.watched.model_id, m, d) for d in found]
+
+
+def _versions(work: Work, model: str, table: pa.Table, high: NDArray[np.int64]) -> None:
+    """A version that answers for the first time is a mark, dated to the log's clock then; the very first is none."""
+    if "model_version" not in table.column_names:
+        return
+    column = table["model_version"]
+    for version in pc.unique(column).to_pylist():
+        if version is None or version in work.versions or len(work.versions) >= MAX_VERSIONS:
+            continue
+        at_us = int(high[pc.index(column, version).as_py()])
+        if work.versions:
+            made = Mark(
+                model,
+                "version",
+                at_us,
+                None,
+                column_text(f"version {version[:100]} answers for the first time"),
+                "lanner",
+            )
+            work.marks.append(made)
+            work.told = replace(work.told, marks=[*work.told.marks, made])
+        work.versions[version] = at_us
 
 
 def _told(m: Monitor, work: Work) -> Feedback:

@@ -209,6 +209,7 @@ class LiveModel:
                 transitions=work.transitions,
                 applied=work.applied,
                 excepted=work.excepted,
+                marks=work.marks,
             ),
             self.sinks_for,
         )
@@ -245,6 +246,7 @@ class LiveModel:
             "first_us": work.first_us,
             "late_us": work.late_us,
             "reference": self.watched.reference_hash,
+            "versions": work.versions,
             "refused": dict(self.watched.refused),
         }
         states["service"] = msgspec.json.encode(head)
@@ -279,6 +281,7 @@ class LiveModel:
             open={a.key: a for a in standing.open},
             last_end=dict(standing.last_end_us),
             first_us=head.get("first_us"),
+            versions=head.get("versions") or dict.fromkeys(self.watched.versions, 0),
             late_us=head.get("late_us"),
             high_us=NEVER if standing.last_event_us is None else standing.last_event_us,
             before={int(end): {n: State.from_bytes(b) for n, b in s.items()} for end, s in kept.items()},

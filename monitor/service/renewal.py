@@ -1,5 +1,5 @@
-"""What happens to references between ticks: one that waited is taken in, one that was observed is proposed, history is
-counted anew.
+"""What happens between ticks: a reference that waited is taken in, one that was observed is proposed, history is counted
+anew, model versions are compared.
 
 Any process may do it at any time; a lease per model lets one do it at once. Nothing here approves anything.
 """
@@ -12,7 +12,7 @@ import structlog
 
 from monitor.errors import UsageError
 from monitor.model import HOUR_US, SECOND_US
-from monitor.service import references
+from monitor.service import references, versions
 from monitor.service.compose import Service
 from monitor.service.watch import Watched
 from monitor.store import leases, ledger
@@ -27,7 +27,7 @@ log = structlog.get_logger("lanner.references")
 
 
 def attend(service: Service, name: str, now_us: int) -> None:
-    """See to one model's references; nothing while another process does."""
+    """See to one model's references and versions; nothing while another process does."""
     table = service.tables[name]
     lease = f"reference:{table.model_id}"
     if leases.acquire(service.engine, lease, service.owner, now_us, LEASE_US) is None:
@@ -40,6 +40,7 @@ def attend(service: Service, name: str, now_us: int) -> None:
         _propose(service, name, now_us)
         if (live := service.live.get(name)) is not None and not service.stale(name):
             rebuild(service, live.watched, now_us)
+            versions.attend(service, live.watched, now_us)
     finally:
         leases.release(service.engine, lease, service.owner)
 

@@ -81,6 +81,7 @@ class Watched:
     lateness_us: int
     catch_up_us: int
     known: Known  # training rows and canaries, marked in every stretch of the log
+    versions: tuple[str, ...] = ()  # of the model, in its reference
 
     @property
     def model_id(self) -> str:
@@ -140,6 +141,7 @@ def watch(config: Config, engine: Engine, table: ModelTable, reference: Held, fo
         lateness_us=round(config.schedule.lateness * SECOND_US),
         catch_up_us=round(config.schedule.catch_up * SECOND_US),
         known=found,
+        versions=tuple(v for v in pc.unique(rows["model_version"]).to_pylist() if v is not None)[:100],
     )
 
 

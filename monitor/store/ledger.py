@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from monitor.errors import FencedOut
-from monitor.model import Alert, Transition, stable_id
+from monitor.model import Alert, Mark, Transition, stable_id
 from monitor.store import alertlog, outbox, people
 from monitor.store.engine import read, write
 from monitor.store.schema import (
@@ -98,6 +98,7 @@ class TickCommit:
     transitions: Sequence[Transition] = ()
     applied: Sequence[int] = ()  # acts of people that it has applied
     excepted: Mapping[str, int] = field(default_factory=dict)  # exception -> decisions that it covered
+    marks: Sequence[Mark] = ()  # what it has seen that explains changes
 
 
 def standing(engine: sa.Engine, model_id: str, model: str, upto: int) -> Standing:
@@ -184,6 +185,8 @@ def commit(engine: sa.Engine, tick: TickCommit, sinks_for: Callable[[Transition]
         alertlog.write(conn, tick.alerts, tick.transitions, tick.now_us)
         outbox.enqueue(conn, tick.transitions, sinks_for, tick.now_us)
         people.apply(conn, tick.applied, tick.excepted, tick.now_us)
+        for made in tick.marks:
+            people.put_mark(conn, made, tick.now_us)
         if tick.transitions or tick.ledger:
             detail = {
                 "windows": len(tick.ledger),

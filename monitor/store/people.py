@@ -190,14 +190,19 @@ def exemptions_of(conn: sa.Connection, model: str, since_us: int) -> list[Exempt
 def mark(engine: sa.Engine, mark: Mark, now_us: int) -> int:
     """Record something that explains changes; its number."""
     with write(engine) as conn:
-        row = {
-            "model": None if mark.model is None else column_text(mark.model), "kind": _text(mark.kind),
-            "start_us": mark.start_us, "end_us": mark.end_us, "text": _text(mark.text), "actor": _text(mark.actor),
-            "recorded_us": now_us,
-        }  # fmt: skip
-        number = int(conn.execute(marks.insert().values(row).returning(marks.c.id)).scalar_one())
-        audited(conn, _text(mark.actor), "mark", f"mark {number}", row, now_us)
-        return number
+        return put_mark(conn, mark, now_us)
+
+
+def put_mark(conn: sa.Connection, mark: Mark, now_us: int) -> int:
+    """The same inside the caller's transaction."""
+    row = {
+        "model": None if mark.model is None else column_text(mark.model), "kind": _text(mark.kind),
+        "start_us": mark.start_us, "end_us": mark.end_us, "text": _text(mark.text), "actor": _text(mark.actor),
+        "recorded_us": now_us,
+    }  # fmt: skip
+    number = int(conn.execute(marks.insert().values(row).returning(marks.c.id)).scalar_one())
+    audited(conn, _text(mark.actor), "mark", f"mark {number}", row, now_us)
+    return number
 
 
 def end_mark(engine: sa.Engine, number: int, actor: str, now_us: int) -> bool:

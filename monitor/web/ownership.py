@@ -12,7 +12,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse
 
 from monitor.model import rfc3339
-from monitor.store import references, reports
+from monitor.store import comparisons, references, reports
 from monitor.store.queries import ModelRow
 from monitor.store.references import ReferenceRow
 from monitor.store.reports import ReportRow
@@ -72,6 +72,11 @@ def twin(site: Site) -> APIRouter:
     def diagnosis(ref: str) -> Page[Ailment]:
         """Monitors that cannot be believed: too loud, mute, short of data, late, on dead features; with what to do."""
         return Page(items=[Ailment(**d.to_json()) for d in site.diagnoses(found(site, ref))])
+
+    @routes.get("/models/{ref}/versions", responses=NOT_HERE)
+    def compared(ref: str) -> Page[dict[str, Any]]:
+        """Model versions against the one before: verdict of the drift engine, answers and features on both sides."""
+        return Page(items=comparisons.listed(site.engine, found(site, ref).model_id))
 
     @routes.get("/models/{ref}/references", responses=NOT_HERE)
     def versions(ref: str) -> Page[Reference]:

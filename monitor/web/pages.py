@@ -18,7 +18,7 @@ from monitor.reports.charts import Annotation, Chart, Span
 from monitor.reports.words import moment, number
 from monitor.service.feedback import qualities
 from monitor.service.told import demoted
-from monitor.store import lookups, people, queries, reports
+from monitor.store import comparisons, lookups, people, queries, reports
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import ModelRow
 from monitor.store.reports import ReportRow
@@ -102,7 +102,7 @@ def router(site: Site) -> APIRouter:
         shown = model_view(site, model, scope)
         return render(
             site, request, "model.html", section="/", model=model, incidents=open_here,
-            owner=_owner(site, model), diagnoses=site.diagnoses(model), **shown,
+            owner=_owner(site, model), diagnoses=site.diagnoses(model), versions=comparisons.listed(site.engine, model.model_id)[:3], **shown,
         )  # fmt: skip
 
     @routes.get("/models/{ref}/feature")
