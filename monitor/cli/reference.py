@@ -66,17 +66,15 @@ def check(
     """Check the rows of a version anew (default: the one in use): size, season, dead features, odd values, odd rows."""
     from dataclasses import replace
 
-    import pyarrow.parquet as pq
-
     from detectors.reference import LEVELS, worst
     from monitor.config import load
-    from monitor.service.references import findings
+    from monitor.service.references import findings, frozen_rows
 
     if fail_on is not None and fail_on not in LEVELS:
         raise UsageError(f"--fail-on: one of {', '.join(LEVELS)}")
     loaded = load(config)
     with _one(config, model, version) as (_, row, current):
-        rows = pq.read_table(loaded.path(loaded.store.path) / "references" / row.path)
+        rows = frozen_rows(loaded.path(loaded.store.path) / "references", row)
         found = findings(loaded, model, rows, row.schema)
         _print(model, replace(row, findings=[f.to_json() for f in found]), current, as_json=as_json)
     bad = worst(found)

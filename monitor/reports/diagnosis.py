@@ -96,9 +96,10 @@ def _data(name: str, rows: Sequence[WindowRow], own: Sequence[DetectionRow]) -> 
     if counts["gap"] > GAP_SHARE * len(rows):
         text = f"{counts['gap']} of {len(rows)} windows were missed"
         yield Diagnosis(name, "gaps", text, "keep a scheduler running; lanner backfill judges what was missed")
-    if seen < LEAST_WINDOWS or counts["insufficient"] <= HALF * seen:
+    # A monitor that never said anything has nothing to read, as the one for labels where none are sent: that is a choice.
+    if seen < LEAST_WINDOWS or counts["insufficient"] <= HALF * seen or not own:
         return
-    reason = str(own[-1].evidence.get("reason") or "") if own else ""
+    reason = str(own[-1].evidence.get("reason") or "")
     told = f"{counts['insufficient']} of {seen} windows could not be judged" + (f" ({reason})" if reason else "")
     if reason.startswith("learning"):
         fix = "it learns from windows to come; a reference of several weeks with times shortens that"

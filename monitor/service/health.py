@@ -130,13 +130,10 @@ def collectors(service: Service, now_us: int) -> Iterator[Decision]:
 
 def references(service: Service, now_us: int) -> Iterator[Decision]:
     """A model whose proposed reference waits for people while it has none, or one that is not approved by enough."""
+    bare = store.waiting(service.engine)
     for name in service.config.models:
-        model_id = service.tables[name].model_id
-        current = store.standing(service.engine, model_id).current
-        waiting = [r for r in store.of_model(service.engine, model_id) if r.state == store.PROPOSED]
-        bare = [r for r in waiting if current in (None, r.reference_hash)]
-        reason = f"reference version {bare[0].version} waits for approval: lanner reference approve" if bare else None
-        yield _state("component", f"reference {name}", now_us, reason, severity=Severity.WARNING)
+        wait = f"reference version {bare[name]} waits for approval: lanner reference approve" if name in bare else None
+        yield _state("component", f"reference {name}", now_us, wait, severity=Severity.WARNING)
 
 
 def disk(service: Service, now_us: int) -> Iterator[Decision]:

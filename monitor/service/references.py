@@ -27,7 +27,7 @@ from detectors.reference import check
 from detectors.season import Calendar
 from monitor.config import Config, ModelConfig
 from monitor.config.tree import Reference
-from monitor.errors import UsageError
+from monitor.errors import StoreError, UsageError
 from monitor.model import HOUR_US, SECOND_US, Alert, Family, InferenceEvent, Said, parse_time_us, rfc3339
 from monitor.service.frozen import empty, file_hash, read_columns, reference_events, write_events, write_rows
 from monitor.store import alertlog, people
@@ -88,7 +88,7 @@ def needed(config: Config, model: str) -> int:
 def settle(config: Config, engine: Engine, events: EventLog, table: ModelTable, folder: Path, now_us: int) -> Held:
     """The reference that stands, after taking in what the configuration names anew."""
     model, at = config.models[table.name], store.standing(engine, table.model_id)
-    key = _named(config, model)
+    key = named(config, model)
     if key != at.named:
         if model.reference is None or model.reference.learn is not None:
             store.name(engine, table.model_id, key, keep=model.reference is not None)
@@ -102,10 +102,19 @@ def settle(config: Config, engine: Engine, events: EventLog, table: ModelTable, 
     row = store.reference(engine, table.model_id, at.current)
     if row is None:
         return Held(NO_REFERENCE, empty(table.schema))
-    return Held(row.reference_hash, pq.read_table(folder / row.path), row.schema, row.origin.startswith("log "))
+    return Held(row.reference_hash, frozen_rows(folder, row), row.schema, row.origin.startswith("log "))
 
 
-def _named(config: Config, model: ModelConfig) -> str:
+def frozen_rows(folder: Path, row: ReferenceRow) -> pa.Table:
+    """The rows of a reference as they were frozen. StoreError when the copy is gone or is not what was approved."""
+    file = folder / row.path
+    if not file.exists() or (row.sha256 is not None and file_hash(file) != row.sha256):
+        what = "is not what was frozen" if file.exists() else "is gone"
+        raise StoreError(f"the copy {file} of reference version {row.version} {what}: restore it from a backup")
+    return pq.read_table(file)
+
+
+def named(config: Config, model: ModelConfig) -> str:
     """A key of what a configuration names. A file is named by what it says; all else by the words of the configuration,
     since a table and a log go on growing while a reference stands still.
     """
@@ -158,7 +167,7 @@ def build(
         partial.unlink(missing_ok=True)
     rows = pq.read_table(frozen)
     row = replace(
-        made, reference_hash=digest, path=str(frozen.relative_to(folder)), rows=rows.num_rows, created_us=now_us,
+        made, reference_hash=digest, sha256=file_hash(frozen), path=str(frozen.relative_to(folder)), rows=rows.num_rows, created_us=now_us,
         span_us=_span(rows), findings=[f.to_json() for f in findings(config, table.name, rows, made.schema)],
     )  # fmt: skip
     return store.put(engine, table.model_id, row, by)
@@ -260,7 +269,7 @@ def due(config: Config, engine: Engine, events: EventLog, table: ModelTable) -> 
 
 def compared(folder: Path, old: ReferenceRow, new: ReferenceRow) -> dict[str, Any]:
     """What moved from one reference to another, by feature, on the bins of the old one; the most changed first."""
-    before, after = pq.read_table(folder / old.path), pq.read_table(folder / new.path)
+    before, after = frozen_rows(folder, old), frozen_rows(folder, new)
     bins = Bins.fit(before, old.schema.numeric, old.schema.categorical)
     a, b = bins.count(before), bins.count(after)
     moved = sorted(compare(bins, a, b).items(), key=lambda kv: (-(kv[1]["js"] or 0.0), kv[0]))

@@ -35,7 +35,8 @@ def attend(service: Service, name: str, now_us: int) -> None:
     try:
         stands = store.standing(service.engine, table.model_id)
         given = service.config.models[name].reference
-        if given is not None and given.since is not None and stands.named is None:
+        waits = references.named(service.config, service.config.models[name]) != stands.named
+        if given is not None and given.since is not None and waits:
             references.settle(service.config, service.engine, service.log, table, service.references, now_us)
         _propose(service, name, now_us)
         if (live := service.live.get(name)) is not None and not service.stale(name):

@@ -50,6 +50,7 @@ class ReferenceRow:
     findings: Sequence[Mapping[str, Any]] = ()
     approvals: Sequence[Approval] = ()
     excluded: Mapping[str, Any] | None = None  # what was left out, and why
+    sha256: str | None = None  # of the frozen copy
 
     @property
     def approved_by(self) -> str | None:
@@ -61,7 +62,7 @@ class ReferenceRow:
         return {
             "span_us": self.span_us, "schema": self.schema.to_json(), "findings": [dict(f) for f in self.findings],
             "approvals": [{"by": a.by, "at_us": a.at_us, "why": a.why} for a in self.approvals],
-            "excluded": self.excluded,
+            "excluded": self.excluded, "sha256": self.sha256,
         }  # fmt: skip
 
 
@@ -103,6 +104,19 @@ def of_model(engine: sa.Engine, model_id: str) -> list[ReferenceRow]:
     with read(engine) as conn:
         query = sa.select(table).where(table.c.model_id == model_id).order_by(table.c.version.desc())
         return [_row(r) for r in conn.execute(query)]
+
+
+def waiting(engine: sa.Engine) -> dict[str, int]:
+    """Models without an approved reference one of which waits for people: model -> its version."""
+    bare = sa.or_(models.c.reference_hash.is_(None), models.c.reference_hash == table.c.reference_hash)
+    query = (
+        sa.select(models.c.name, sa.func.max(table.c.version))
+        .join(table, table.c.model_id == models.c.model_id)
+        .where(table.c.state == PROPOSED, bare)
+        .group_by(models.c.name)
+    )
+    with read(engine) as conn:
+        return {name: int(version) for name, version in conn.execute(query)}
 
 
 def reference(engine: sa.Engine, model_id: str, reference_hash: str | None) -> ReferenceRow | None:
@@ -202,5 +216,5 @@ def _row(r: Any) -> ReferenceRow:
     return ReferenceRow(
         r.reference_hash, int(r.version), r.state, r.path, int(r.rows), r.origin, int(r.created_us),
         None if not span else (int(span[0]), int(span[1])), FeatureSchema.from_json(body.get("schema") or {"numeric": (), "categorical": ()}),
-        body.get("findings") or (), [Approval(**a) for a in body.get("approvals") or ()], body.get("excluded"),
+        body.get("findings") or (), [Approval(**a) for a in body.get("approvals") or ()], body.get("excluded"), body.get("sha256"),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from deltalake import write_deltalake
 from typer.testing import CliRunner
 
 from monitor.cli.reference import reference
-from monitor.errors import UsageError
+from monitor.errors import StoreError, UsageError
 from monitor.model import HOUR_US, Alert, Event, Family, Subject, rfc3339
-from monitor.service import references, renewal
+from monitor.service import health, references, renewal
 from monitor.service.compose import open_service
 from monitor.store import alertlog, ledger, queries
 from monitor.store import references as store
@@ -109,6 +110,9 @@ def test_tier_one_needs_two_persons(tmp_path: Path) -> None:
     jsonl(tmp_path / "a.jsonl", made(range(60)))
     found = service(tmp_path, {"tier": 1, "reference": {"file": "a.jsonl"}})
     first = found.model(MODEL, 1).watched.reference_hash
+    told = {d.subject.id: d for d in health.references(found, 1)}
+    assert told[f"reference {MODEL}"].firing
+    assert "version 1 waits" in told[f"reference {MODEL}"].evidence["reason"]
     (row,) = store.of_model(found.engine, found.tables[MODEL].model_id)
     assert (row.state, row.approved_by) == ("proposed", "configuration")  # used at once: there is no other, and said so
     jsonl(tmp_path / "b.jsonl", made(range(60), shift=1.0))
@@ -118,6 +122,7 @@ def test_tier_one_needs_two_persons(tmp_path: Path) -> None:
         done = said(tmp_path, "approve", MODEL, "2", "--by", by)
         assert done["current"] is current
     assert [a["by"] for a in done["approvals"]] == ["bob", "cem"]
+    assert not any(d.firing for d in health.references(found, 2))
     assert found.stale(MODEL)
     assert found.model(MODEL, 2).watched.reference_hash == other["hash"] != first
     # The configuration has said nothing new: a restart keeps what people approved.
@@ -190,6 +195,13 @@ def test_a_check_tells_findings_and_an_exit_code(tmp_path: Path) -> None:
     words = ["check", MODEL, "-c", str(tmp_path / "lanner.yaml"), "--fail-on"]
     assert CliRunner().invoke(reference, [*words, "warn"]).exit_code == 3
     assert CliRunner().invoke(reference, [*words, "fail"]).exit_code == 0
+    (copy,) = found.references.rglob("*.parquet")
+    copy.write_bytes(copy.read_bytes() + b" ")
+    with pytest.raises(StoreError, match="is not what was frozen"):
+        said(tmp_path, "check", MODEL)
+    copy.unlink()
+    with closing(open_service(found.config, "again")) as other, pytest.raises(StoreError, match="is gone"):
+        other.model(MODEL, 2)
     with pytest.raises(UsageError, match="versions fit"):
         said(tmp_path, "show", MODEL, "7")
     found.close()

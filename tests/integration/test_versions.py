@@ -17,10 +17,10 @@ from tests.smalllogs import MODEL, START_US, feed, jsonl, made, service
 NEW = "2 <b>"
 
 
-def test_a_new_version_is_marked_and_compared(state_url: str, tmp_path: Path) -> None:
+def test_a_new_version_is_marked_and_compared(tmp_path: Path) -> None:
     """Its first answer is one mark; a day later answers and features are compared, again later, and no incident comes of it."""
     jsonl(tmp_path / "a.jsonl", made(range(-60, 0)))
-    found = service(tmp_path, {"reference": {"file": "a.jsonl"}}, url=state_url)
+    found = service(tmp_path, {"reference": {"file": "a.jsonl"}})
     feed(found, made(range(60), seed=2))
     events = made(range(60, 70), seed=3, shift=1.2, version=NEW)
     feed(found, events)
