@@ -7,10 +7,14 @@ Wall time enters Lanner here, by the clock of the state store, and in the collec
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -21,11 +25,11 @@ from alerts.base import Sink
 from alerts.registry import sinks as configured_sinks
 from monitor import telemetry
 from monitor.errors import FencedOut, LannerError, StoreError
-from monitor.model import SECOND_US
-from monitor.service import attention
+from monitor.model import SECOND_US, rfc3339
+from monitor.service import attention, renewal
 from monitor.service.compose import Service
 from monitor.service.system import system_tick
-from monitor.store import ledger
+from monitor.store import leases, ledger, queries, reports
 from monitor.store.engine import StoreClock
 from monitor.store.outbox import SqlOutbox
 from monitor.store.pairing import pair
@@ -34,6 +38,11 @@ log = structlog.get_logger("lanner.scheduler")
 
 DELIVER_S = 1.0
 UPKEEP_S = 60.0  # one merge per table and run
+REFERENCES_S = 60.0
+REPORT_CHECK_S = 60.0
+REPORT_S = 900.0  # a report that takes longer is ended
+REPORT_LEASE_US = 3600 * SECOND_US  # so long nobody tries one again that failed
+CHILD_POLL_S = 0.5
 ATTEND_S = 60.0  # what people did and did not do, and signs of life
 
 
@@ -45,8 +54,10 @@ def wall_us() -> int:
 class Jobs:
     """What the clockwork calls. Each job is safe to run at any time and in any number of processes."""
 
-    def __init__(self, service: Service, sinks: dict[str, Sink] | None = None) -> None:
+    def __init__(self, service: Service, sinks: dict[str, Sink] | None = None, file: Path | None = None) -> None:
         self.service = service
+        self.file = file  # of the configuration, for child processes; None: no reports are made
+        self.closing = threading.Event()
         self.now_us = StoreClock(service.engine, wall_us)
         self.publisher = service.publisher()
         self.outbox = SqlOutbox(service.engine)
@@ -100,6 +111,63 @@ class Jobs:
         """Tell the dead-man's switch that all is well, if it is."""
         attention.alive(self.service, self.ticked_us, self.now_us())
 
+    def attend_references(self) -> None:
+        """Take in references that waited for their time, propose what was observed, count history anew."""
+        for name in sorted(self.service.config.models):
+            renewal.attend(self.service, name, self.now_us())
+
+    def report(self) -> None:
+        """Make the reports that are due, each in a process of its own, so that neither its memory nor its end is ours."""
+        if self.file is None:
+            return
+        for name, model in sorted(self.service.config.models.items()):
+            table, at = self.service.tables[name], self.now_us()
+            row = queries.one_model(self.service.engine, name, at, clock=self.service.config.clock, grace_us=0)
+            judged_us = None if row is None else row.judged_us
+            newest_us = reports.newest_end(self.service.engine, table.model_id)
+            span_us = reports.due(newest_us, judged_us, round(model.reports.every * SECOND_US))
+            if span_us is None or not queries.windows(self.service.engine, table.model_id, *span_us):
+                continue
+            lease, holder = f"report:{table.model_id}", f"{self.service.owner} {at}"
+            # A lease of its own for every try: what fails keeps it, and nobody tries again before it runs out.
+            if leases.acquire(self.service.engine, lease, holder, at, REPORT_LEASE_US) is None:
+                continue
+            kind = "--evidently" if model.reports.evidently else "--no-evidently"
+            words = [
+                "report",
+                name,
+                "-c",
+                str(self.file),
+                "--keep",
+                kind,
+                "--from",
+                rfc3339(span_us[0]),
+                "--to",
+                rfc3339(span_us[1]),
+            ]
+            if self._child(words):
+                leases.release(self.service.engine, lease, holder)
+
+    def _child(self, words: Sequence[str]) -> bool:
+        """Run one command of ours; whether it ended well. It is ended when it takes too long or we are closing."""
+        command = [sys.executable, "-m", "monitor.cli", *words]
+        with tempfile.TemporaryFile() as said:
+            child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True)
+            waited_s = 0.0
+            while child.poll() is None and waited_s < REPORT_S and not self.closing.wait(CHILD_POLL_S):
+                waited_s += CHILD_POLL_S
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            if child.returncode == 0:
+                return True
+            said.seek(0)
+            last = said.read()[-500:].decode(errors="replace")
+        if not self.closing.is_set():
+            telemetry.count("job_failures_total", job="report")
+            log.error("report_failed", model=words[1], exit_code=child.returncode, reason=last)
+        return False
+
     def upkeep(self) -> None:
         """Compact tables and sweep files that no segment names."""
         for table in self.service.tables.values():
@@ -123,7 +191,7 @@ def guarded(name: str, job: Callable[[], None]) -> Callable[[], None]:
 def clockwork(service: Service, jobs: Jobs) -> BackgroundScheduler:
     """All jobs on their intervals; a run that is still going skips its next turn instead of piling up."""
     scheduler = BackgroundScheduler(
-        executors={"default": ThreadPoolExecutor(7 + len(jobs.sinks))},  # a sink that hangs holds its own thread only
+        executors={"default": ThreadPoolExecutor(9 + len(jobs.sinks))},  # a sink that hangs holds its own thread only
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         timezone="UTC",
     )
@@ -135,6 +203,8 @@ def clockwork(service: Service, jobs: Jobs) -> BackgroundScheduler:
         *deliveries,
         ("attend", jobs.attend, ATTEND_S),
         ("upkeep", jobs.upkeep, UPKEEP_S),
+        ("references", jobs.attend_references, REFERENCES_S),
+        ("report", jobs.report, REPORT_CHECK_S),
     ]
     for name, job, every_s in work:
         scheduler.add_job(guarded(name, job), "interval", seconds=every_s, id=name)
@@ -143,9 +213,9 @@ def clockwork(service: Service, jobs: Jobs) -> BackgroundScheduler:
     return scheduler
 
 
-def run(service: Service, stop: threading.Event) -> None:
-    """Run until `stop` is set; ends after the jobs under way."""
-    jobs = Jobs(service)
+def run(service: Service, stop: threading.Event, file: Path | None = None) -> None:
+    """Run until `stop` is set; ends after the jobs under way. `file`: where the configuration stands."""
+    jobs = Jobs(service, file=file)
     # Calibration may take a while: do it before the first interval, so that ticks start warm.
     for name in sorted(service.config.models):
         service.model(name, jobs.now_us())
@@ -153,6 +223,7 @@ def run(service: Service, stop: threading.Event) -> None:
     scheduler.start()
     log.info("scheduler_started", owner=service.owner, models=len(service.config.models))
     stop.wait()
+    jobs.closing.set()
     scheduler.shutdown(wait=True)
     jobs.publisher.close()
     service.close()

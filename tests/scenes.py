@@ -157,8 +157,8 @@ def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator, windows: int
         )  # fmt: skip
         conn.execute(
             references.insert().values(
-                reference_hash=digest, model_id=key, version=2, path="reference.parquet", rows=12_000, origin="reference.jsonl",
-                approved_by="config", created_us=END_US - 20 * 24 * HOUR_US,
+                reference_hash=digest, model_id=key, version=2, state="approved", path="reference.parquet", rows=12_000,
+                origin="file reference.jsonl", body={}, created_us=END_US - 20 * 24 * HOUR_US,
             )
         )  # fmt: skip
         conn.execute(

@@ -34,6 +34,8 @@ COMMANDS: Final = (
     Entry("check", "batch", "check", "Judge windows that are not judged yet, as a batch job."),
     Entry("backfill", "batch", "backfill", "Fill gaps and judge history."),
     Entry("report", "report", "report", "Write a model owner's report."),
+    Entry("reference", "reference", "reference", "Build, check, propose and approve what is normal."),
+    Entry("tune", "tune", "tune", "Show what each false-alarm budget would have raised."),
     Entry("alerts", "people", "alerts", "List, show and settle incidents."),
     Entry("mark", "marks", "mark", "Tell what explains changes: deploys, versions, batch jobs."),
     Entry("maintain", "marks", "maintain", "Announce maintenance, with a reason and an end."),

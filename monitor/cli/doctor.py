@@ -164,6 +164,25 @@ def _store(config: Config) -> Iterator[Finding]:
         yield Finding("store.database", "fail", str(error), unreachable=error.exit_code == 4)
     else:
         yield Finding("store.database", "ok", "migrated")
+        yield from _monitors(config, url)
+
+
+def _monitors(config: Config, url: str) -> Iterator[Finding]:
+    """Monitors that cannot be believed, of every model that has been judged."""
+    from monitor.model import SECOND_US
+    from monitor.reports.diagnosis import diagnose
+    from monitor.store.engine import open_state
+    from monitor.store.queries import all_models
+
+    lateness_us = round((config.schedule.lateness + config.schedule.idle) * SECOND_US)
+    engine = open_state(url)
+    try:
+        for model in all_models(engine, 0, clock="log", grace_us=lateness_us):
+            for d in diagnose(engine, model, clock=config.clock, lateness_us=lateness_us):
+                about = d.monitor if d.feature is None else f"{d.monitor} on {d.feature}"
+                yield Finding(f"models.{model.name}: {about}", "warn", f"{d.text}; {d.fix}")
+    finally:
+        engine.dispose()
 
 
 def _secrets(config: Config) -> Iterator[Finding]:

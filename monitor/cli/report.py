@@ -6,6 +6,7 @@ import json
 import re
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,9 @@ def report(
     to: Annotated[str | None, typer.Option("--to", help="RFC 3339; default: the newest judged window.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")] = False,
     evidently: Annotated[bool, typer.Option(help="Add Evidently's report on a sample.")] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep it in the state store, for the page, instead of writing files.")
+    ] = False,
 ) -> None:
     """Write a self-contained HTML report of one model: incidents, volume, drift of every feature over all events."""
     from monitor import telemetry
@@ -39,13 +43,25 @@ def report(
         raise UsageError(f"{model}: no such model; configured are {', '.join(sorted(loaded.models))}")
     start_us, end_us = _time(from_), _time(to)
     with closing(open_service(loaded, owner("report"))) as service:
-        _write(service, model, start_us, end_us, out, evidently=evidently, as_json=as_json)
+        made = _made(service, model, start_us, end_us, evidently=evidently)
+        told = _kept(service, model, made) if keep else _written(model, made, out, as_json=as_json)
+    if as_json:
+        typer.echo(json.dumps({**told, **made.owner.summary}, ensure_ascii=False, allow_nan=False))
 
 
-def _write(
-    service: Any, model: str, start_us: int | None, end_us: int | None, out: Path, *, evidently: bool, as_json: bool
-) -> None:
+@dataclass(frozen=True)
+class Made:
+    """The reports over one time, not put anywhere yet."""
+
+    span_us: tuple[int, int]
+    owner: Any
+    evidently: str | None
+    now_us: int
+
+
+def _made(service: Any, model: str, start_us: int | None, end_us: int | None, *, evidently: bool) -> Made:
     from monitor.reports import owner as owners
+    from monitor.reports.diagnosis import diagnose
     from monitor.store import queries
 
     loaded = service.config
@@ -55,30 +71,49 @@ def _write(
         raise UsageError(f"no window of {model} has been judged yet; `lanner check` judges what is in the log")
     end_us = row.judged_us if end_us is None else end_us
     start_us = end_us - WEEK_US if start_us is None else start_us
+    lateness_us = round((loaded.schedule.lateness + loaded.schedule.idle) * SECOND_US)
     made = owners.report(
         service.engine, row, start_us, end_us, environment=loaded.environment, owner=loaded.models[model].owner,
         made_us=now_us, version=version("lanner"),
+        ailments=diagnose(service.engine, row, clock=loaded.clock, lateness_us=lateness_us),
     )  # fmt: skip
+    second = _evidently(service, row, start_us, end_us) if evidently else None
+    return Made((start_us, end_us), made, second, now_us)
+
+
+def _written(model: str, made: Made, out: Path, *, as_json: bool) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
-    file = out / f"{_safe(model)}-report.html"
-    file.write_text(made.html, encoding="utf-8")
-    typer.echo(f"{file}  ({len(made.html.encode()) / 1000:.0f} kB)", err=as_json)
-    second = _evidently(service, row, start_us, end_us, out / f"{_safe(model)}-evidently.html") if evidently else None
-    if second is not None:
+    file, second = out / f"{_safe(model)}-report.html", out / f"{_safe(model)}-evidently.html"
+    file.write_text(made.owner.html, encoding="utf-8")
+    typer.echo(f"{file}  ({len(made.owner.html.encode()) / 1000:.0f} kB)", err=as_json)
+    if made.evidently is not None:
+        second.write_text(made.evidently, encoding="utf-8")
         typer.echo(f"{second}  (Evidently, on a sample)", err=as_json)
-    if as_json:
-        shown = {"report": str(file), "evidently": None if second is None else str(second), **made.summary}
-        typer.echo(json.dumps(shown, ensure_ascii=False, allow_nan=False))
+    return {"report": str(file), "evidently": None if made.evidently is None else str(second)}
 
 
-def _evidently(service: Any, model: Any, start_us: int, end_us: int, file: Path) -> Path | None:
+def _kept(service: Any, model: str, made: Made) -> dict[str, Any]:
+    from monitor.store import reports
+
+    model_id, most = service.tables[model].model_id, service.config.models[model].reports.keep
+    meta = {"policy": made.owner.policy, "headline": made.owner.summary["headline"]}
+    row = reports.put(service.engine, model_id, reports.OWNER, made.span_us, made.owner.html, meta, most, made.now_us)
+    ids = {"report": row.report_id, "evidently": None}
+    if made.evidently is not None:
+        kind = reports.EVIDENTLY
+        second = reports.put(service.engine, model_id, kind, made.span_us, made.evidently, {}, most, made.now_us)
+        ids["evidently"] = second.report_id
+    return ids
+
+
+def _evidently(service: Any, model: Any, start_us: int, end_us: int) -> str | None:
     """Evidently's report, or None with the reason on stderr: it never stops ours."""
     import pyarrow.parquet as pq
 
     from monitor.reports import evidently
-    from monitor.store import queries
+    from monitor.store import queries, references
 
-    reference = queries.reference(service.engine, model.model_id, model.reference_hash)
+    reference = references.reference(service.engine, model.model_id, model.reference_hash)
     if reference is None:
         typer.echo("Evidently compares with a reference, and this model has none.", err=True)
         return None
@@ -96,7 +131,7 @@ def _evidently(service: Any, model: Any, start_us: int, end_us: int, file: Path)
         typer.echo("There are no events in this time for Evidently to look at.", err=True)
         return None
     try:
-        return evidently.report(before, current, file)
+        return evidently.report(before, current)
     except evidently.EvidentlyFailed as error:
         typer.echo(str(error), err=True)
         return None

@@ -64,7 +64,7 @@ def collect(
 def schedule(config: ConfigFile = DEFAULT) -> None:
     """Publish, judge what is due, deliver alerts."""
     loaded = prepared(config)
-    scheduler.run(open_service(loaded, owner("schedule")), stopper())
+    scheduler.run(open_service(loaded, owner("schedule")), stopper(), config.resolve())
 
 
 def web(config: ConfigFile = DEFAULT) -> None:

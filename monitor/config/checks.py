@@ -197,8 +197,8 @@ def _sink(config: Config, name: str, sink: SinkConfig, written: Mapping[str, Any
 
 def _reference(config: Config, model: str, reference: Reference) -> Found:
     key: Key = ("models", model, "reference")
-    if (reference.file, reference.since, reference.learn).count(None) != 2:
-        yield key, f"{_dotted(key)}: give one of file, since (with until) and learn"
+    if (reference.file, reference.table, reference.since, reference.learn).count(None) != 3:
+        yield key, f"{_dotted(key)}: give one of file, table, since (with until) and learn"
     if reference.until is not None and reference.since is None:
         yield (*key, "until"), f"{_dotted(key)}.until: needs since"
     times = {}
@@ -214,6 +214,7 @@ def _reference(config: Config, model: str, reference: Reference) -> Found:
     if reference.learn is not None and reference.learn <= 0:
         yield (*key, "learn"), f"{_dotted(key)}.learn: must be more than 0"
     yield from _file(config, (*key, "file"), reference.file)
+    yield from _file(config, (*key, "table"), reference.table)
 
 
 def _file(config: Config, key: Key, path: Path | None) -> Found:

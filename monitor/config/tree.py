@@ -113,14 +113,16 @@ class Source(Section):
 
 
 class Reference(Section):
-    """What normal looks like: a file of events, a time range of the event log, or `learn`."""
+    """What normal looks like: a file of events, a table, a time range of the event log, or `learn`."""
 
     file: Path | None = None
     """JSONL or Parquet of events."""
+    table: Path | None = None
+    """Folder of a Delta table or of Parquet files, frozen when it is first read."""
     since: str | None = None
     """Beginning of a time range of the event log, RFC 3339."""
     until: str | None = None
-    """End of that range; without it the reference ends when it is first read."""
+    """End of that range; without it the reference ends when it is first read and holds 50 hours."""
     learn: Duration | None = None
     """Observe for this long, propose a reference, wait for a person to approve it."""
 
@@ -151,6 +153,17 @@ class Segment(Section):
     """... and below this."""
 
 
+class Reports(Section):
+    """Reports that are made by themselves, kept in the state store and listed on the page."""
+
+    every: Duration = 7 * 86400.0
+    """How often, in the log's time; 0 makes none."""
+    keep: int = Field(default=12, ge=1)
+    """So many of each kind; older ones are deleted."""
+    evidently: bool = False
+    """Also Evidently's report on a sample, some megabytes and a minute of CPU each."""
+
+
 class ModelConfig(Section):
     """One watched model."""
 
@@ -161,7 +174,7 @@ class ModelConfig(Section):
     customer: str | None = None
     """Line of business, for sinks that separate them."""
     tier: int = Field(default=2, ge=1, le=3)
-    """1 matters most; tier 1 raises severities."""
+    """1 matters most; tier 1 raises severities, and two persons approve its references."""
     classes: tuple[str, ...] = ()
     """Class names in the order of the scores, for logs that do not carry them."""
     features: dict[str, Feature] = {}
@@ -180,6 +193,8 @@ class ModelConfig(Section):
     """An entry of `calendars`; without one the only entry there is, else UTC with Saturday and Sunday off."""
     runbook: str | None = None
     """A link for whoever works on the alert."""
+    reports: Reports = Reports()
+    """The owner's reports."""
 
 
 class Monitor(Section):

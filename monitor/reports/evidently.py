@@ -47,8 +47,8 @@ def sampled(tables: Iterable[pa.Table], rows: int, most: int = SAMPLE_ROWS) -> p
     return pa.concat_tables(kept, promote_options="permissive").slice(0, most) if kept else None
 
 
-def report(reference: pa.Table, current: pa.Table, out: Path, *, timeout_s: float = TIMEOUT_S) -> Path:
-    """Write Evidently's report on two samples to `out`. Raises EvidentlyFailed with the child's last words."""
+def report(reference: pa.Table, current: pa.Table, *, timeout_s: float = TIMEOUT_S) -> str:
+    """Evidently's page about two samples. Raises EvidentlyFailed with the child's last words."""
     with tempfile.TemporaryDirectory(prefix="lanner-evidently-") as folder:
         for name, table in (("reference", reference), ("current", current)):
             pq.write_table(harmless(table), Path(folder) / f"{name}.parquet")
@@ -67,8 +67,7 @@ def report(reference: pa.Table, current: pa.Table, out: Path, *, timeout_s: floa
         if ended.returncode or not made.exists():
             last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
             raise EvidentlyFailed(f"Evidently could not make its report ({shown(last, 300)}); Lanner's own stands.")
-        out.write_bytes(made.read_bytes())
-    return out
+        return made.read_text(encoding="utf-8")
 
 
 def harmless(table: pa.Table) -> pa.Table:

@@ -18,12 +18,13 @@ import jinja2
 from markupsafe import Markup, escape
 
 from alerts.text import TITLES, shown
-from monitor.model import Event
+from monitor.model import Event, parse_time_us
 from monitor.reports import charts, features
 from monitor.reports.charts import Annotation, Chart, Point, Span
+from monitor.reports.diagnosis import Diagnosis
 from monitor.reports.features import MEASURES, Counts
-from monitor.reports.words import moment, number, percent, seen
-from monitor.store import lookups, queries
+from monitor.reports.words import VERSION_WORDS, moment, number, percent, seen
+from monitor.store import comparisons, lookups, queries, references
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import Engine, ModelRow, WindowRow
 
@@ -51,8 +52,9 @@ def report(
     owner: str | None,
     made_us: int,
     version: str,
+    ailments: Sequence[Diagnosis] = (),
 ) -> Report:
-    """A model's report over (start_us, end_us]; `made_us` is the time it is dated with."""
+    """A model's report over (start_us, end_us]; `made_us` is the time it is dated with, `ailments` are its monitors' now."""
     windows = queries.windows(engine, model.model_id, start_us, end_us)
     span = Span(max(start_us, min((w.start_us for w in windows), default=start_us)), end_us)
     drift = queries.drift_detections(engine, model.model_id, start_us, end_us)
@@ -72,6 +74,11 @@ def report(
     restarts = [i.cleared_us for i in incidents if i.family == "drift" and i.cleared_us is not None]
     outcomes = Counter(w.outcome for w in rows)
     distances = ranked(counts)
+    versions = [
+        c
+        for c in comparisons.listed(engine, model.model_id)
+        if c["until_us"] > start_us and parse_time_us(c["came"]) <= end_us
+    ]
     style = (resources.files("monitor.reports") / "charts.css").read_text() + (
         resources.files("monitor.reports") / "owner.css"
     ).read_text()
@@ -81,19 +88,23 @@ def report(
         model=model, environment=environment, owner=owner, made_us=made_us, version=version, policy=policy,
         style=Markup(style), span=span, verdict=verdict(incidents, outcomes), events=sum(w.n for w in rows),  # noqa: S704
         outcomes=dict(outcomes), not_judged=sum(n for o, n in outcomes.items() if o != "judged"), words=OUTCOMES,
-        reference=queries.reference(engine, model.model_id, model.reference_hash), incidents=[_told(i) for i in incidents],
+        reference=references.reference(engine, model.model_id, model.reference_hash), incidents=[_told(i) for i in incidents],
         volume=volume if points else None, measure=MEASURES["evidence"], strips=_strips(drift, span, restarts),
         axis=charts.axis(span), features=distances, events_counted=counts.current.n if counts else 0,
-        histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure,
+        histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure, ailments=ailments,
+        versions=versions, version_words=VERSION_WORDS,
     )  # fmt: skip
     summary = {
         "model": model.name,
+        "headline": verdict(incidents, outcomes),
         "events": sum(w.n for w in rows),
         "windows": dict(outcomes),
         "incidents": [
             {"alert_id": i.alert_id, "event": i.event, "severity": i.severity, "open": i.open} for i in incidents
         ],
         "features": {name: dict(d) for name, d in distances},
+        "versions": versions,
+        "diagnosis": [d.to_json() for d in ailments],
     }
     return Report(html, policy, summary)
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 from monitor.model import SECOND_US
 
+VERSION_WORDS: Final[Mapping[str, str]] = {
+    "same": "The drift engine, with the old version's windows as its reference, sees no difference.",
+    "changed": "The drift engine, with the old version's windows as its reference, sees a difference.",
+    "learning": "The old version has too few windows for the drift engine to judge; sizes of change only.",
+}
 _HIDDEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 

@@ -12,6 +12,8 @@ from monitor.service.compose import Service
 from monitor.service.due import Due
 from monitor.service.judge import Judge
 from monitor.service.live import LiveModel
+from monitor.service.references import recount
+from monitor.service.renewal import attend
 from monitor.service.work import detection_row
 from monitor.store import alertlog, ledger
 
@@ -62,6 +64,7 @@ def check(service: Service, models: Sequence[str], from_us: int, to_us: int, now
             raise DependencyUnreachable(
                 f"model {name}: a scheduler holds its lease; stop it or wait until the lease runs out"
             )
+        attend(service, name, now_us)
         windows = ledger.ledger_rows(service.engine, live.watched.model_id, from_us, to_us)
         found[name] = ModelReport(
             windows=windows,
@@ -88,7 +91,15 @@ def backfill(service: Service, name: str, from_us: int, to_us: int, now_us: int)
     watched = live.watched
     work = live.fresh()
     judge = live.judge(work)
-    counts = _recount(service, live, judge, from_us, to_us)
+    buckets = recount(
+        service.log,
+        watched.model_id,
+        watched.bins,
+        watched.columns,
+        watched.bucket_us,
+        (from_us // watched.bucket_us * watched.bucket_us, to_us),
+    )
+    counts = Recounted(live, judge, buckets)
     done = {
         (w.monitor, w.end_us)
         for w in ledger.ledger_rows(service.engine, watched.model_id, from_us, to_us)
@@ -146,15 +157,3 @@ class Recounted:
             ledger.ProfileRow(watched.reference_hash, b, b + watched.bucket_us, p.n, p.to_bytes())
             for b, p in sorted(self.buckets.items())
         ]
-
-
-def _recount(service: Service, live: LiveModel, judge: Judge, from_us: int, to_us: int) -> Recounted:
-    watched = live.watched
-    size = watched.bucket_us
-    buckets: dict[int, Any] = {}
-    for start in range(from_us // size * size, to_us, size):
-        for table in service.log.read_window(watched.model_id, start, start + size, watched.columns):
-            if table.num_rows:
-                counted = watched.bins.count(table)
-                buckets[start] = buckets[start].merge(counted) if start in buckets else counted
-    return Recounted(live, judge, buckets)

@@ -11,9 +11,11 @@ from alerts.routes import routing
 from monitor.config import Config
 from monitor.model import Transition
 from monitor.service.callers import finder
+from monitor.service.frozen import reference_schema
 from monitor.service.live import LiveModel
-from monitor.service.watch import Watched, reference_schema, watch
-from monitor.store import registry
+from monitor.service.references import NO_REFERENCE, settle
+from monitor.service.watch import Watched, watch
+from monitor.store import references, registry
 from monitor.store.engine import check_migrated, is_new, migrate, open_state
 from monitor.store.eventlog import EventLog, ModelTable
 from monitor.store.publish import Publisher
@@ -51,12 +53,29 @@ class Service:
     def publisher(self) -> Publisher:
         return Publisher(self.engine, self.root / "events", self.owner)
 
+    @property
+    def references(self) -> Path:
+        """Where frozen references lie."""
+        return self.root / "references"
+
     def watched(self, name: str, now_us: int) -> Watched:
-        return watch(self.config, self.engine, self.tables[name], self.root / "references", now_us)
+        """The model with its reference, which may bring features that had no column so far."""
+        held = settle(self.config, self.engine, self.log, self.tables[name], self.references, now_us)
+        self.tables = {**self.tables, name: registry.grow(self.engine, name, held.schema)}
+        self.log = EventLog(self.engine, self.root / "events", self.tables)
+        return watch(self.config, self.engine, self.tables[name], held, self.references, now_us)
+
+    def stale(self, name: str) -> bool:
+        """Whether people have given the model another reference than the one that it is judged by in this process."""
+        live = self.live.get(name)
+        if live is None:
+            return False
+        current = references.standing(self.engine, live.watched.model_id).current or NO_REFERENCE
+        return current != live.watched.reference_hash
 
     def model(self, name: str, now_us: int) -> LiveModel:
         """The live model of this process; it keeps its state between ticks."""
-        if name not in self.live:
+        if name not in self.live or self.stale(name):
             find = finder(self.config, self.engine, name)
             watched = self.watched(name, now_us)
             self.live[name] = LiveModel(watched, self.engine, self.log, self.config, self.sinks_for, find)
@@ -74,6 +93,8 @@ def open_service(config: Config, owner: str) -> Service:
         check_migrated(engine)
         schemas = {name: reference_schema(config, name, model) for name, model in config.models.items()}
         tables = registry.register(engine, config.environment, schemas)
+        grown = {n: s for n, s in references.current_schemas(engine).items() if n in tables}
+        tables |= {name: registry.grow(engine, name, schema) for name, schema in grown.items()}
     except BaseException:
         engine.dispose()
         raise

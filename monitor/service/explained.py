@@ -61,11 +61,11 @@ def explained(
     return replace(decision, evidence={**decision.evidence, **found})
 
 
-def reference_rows(file: Path, stored: Callable[[str], str]) -> Rows:
+def reference_rows(file: Path | None, stored: Callable[[str], str]) -> Rows:
     """At most ROWS evenly spaced rows of a frozen reference, callers under their stored names; none without the file."""
 
     def rows(columns: Sequence[str]) -> pa.Table:
-        if not file.exists():
+        if file is None or not file.exists():
             return pa.table({c: pa.array([], pa.null()) for c in columns})
         source = pq.ParquetFile(file)
         names = source.schema_arrow.names

@@ -14,6 +14,7 @@ from monitor.model import SECOND_US, Decision, Event, Family, Severity, Subject
 from monitor.service.compose import Service
 from monitor.service.told import demoted
 from monitor.store import alertlog, ledger
+from monitor.store import references as store
 from monitor.store.engine import read
 from monitor.store.lookups import PartitionRow, all_partitions
 from monitor.store.outbox import SqlOutbox
@@ -40,6 +41,7 @@ def decisions(service: Service, now_us: int, clock: str) -> list[Decision]:
         found += detectors(service, now_us)
         found += collectors(service, now_us)
         found += disk(service, now_us)
+        found += references(service, now_us)
     return found
 
 
@@ -124,6 +126,14 @@ def collectors(service: Service, now_us: int) -> Iterator[Decision]:
         elif now_us - oldest_us > LAG_US:
             reason = "its collector lags: it reads events from more than 15 min ago"
         yield _state("component", f"collector {name}", now_us, reason)
+
+
+def references(service: Service, now_us: int) -> Iterator[Decision]:
+    """A model whose proposed reference waits for people while it has none, or one that is not approved by enough."""
+    bare = store.waiting(service.engine)
+    for name in service.config.models:
+        wait = f"reference version {bare[name]} waits for approval: lanner reference approve" if name in bare else None
+        yield _state("component", f"reference {name}", now_us, wait, severity=Severity.WARNING)
 
 
 def disk(service: Service, now_us: int) -> Iterator[Decision]:

@@ -6,13 +6,14 @@ which row a window is judged, so results do not depend on where ticks or batches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 from numpy.typing import NDArray
 
@@ -21,7 +22,7 @@ from detectors import decide
 from detectors.base import Detection, Evidence, Feedback, Measured, State
 from detectors.profile import Coded, Profile
 from monitor import telemetry
-from monitor.model import Decision, Event, Family, Subject, Verdict
+from monitor.model import Decision, Event, Family, Mark, Subject, Verdict
 from monitor.service.callers import Find, nobody
 from monitor.service.due import Due, due
 from monitor.service.explained import explained
@@ -29,7 +30,9 @@ from monitor.service.watch import Monitor, Watched
 from monitor.service.windows import NO_LABELS, Stretch, TimeWindow, principals, skewed
 from monitor.service.work import NEVER, Work, detection_row
 from monitor.store import ledger
+from monitor.store.alertlog import column_text
 
+MAX_VERSIONS: Final = 100  # of a model that are told apart; a producer that writes other things there marks no more
 RERUN_WINDOWS: Final = 24  # late rows re-run state over at most so many judged windows
 
 log = structlog.get_logger("lanner.judge")
@@ -99,6 +102,17 @@ class Judge:
                 window = self._nothing(work.high_us, max(now_us, work.high_us))
                 self._rule(work, m, self._measure(work, m, window))
 
+    def end(self, work: Work, events: Container[Event], reason: str) -> None:
+        """End the model's open incidents of these events: what they rest on is no more."""
+        found = [a for a in work.open.values() if a.event in events and a.subject.kind in ("model", "segment")]
+        self._decide(work, [
+            Decision(
+                model=a.model, event=a.event, family=a.family, subject=a.subject, firing=False,
+                time_us=max(work.high_us, a.updated_us), window_us=a.window_us, detector=a.detector, evidence={**a.evidence, "reason": reason},
+            )
+            for a in found
+        ])  # fmt: skip
+
     def _nothing(self, start_us: int, end_us: int) -> TimeWindow:
         """A time in which nothing came."""
         return TimeWindow(self.watched.name, start_us, end_us, None, 0, _no_rows, _no_labels)
@@ -124,6 +138,7 @@ class Judge:
     def _feed(self, work: Work, table: pa.Table, coded: Coded, high: NDArray[np.int64]) -> None:
         """Rows that close no window: silence before them, counts, per-principal evidence, decisions in time order."""
         self._gaps(work, high)
+        _versions(work, self.watched.name, table, high)
         work.high_us = int(high[-1])
         work.rows_since_snapshot += table.num_rows
         self._count(work, table, coded)
@@ -386,6 +401,29 @@ class Judge:
     def _store(self, work: Work, m: Monitor, found: Iterable[Detection]) -> None:
         if not work.silent:
             work.detections += [detection_row(self.watched.model_id, m, d) for d in found]
+
+
+def _versions(work: Work, model: str, table: pa.Table, high: NDArray[np.int64]) -> None:
+    """A version that answers for the first time is a mark, dated to the log's clock then; the very first is none."""
+    if "model_version" not in table.column_names:
+        return
+    column = table["model_version"]
+    for version in pc.unique(column).to_pylist():
+        if version is None or version in work.versions or len(work.versions) >= MAX_VERSIONS:
+            continue
+        at_us = int(high[pc.index(column, version).as_py()])
+        if work.versions:
+            made = Mark(
+                model,
+                "version",
+                at_us,
+                None,
+                column_text(f"version {version[:100]} answers for the first time"),
+                "lanner",
+            )
+            work.marks.append(made)
+            work.told = replace(work.told, marks=[*work.told.marks, made])
+        work.versions[version] = at_us
 
 
 def _told(m: Monitor, work: Work) -> Feedback:

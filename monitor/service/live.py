@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 
 from alerts import lifecycle
+from detectors import decide
 from detectors.base import Feedback, State, pack, unpack
 from monitor.config import Config
 from monitor.errors import FencedOut
@@ -17,6 +18,7 @@ from monitor.model import SECOND_US, Alert, Transition
 from monitor.service.callers import Find, nobody
 from monitor.service.due import watermark
 from monitor.service.judge import Judge
+from monitor.service.references import recount
 from monitor.service.told import told
 from monitor.service.watch import Watched
 from monitor.service.work import NEVER, Work
@@ -172,7 +174,14 @@ class LiveModel:
     def _commit(self, work: Work, standing: ledger.Standing, mark: int | None, now_us: int) -> None:
         watched = self.watched
         idle = work.position == standing.position and mark == standing.watermark_us
-        if idle and not work.ledger and not work.transitions and not work.applied and not work.excepted:
+        if (
+            idle
+            and not work.touched
+            and not work.ledger
+            and not work.transitions
+            and not work.applied
+            and not work.excepted
+        ):
             work.settle()
             return
         counts = [
@@ -200,6 +209,7 @@ class LiveModel:
                 transitions=work.transitions,
                 applied=work.applied,
                 excepted=work.excepted,
+                marks=work.marks,
             ),
             self.sinks_for,
         )
@@ -235,6 +245,9 @@ class LiveModel:
             "counters": dict(work.counters),
             "first_us": work.first_us,
             "late_us": work.late_us,
+            "reference": self.watched.reference_hash,
+            "versions": work.versions,
+            "refused": dict(self.watched.refused),
         }
         states["service"] = msgspec.json.encode(head)
         before = (
@@ -268,6 +281,7 @@ class LiveModel:
             open={a.key: a for a in standing.open},
             last_end=dict(standing.last_end_us),
             first_us=head.get("first_us"),
+            versions=head.get("versions") or dict.fromkeys(self.watched.versions, 0),
             late_us=head.get("late_us"),
             high_us=NEVER if standing.last_event_us is None else standing.last_event_us,
             before={int(end): {n: State.from_bytes(b) for n, b in s.items()} for end, s in kept.items()},
@@ -275,7 +289,32 @@ class LiveModel:
         at = int(unpack(stored["log"])[0]["position"]) if "log" in stored else 0
         if at < standing.position:
             self._catch_up(work, at, standing.position)
+        if head.get("reference", self.watched.reference_hash) != self.watched.reference_hash:
+            self._rebase(work)
         return work
+
+    def _rebase(self, work: Work) -> None:
+        """Go on under another reference: what windows said under the old one ends, what they need is counted anew.
+
+        Guilt of callers stays. Monitors that could not run so far begin with the window that is under way.
+        """
+        watched = self.watched
+        if work.high_us == NEVER:
+            return
+        work.first_us = work.high_us // watched.longest_us * watched.longest_us
+        ends = [work.last_end[m.name] for m in watched.monitors if m.reads == "windows" and m.name in work.last_end]
+        start_us = min([work.first_us, *ends]) - watched.longest_us
+        # Up to the ledger's position, as what follows is counted when it is read.
+        found = recount(
+            self.log, watched.model_id, watched.bins, watched.columns, watched.bucket_us,
+            (start_us, 1 << 62), upto=work.position,
+        )  # fmt: skip
+        work.profiles, work.before, work.late_us = found, {}, None
+        work.touched |= set(found)
+        work.states.pop("budget", None)
+        work.feedback = replace(work.feedback, frozen=False, restart=False)
+        judge = self.judge(work)
+        judge.end(work, decide.LANES, "new reference")
 
     def _catch_up(self, work: Work, after: int, upto: int) -> None:
         work.silent = True

@@ -6,7 +6,7 @@ Calibration happens once per (reference, detector, parameters) and is stored; a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,46 +15,32 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import structlog
 from numpy.typing import NDArray
 
 from alerts.policy import Policy
 from alerts.policy import policy as alert_policy
-from collectors import files
-from collectors.base import Placed, Record
-from collectors.decode import decoder_for
 from detectors import decide
 from detectors.base import Calibration, Detector
 from detectors.profile import Bins
 from detectors.registry import DEFAULTS, REGISTRY
 from detectors.strata import Strata
-from monitor.config import Config, ModelConfig, directories
-from monitor.errors import CalibrationRefused, ConfigError, DecodeError, Mistake
-from monitor.model import HOUR_US, SECOND_US, Decision, InferenceEvent
+from monitor.config import Config, directories
+from monitor.errors import CalibrationRefused, ConfigError, Mistake
+from monitor.model import HOUR_US, SECOND_US, Decision
 from monitor.service import known
-from monitor.service.callers import plain
+from monitor.service.callers import finder, nobody, plain
 from monitor.service.explained import Rows, reference_rows
+from monitor.service.frozen import file_hash, read_columns, reference_events
 from monitor.service.known import Known
 from monitor.service.parts import by_caller, stored_name, strata_of, with_callers
+from monitor.service.references import Held
 from monitor.service.windows import Stretch, reference_windows, usual_window_us
 from monitor.store import registry
-from monitor.store.columns import to_table, view
 from monitor.store.eventlog import ModelTable
-from monitor.store.features import FeatureSchema
 from monitor.store.queries import Engine
 
-NO_REFERENCE: Final = "none"  # reference hash of a model that has none yet
-CHUNK_ROWS: Final = 20_000
-UNTIMED_MS: Final = 100_000_000_000  # what decoders take for a time and no log holds: the first moment that they accept
 CALENDAR: Final = ("timezone", "weekend", "holidays")  # parameters that detectors take from the model's calendar
-
-BASE_COLUMNS: Final = (  # what detectors may ask for beside the features
-    "event_time", "segment", "position", "principal", "credential_id", "source_ip", "session_id", "request_id", "model_version",
-    "prediction_label", "prediction_value", "scores", "class_names", "returned", "status", "http_status", "latency_ms",
-    "tokens_in", "tokens_out",
-    "quality", "mismatched", "extra",
-)  # fmt: skip
 
 log = structlog.get_logger("lanner.watch")
 
@@ -104,6 +90,7 @@ class Watched:
     known: Known  # training rows and canaries, marked in every stretch of the log
     reference: Rows  # a sample of the frozen reference's rows, to explain drift with
     units: Mapping[str, str]  # of features, where the configuration tells them
+    versions: tuple[str, ...] = ()  # of the model, in its reference
 
     @property
     def model_id(self) -> str:
@@ -136,108 +123,13 @@ class Watched:
         return read_columns(self.table.schema)
 
 
-def read_columns(schema: FeatureSchema) -> list[str]:
-    """Columns of the event log that ticks and references hold."""
-    return [*BASE_COLUMNS, *(f"feature:{f}" for f in (*schema.numeric, *schema.categorical))]
-
-
-def reference_events(config: Config, name: str, file: Path) -> Iterator[InferenceEvent]:
-    """Events of a reference file. Rows need neither a model nor a time: a reference says what is normal, not when.
-
-    Raises ConfigError naming the line of the first row that cannot be read: a broken reference calibrates nothing.
-    """
-    decode = decoder_for("native", config)
-    for record in files.read_records(file, "reference"):
-        try:
-            for event in decode(_complete(record, name)):
-                if isinstance(event, InferenceEvent):
-                    if event.event_time_us == UNTIMED_MS * 1000:
-                        event.event_time_us = 0
-                    yield event
-        except DecodeError as error:
-            raise ConfigError(
-                [Mistake(str(file), record.offset + 1, f"this reference row cannot be used: {error}")]
-            ) from error
-
-
-def _complete(record: Record, name: str) -> Record:
-    """A reference row with the model's name and, where it has none, the time that stands for none."""
-    value = record.value or b""
-    if b'"event_time"' in value and b'"model"' in value:
-        return record
-    try:
-        row = msgspec.json.decode(value)
-    except msgspec.DecodeError:
-        return record  # the decoder says what is wrong with it
-    return (
-        record._replace(value=msgspec.json.encode({"event_time": UNTIMED_MS, "model": name, **row}))
-        if isinstance(row, dict)
-        else record
-    )
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of the file's bytes: the name of a frozen reference."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def reference_schema(config: Config, name: str, model: ModelConfig) -> FeatureSchema:
-    """Typed features of a model: those of its reference file, overruled by its configuration."""
-    declared = {f: c.type for f, c in model.features.items() if c.type}
-    if model.reference is None or model.reference.file is None:
-        return FeatureSchema.infer([], declared)
-    return FeatureSchema.infer(reference_events(config, name, config.path(model.reference.file)), declared)
-
-
-def freeze(config: Config, engine: Engine, table: ModelTable, folder: Path, now_us: int) -> tuple[str, pa.Table]:
-    """The model's reference as a table, copied once into the store as Parquet under its hash; empty without one."""
-    model = config.models[table.name]
-    empty = view(to_table([], table.schema, "", 0), table.schema, read_columns(table.schema))
-    if model.reference is None or model.reference.file is None:
-        return NO_REFERENCE, empty
-    file = config.path(model.reference.file)
-    digest = file_hash(file)
-    frozen = folder / table.model_id / f"{digest}.parquet"
-    if not frozen.exists():
-        frozen.parent.mkdir(parents=True, exist_ok=True)
-        partial = frozen.with_suffix(".partial")
-        rows = _write(partial, reference_events(config, table.name, file), table, empty.schema)
-        partial.rename(frozen)
-        registry.put_reference(
-            engine, table.model_id, digest, path=str(frozen.relative_to(folder)), rows=rows, origin=f"file {file.name}",
-            approved_by="configuration", now_us=now_us,
-        )  # fmt: skip
-    return digest, pq.read_table(frozen)
-
-
-def _write(path: Path, events: Iterator[InferenceEvent], table: ModelTable, schema: pa.Schema) -> int:
-    rows, chunk = 0, []
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for i, event in enumerate(events):
-            chunk.append(Placed("reference", 0, i, event))
-            if len(chunk) == CHUNK_ROWS:
-                rows += _flush(writer, chunk, table)
-                chunk = []
-        rows += _flush(writer, chunk, table)
-    return rows
-
-
-def _flush(writer: pq.ParquetWriter, chunk: Sequence[Placed], table: ModelTable) -> int:
-    rows = view(to_table(chunk, table.schema, "", 0), table.schema, read_columns(table.schema))
-    writer.write_table(rows.cast(writer.schema))
-    return int(rows.num_rows)
-
-
-def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_us: int) -> Watched:
-    """Freeze the reference, calibrate every monitor (or read its calibration back), derive budgets and policy."""
-    digest, rows = freeze(config, engine, table, folder, now_us)
-    directory = directories(config).get(table.name)  # a reference holds plain names, whatever the log holds
-    declared = {} if directory is None else plain(directory)(pc.unique(rows["principal"]).to_pylist())
-    model = config.models[table.name]
+def watch(config: Config, engine: Engine, table: ModelTable, reference: Held, folder: Path, now_us: int) -> Watched:
+    """Calibrate every monitor on the reference (or read its calibration back), derive budgets and policy."""
+    digest, rows, model = reference.hash, reference.rows, config.models[table.name]
+    directory = directories(config).get(table.name)
+    # A file holds plain names, whatever the log holds; rows that come from the log are named as the log names them.
+    find = finder(config, engine, table.name) if reference.logged else plain(directory) if directory else nobody
+    declared = find(pc.unique(rows["principal"]).to_pylist())
     if by_caller(model, table.schema):
         stored = stored_name(config)
         rows, declared = with_callers(rows, stored), {stored(n): c for n, c in declared.items()}
@@ -271,8 +163,9 @@ def watch(config: Config, engine: Engine, table: ModelTable, folder: Path, now_u
         lateness_us=round(config.schedule.lateness * SECOND_US),
         catch_up_us=round(config.schedule.catch_up * SECOND_US),
         known=found,
-        reference=reference_rows(folder / table.model_id / f"{digest}.parquet", stored_name(config)),
+        reference=reference_rows(reference.file, stored_name(config)),
         units={name: f.unit for name, f in model.features.items() if f.unit},
+        versions=tuple(v for v in pc.unique(rows["model_version"]).to_pylist() if v is not None)[:100],
     )
 
 
@@ -382,8 +275,3 @@ def _params(detector: str, given: Mapping[str, Any], days: Mapping[str, str]) ->
     """Parameters of a detector: the calendar where it knows one, and what the configuration gives."""
     known = {f.name for f in fields(REGISTRY[detector])}
     return {**{k: v for k, v in days.items() if k in known}, **given}
-
-
-def refusals(watched: Watched) -> dict[str, Any]:
-    """What cannot run on this reference, for the page and for `doctor`."""
-    return {"refused": dict(watched.refused), "reference": watched.reference_hash}

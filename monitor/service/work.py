@@ -10,7 +10,7 @@ from alerts.base import Step
 from alerts.quiet import Told
 from detectors.base import Detection, Feedback, State
 from detectors.profile import Profile
-from monitor.model import Alert, Decision, Transition
+from monitor.model import Alert, Decision, Mark, Transition
 from monitor.service.watch import Monitor
 from monitor.store import ledger
 
@@ -29,6 +29,10 @@ class Work:
     last_end: dict[str, int]
     first_us: int | None  # the first event ever seen; windows begin with it
     high_us: int  # running maximum of event times, NEVER before the first
+    versions: dict[str, int] = field(
+        default_factory=dict
+    )  # model version -> when it answered first, 0: in the reference
+    marks: list[Mark] = field(default_factory=list)  # what this tick has to tell people, beside incidents
     rows_since_snapshot: int = 0
     stored: dict[str, State] = field(
         default_factory=dict
@@ -67,7 +71,7 @@ class Work:
     def settle(self) -> None:
         """Forget what has been committed."""
         self.touched.clear()
-        for out in (self.ledger, self.detections, self.transitions, self.decisions):
+        for out in (self.ledger, self.detections, self.transitions, self.decisions, self.marks):
             out.clear()
         self.alerts.clear()
         self.excepted.clear()

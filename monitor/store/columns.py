@@ -329,12 +329,12 @@ def view(table: pa.Table, schema: FeatureSchema, columns: Sequence[str]) -> pa.T
     Numeric features are float64, categorical ones and those that the schema does not know are strings; missing is null.
     A value that did not fit its column reads as null here and stands in `extra`.
     """
-    held = _held(table) if any(c.startswith("feature:") for c in columns) else {}
-    return pa.table({column: _logical(table, schema, column, held) for column in columns})
+    found = held(table) if any(c.startswith("feature:") for c in columns) else {}
+    return pa.table({column: _logical(table, schema, column, found) for column in columns})
 
 
 def _logical(
-    table: pa.Table, schema: FeatureSchema, column: str, held: Mapping[int, dict[str, Any]]
+    table: pa.Table, schema: FeatureSchema, column: str, apart: Mapping[int, dict[str, Any]]
 ) -> pa.ChunkedArray:
     if column in ("event_time", "ingest_time"):
         return table[column].cast(TIME).cast(pa.int64())
@@ -354,7 +354,7 @@ def _logical(
         texts = [None if v is None else number_text(v) for v in table[other].to_pylist()]
         values = pc.coalesce(values, pa.array(texts, pa.string()))
     fit: Callable[[Any], Any] = as_number if numeric else (lambda value: as_category(value, coded))
-    found = {row: fit(features[name]) for row, features in held.items() if name in features}
+    found = {row: fit(features[name]) for row, features in apart.items() if name in features}
     if not found:
         return values
     mask = np.zeros(table.num_rows, dtype=bool)
@@ -362,7 +362,7 @@ def _logical(
     return pc.replace_with_mask(values.combine_chunks(), mask, pa.array(list(found.values()), kind))
 
 
-def _held(table: pa.Table) -> dict[int, dict[str, Any]]:
+def held(table: pa.Table) -> dict[int, dict[str, Any]]:
     """By row, ascending: features that stand in `extra`."""
     extra = table["extra"]
     if extra.null_count == len(extra):

@@ -64,6 +64,19 @@ class EventLog:
         """Heartbeat of an owner: which partitions it has read to their end (the idle rule of the watermark)."""
         ingest.report(self.engine, source, owner, caught_up, now_us)
 
+    def under(self, name: str, schema: FeatureSchema) -> EventLog:
+        """The same log with another schema for one model: features that stand in `extra` so far read as typed ones."""
+        table = self.models[name]
+        return EventLog(
+            self.engine, self.files.uri, {**self.models, name: ModelTable(table.model_id, name, schema)}, self.at
+        )
+
+    def first_us(self, model_id: str) -> int | None:
+        """The time of a model's first event."""
+        with read(self.engine) as conn:
+            first = conn.scalar(sa.select(sa.func.min(segments.c.min_event_us)).where(segments.c.model_id == model_id))
+            return None if first is None else int(first)
+
     def latest_batch(self, model_id: str) -> int:
         """The newest batch that readers may see; 0 when there is none."""
         c = segments.c

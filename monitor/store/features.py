@@ -59,6 +59,19 @@ class FeatureSchema:
             coded=tuple(n for n in names if not numeric(n) and numbers[n]),
         )
 
+    def plus(self, other: FeatureSchema) -> FeatureSchema:
+        """Both; a feature that both know keeps the type it has here.
+
+        >>> FeatureSchema(("a",), ("b",)).plus(FeatureSchema(("b", "c"), ("a",)))
+        FeatureSchema(numeric=('a', 'c'), categorical=('b',), coded=())
+        """
+        taken = {*self.numeric, *self.categorical}
+        return FeatureSchema(
+            (*self.numeric, *(f for f in other.numeric if f not in taken)),
+            (*self.categorical, *(f for f in other.categorical if f not in taken)),
+            tuple(dict.fromkeys((*self.coded, *other.coded))),
+        )
+
     def to_json(self) -> dict[str, list[str]]:
         """What the `models` table keeps."""
         return {"numeric": list(self.numeric), "categorical": list(self.categorical), "coded": list(self.coded)}

@@ -22,7 +22,7 @@ from monitor.model import HOUR_US, SECOND_US, FeedbackEvent, Half, InferenceEven
 from monitor.store.columns import EARLIEST_US, LATEST_US, json_text, storable
 from monitor.store.engine import insert, write
 from monitor.store.features import clean
-from monitor.store.people import record_mark
+from monitor.store.people import put_mark
 from monitor.store.schema import dead_letters, feedback, halves, idempotency, partitions, unregistered
 from monitor.store.segments import UNREGISTERED, Files, ModelTable, Segment, record, write_segment
 
@@ -89,7 +89,7 @@ def append(
                 _store_halves(conn, batch, waiting)
                 _store_feedback(conn, batch, verdicts)
                 for mark in told:
-                    record_mark(conn, mark, batch.received_us)
+                    put_mark(conn, mark, batch.received_us)
                 _store_dead_letters(conn, batch)
                 _mark_redriven(conn, batch.redriven)
                 count_unregistered(conn, batch.source, unknown, batch.received_us)

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from monitor.errors import FencedOut
-from monitor.model import Alert, Transition, stable_id
+from monitor.model import Alert, Mark, Transition, stable_id
 from monitor.store import alertlog, outbox, people
 from monitor.store.engine import read, write
 from monitor.store.schema import (
@@ -98,6 +98,7 @@ class TickCommit:
     transitions: Sequence[Transition] = ()
     applied: Sequence[int] = ()  # acts of people that it has applied
     excepted: Mapping[str, int] = field(default_factory=dict)  # exception -> decisions that it covered
+    marks: Sequence[Mark] = ()  # what it has seen that explains changes
 
 
 def standing(engine: sa.Engine, model_id: str, model: str, upto: int) -> Standing:
@@ -184,6 +185,8 @@ def commit(engine: sa.Engine, tick: TickCommit, sinks_for: Callable[[Transition]
         alertlog.write(conn, tick.alerts, tick.transitions, tick.now_us)
         outbox.enqueue(conn, tick.transitions, sinks_for, tick.now_us)
         people.apply(conn, tick.applied, tick.excepted, tick.now_us)
+        for made in tick.marks:
+            people.put_mark(conn, made, tick.now_us)
         if tick.transitions or tick.ledger:
             detail = {
                 "windows": len(tick.ledger),
@@ -222,6 +225,37 @@ def load_states(engine: sa.Engine, model_id: str) -> dict[str, bytes]:
     with read(engine) as conn:
         rows = conn.execute(sa.select(states.c.name, states.c.body).where(states.c.model_id == model_id)).all()
         return {name: bytes(body) for name, body in rows}
+
+
+def load_state(engine: sa.Engine, model_id: str, name: str) -> bytes | None:
+    """One stored state."""
+    with read(engine) as conn:
+        body = conn.scalar(sa.select(states.c.body).where(states.c.model_id == model_id, states.c.name == name))
+        return None if body is None else bytes(body)
+
+
+def put_history(engine: sa.Engine, model_id: str, counts: Sequence[ProfileRow]) -> None:
+    """Store counts that were rebuilt on a new reference; a bucket of which more is known already stays."""
+    with write(engine) as conn:
+        known = {
+            int(r.start_us): int(r.n)
+            for r in conn.execute(
+                sa.select(profiles.c.start_us, profiles.c.n).where(
+                    profiles.c.model_id == model_id,
+                    profiles.c.reference_hash.in_({c.reference_hash for c in counts}),
+                )
+            )
+        }
+        for c in counts:
+            if known.get(c.start_us, -1) < c.n:
+                put_profile(conn, model_id, c)
+
+
+def put_state(engine: sa.Engine, model_id: str, name: str, body: bytes, now_us: int) -> None:
+    """Store one state outside a tick."""
+    with write(engine) as conn:
+        conn.execute(states.delete().where(states.c.model_id == model_id, states.c.name == name))
+        conn.execute(states.insert().values(model_id=model_id, name=name, body=body, updated_us=now_us))
 
 
 def load_profiles(

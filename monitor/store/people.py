@@ -190,11 +190,11 @@ def exemptions_of(conn: sa.Connection, model: str, since_us: int) -> list[Exempt
 def mark(engine: sa.Engine, mark: Mark, now_us: int) -> int:
     """Record something that explains changes; its number."""
     with write(engine) as conn:
-        return record_mark(conn, mark, now_us)
+        return put_mark(conn, mark, now_us)
 
 
-def record_mark(conn: sa.Connection, mark: Mark, now_us: int) -> int:
-    """The same inside the caller's transaction: that of an ingest, which takes each message once."""
+def put_mark(conn: sa.Connection, mark: Mark, now_us: int) -> int:
+    """The same inside the caller's transaction."""
     row = {
         "model": None if mark.model is None else column_text(mark.model), "kind": _text(mark.kind),
         "start_us": mark.start_us, "end_us": mark.end_us, "text": _text(mark.text), "actor": _text(mark.actor),

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import sqlalchemy as sa
 
 from monitor.model import Severity
-from monitor.store.schema import alerts, calibrations, detections, ledger, marks, models, profiles, references
+from monitor.store.schema import alerts, calibrations, detections, ledger, marks, models, profiles
 
 Engine: TypeAlias = sa.Engine  # the page and the reports hand the engine through and need its name
 UNREGISTERED: Final = "_unregistered"
@@ -108,19 +108,6 @@ class ModelRow:
     @property
     def incidents(self) -> int:
         return sum(self.open.values())
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceRow:
-    """What a model is compared with."""
-
-    reference_hash: str
-    version: int
-    path: str  # of the frozen Parquet copy, relative to the store's references
-    rows: int
-    origin: str
-    approved_by: str | None
-    created_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,20 +303,6 @@ def _detections(
         )
         for r in reversed(rows)
     ]
-
-
-def reference(engine: Engine, model_id: str, reference_hash: str | None) -> ReferenceRow | None:
-    """The named reference of a model."""
-    query = sa.select(references).where(
-        references.c.model_id == model_id, references.c.reference_hash == (reference_hash or "")
-    )
-    with engine.connect() as conn:
-        r = conn.execute(query).one_or_none()
-    return (
-        None
-        if r is None
-        else ReferenceRow(r.reference_hash, r.version, r.path, r.rows, r.origin, r.approved_by, r.created_us)
-    )
 
 
 def model_marks(engine: Engine, model: str, start_us: int, end_us: int) -> list[MarkRow]:

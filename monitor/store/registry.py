@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -10,7 +11,7 @@ from monitor.model import stable_id
 from monitor.store.engine import read, write
 from monitor.store.eventlog import ModelTable
 from monitor.store.features import FeatureSchema
-from monitor.store.schema import calibrations, models, references
+from monitor.store.schema import calibrations, models
 
 UNREGISTERED = "_unregistered"
 
@@ -31,50 +32,25 @@ def register(engine: sa.Engine, environment: str, configured: Mapping[str, Featu
                 conn.execute(models.insert().values(model_id=model_id, name=name, schema=schema.to_json()))
                 tables[name] = ModelTable(model_id, name, schema)
                 continue
-            old = FeatureSchema.from_json(row.schema)
-            taken = {*old.numeric, *old.categorical}
-            merged = FeatureSchema(
-                (*old.numeric, *(f for f in schema.numeric if f not in taken)),
-                (*old.categorical, *(f for f in schema.categorical if f not in taken)),
-                tuple(dict.fromkeys((*old.coded, *schema.coded))),
-            )
-            if merged != old:
-                conn.execute(models.update().where(models.c.model_id == row.model_id).values(schema=merged.to_json()))
+            merged = _grown(conn, row, schema)
             tables[name] = ModelTable(row.model_id, name, merged)
     return tables
 
 
-def put_reference(
-    engine: sa.Engine,
-    model_id: str,
-    reference_hash: str,
-    *,
-    path: str,
-    rows: int,
-    origin: str,
-    approved_by: str | None,
-    now_us: int,
-) -> None:
-    """Record a frozen reference once and make it the model's current one."""
+def grow(engine: sa.Engine, name: str, schema: FeatureSchema) -> ModelTable:
+    """The table of a registered model with the typed columns of one more schema."""
     with write(engine) as conn:
-        same = (references.c.model_id == model_id) & (references.c.reference_hash == reference_hash)
-        if conn.execute(sa.select(references.c.version).where(same)).one_or_none() is None:
-            newest = conn.execute(
-                sa.select(sa.func.max(references.c.version)).where(references.c.model_id == model_id)
-            ).scalar()
-            conn.execute(
-                references.insert().values(
-                    reference_hash=reference_hash,
-                    model_id=model_id,
-                    version=(newest or 0) + 1,
-                    path=path,
-                    rows=rows,
-                    origin=origin,
-                    approved_by=approved_by,
-                    created_us=now_us,
-                )
-            )
-        conn.execute(models.update().where(models.c.model_id == model_id).values(reference_hash=reference_hash))
+        row = conn.execute(sa.select(models).where(models.c.name == name)).one()
+        return ModelTable(row.model_id, name, _grown(conn, row, schema))
+
+
+def _grown(conn: sa.Connection, row: sa.Row[Any], schema: FeatureSchema) -> FeatureSchema:
+    """The stored schema with what is new in another one; stored when it changed."""
+    old = FeatureSchema.from_json(row.schema)
+    merged = old.plus(schema)
+    if merged != old:
+        conn.execute(models.update().where(models.c.model_id == row.model_id).values(schema=merged.to_json()))
+    return merged
 
 
 def get_calibration(

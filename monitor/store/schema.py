@@ -37,7 +37,8 @@ models = sa.Table(  # one row per configured model, plus `_unregistered`
     sa.Column("watermark_us", sa.BigInteger),
     sa.Column("last_event_us", sa.BigInteger),
     sa.Column("last_tick_us", sa.BigInteger),
-    sa.Column("reference_hash", sa.String(64)),
+    sa.Column("reference_hash", sa.String(64)),  # the one it is judged by
+    sa.Column("reference_named", sa.String(64)),  # what its configuration named last
 )
 partitions = sa.Table(  # the only truth about what was ingested
     "partitions",
@@ -169,10 +170,11 @@ references = sa.Table(
     sa.Column("reference_hash", sa.String(64), primary_key=True),
     sa.Column("model_id", sa.String(36), primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(10), nullable=False),  # built, proposed or approved
     sa.Column("path", sa.Text, nullable=False),  # Parquet copy under the store, frozen
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("origin", sa.Text, nullable=False),
-    sa.Column("approved_by", sa.Text),
+    sa.Column("body", Json, nullable=False),  # schema, span, findings, approvals
     sa.Column("created_us", sa.BigInteger, nullable=False),
 )
 calibrations = sa.Table(
@@ -348,6 +350,28 @@ audit = sa.Table(  # written in the same transaction as the act it records
     sa.Column("action", sa.Text, nullable=False),
     sa.Column("object", sa.Text, nullable=False),
     sa.Column("detail", Json, nullable=False),
+)
+comparisons = sa.Table(  # a new model version's windows against the old one's
+    "comparisons",
+    metadata,
+    sa.Column("model_id", sa.String(36), primary_key=True),
+    sa.Column("new", sa.Text, primary_key=True),
+    sa.Column("old", sa.Text, primary_key=True),
+    sa.Column("made_us", sa.BigInteger, nullable=False),
+    sa.Column("body", Json, nullable=False),
+)
+reports = sa.Table(  # finished reports, compressed; as many per model and kind as its configuration keeps
+    "reports",
+    metadata,
+    sa.Column("report_id", sa.String(36), primary_key=True),  # stable_id("report", model_id, kind, end_us)
+    sa.Column("model_id", sa.String(36), nullable=False),
+    sa.Column("kind", sa.String(10), nullable=False),  # owner or evidently
+    sa.Column("start_us", sa.BigInteger, nullable=False),
+    sa.Column("end_us", sa.BigInteger, nullable=False),
+    sa.Column("made_us", sa.BigInteger, nullable=False),
+    sa.Column("meta", Json, nullable=False),  # bytes, sha256, headline, content security policy
+    sa.Column("body", sa.LargeBinary, nullable=False),  # zlib of the HTML
+    sa.Index(None, "model_id", "end_us"),
 )
 heartbeats = sa.Table(  # last completed run of every component
     "heartbeats",

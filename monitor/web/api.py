@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from monitor.model import rfc3339
 from monitor.store import lookups, queries
-from monitor.web.pages import Wanted
+from monitor.web.pages import Wanted, reports_about
 from monitor.web.scope import Scope, histogram_of, look, span_of
 from monitor.web.site import Site
 from monitor.web.view import with_query
@@ -139,6 +139,7 @@ class IncidentDetail(Body):
     incident: Incident
     history: list[Step]
     deliveries: list[Delivery]
+    reports: list[str]  # addresses of stored reports over its time
 
 
 class Partition(Body):
@@ -253,6 +254,7 @@ def router(site: Site) -> APIRouter:
             raise HTTPException(404)
         return IncidentDetail(
             incident=_incident(found),
+            reports=[url for _, url in reports_about(site, found, site.model(found.model))],
             history=[
                 Step(
                     seq=t.seq,

@@ -24,7 +24,7 @@ from monitor.config import Config
 from monitor.store.engine import check_migrated
 from monitor.store.eventlog import EventLog
 from monitor.store.queries import Engine
-from monitor.web import acts, api, assets, pages, principals, view
+from monitor.web import acts, api, assets, ownership, pages, principals, view
 from monitor.web.site import Site, is_loopback
 
 POLICY: Final = (
@@ -67,10 +67,12 @@ def create_app(
         description="What the page shows, as JSON. Times are RFC 3339 UTC; errors are problem documents (RFC 9457).",
     )  # fmt: skip
     app.include_router(api.router(site), prefix="/api/v1")
+    app.include_router(ownership.twin(site), prefix="/api/v1")
     app.include_router(acts.router(site), prefix="/api/v1")
     app.include_router(acts.forms(site), include_in_schema=False)
     app.include_router(principals.twin(site), prefix="/api/v1")
     app.include_router(principals.router(site), include_in_schema=False)
+    app.include_router(ownership.router(site), include_in_schema=False)
     app.include_router(pages.router(site), include_in_schema=False)
     _operations(app, site)
     app.add_middleware(GZipMiddleware, minimum_size=2_000, compresslevel=5)  # a live page comes again every few seconds

@@ -18,15 +18,17 @@ from monitor.reports.charts import Annotation, Chart, Span
 from monitor.reports.words import moment, number
 from monitor.service.feedback import qualities
 from monitor.service.told import demoted
-from monitor.store import lookups, people, queries
+from monitor.store import comparisons, lookups, people, queries, reports
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import ModelRow
+from monitor.store.reports import ReportRow
 from monitor.web import view
 from monitor.web.scope import Scope, feature_view, incident_features, look, model_view, span_of
 from monitor.web.site import Site
 from monitor.web.view import Here
 
 OPEN_SHOWN = 6  # open incidents on the overview
+REPORTS_SHOWN = 4  # stored reports on an incident
 SILENT_US = 300 * 1_000_000  # a partition whose owner has not reported for so long is shown as silent
 
 
@@ -100,7 +102,7 @@ def router(site: Site) -> APIRouter:
         shown = model_view(site, model, scope)
         return render(
             site, request, "model.html", section="/", model=model, incidents=open_here,
-            owner=_owner(site, model), **shown,
+            owner=_owner(site, model), diagnoses=site.diagnoses(model), versions=comparisons.listed(site.engine, model.model_id)[:3], **shown,
         )  # fmt: skip
 
     @routes.get("/models/{ref}/feature")
@@ -124,7 +126,7 @@ def router(site: Site) -> APIRouter:
         start_us, end_us = span_of(model, scope, site.clock_us([model]))
         report = owner.report(
             site.engine, model, start_us, end_us, environment=site.config.environment, owner=_owner(site, model),
-            made_us=site.now_us(), version=site.version,
+            made_us=site.now_us(), version=site.version, ailments=site.diagnoses(model),
         )  # fmt: skip
         return HTMLResponse(report.html, headers={"Content-Security-Policy": f"sandbox; {report.policy}"})
 
@@ -177,6 +179,7 @@ def router(site: Site) -> APIRouter:
             delivered_before=[d for i, d in enumerate(sent) if i and sent[i - 1].sink == d.sink],
             runbook=configured.runbook if configured else None,
             acts=people.acts_of(site.engine, [alert_id]).get(alert_id, []),
+            reports=reports_about(site, found, model),
             may_act=site.may_act,
             verdicts=[s.value for s in Said],
         )
@@ -213,6 +216,15 @@ def router(site: Site) -> APIRouter:
         )
 
     return routes
+
+
+def reports_about(site: Site, found: IncidentRow, model: ModelRow | None) -> list[tuple[ReportRow, str]]:
+    """The newest stored reports over the time of an incident, with their addresses."""
+    if model is None:
+        return []
+    span_us = (found.opened_us, found.cleared_us if found.cleared_us is not None else found.updated_us)
+    rows = reports.listed(site.engine, model.model_id, covers_us=span_us)[:REPORTS_SHOWN]
+    return [(r, f"{view.model_url(model.name, model.model_id)}/reports/{r.report_id}") for r in rows]
 
 
 def _model(site: Site, ref: str) -> tuple[ModelRow, list[IncidentRow]]:

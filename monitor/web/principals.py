@@ -28,7 +28,7 @@ from monitor.reports import principal
 from monitor.reports.principal import LEARNT_COLUMNS, Rows
 from monitor.service.callers import finder
 from monitor.service.windows import Stretch
-from monitor.store import lookups, people, queries
+from monitor.store import lookups, people, queries, references
 from monitor.store.engine import write
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import ModelRow
@@ -234,7 +234,7 @@ def _declared(site: Site, asked: Asked, found: Recent) -> Mapping[str, Caller]:
 
 def _base(site: Site, asked: Asked, learnt: Learnt | None, names: tuple[Sequence[str], Sequence[str]]) -> Rows | None:
     """A sample of the frozen reference; None where it cannot be read."""
-    held = queries.reference(site.engine, asked.model.model_id, asked.model.reference_hash)
+    held = references.reference(site.engine, asked.model.model_id, asked.model.reference_hash)
     if held is None or learnt is None:
         return None
     file = site.config.path(site.config.store.path) / "references" / held.path

@@ -14,7 +14,7 @@ from monitor.reports import charts, features
 from monitor.reports.charts import Annotation, Chart, Point, Span
 from monitor.reports.features import MEASURES, FeatureSeries
 from monitor.reports.words import moment, number
-from monitor.store import lookups, queries
+from monitor.store import lookups, queries, references
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import DetectionRow, MarkRow, ModelRow, WindowRow
 from monitor.web.site import Site
@@ -231,7 +231,7 @@ def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
     unasked = newest is not None and newest.verdict == "insufficient"
     return {
         "now_us": site.clock_us([model]),
-        "reference": queries.reference(site.engine, model.model_id, model.reference_hash),
+        "reference": references.reference(site.engine, model.model_id, model.reference_hash),
         "windows": judged_windows(seen, rows),
         "span_words": f"{moment(seen.span.start_us)} to {moment(seen.end_us)}" if seen.windows else "none",
         "range_words": [(k, w) for k, (w, _) in RANGES.items()],

@@ -10,6 +10,7 @@ import jinja2
 
 from monitor.config import Config
 from monitor.model import SECOND_US
+from monitor.reports.diagnosis import Diagnosis, diagnose
 from monitor.store import queries
 from monitor.store.eventlog import EventLog
 from monitor.store.queries import Engine, ModelRow
@@ -57,6 +58,10 @@ class Site:
     def models(self) -> list[ModelRow]:
         """Every model as it stands now."""
         return queries.all_models(self.engine, self.now_us(), clock=self.config.clock, grace_us=self.grace_us)
+
+    def diagnoses(self, model: ModelRow) -> list[Diagnosis]:
+        """Which of its monitors cannot be believed, and why."""
+        return diagnose(self.engine, model, clock=self.config.clock, lateness_us=self.grace_us)
 
     def model(self, ref: str) -> ModelRow | None:
         """One model by name or id."""

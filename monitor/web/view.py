@@ -18,7 +18,7 @@ from alerts.techniques import table as technique_table
 from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES, group, reasons
 from monitor.model import HOUR_US, SECOND_US, Act, Event, Family, rfc3339
 from monitor.reports.charts import Chart, histogram, share_bar, spark
-from monitor.reports.words import moment, number, seen
+from monitor.reports.words import VERSION_WORDS, moment, number, seen
 from monitor.store.lookups import IncidentRow, TransitionRow
 from monitor.store.queries import Status
 from monitor.web.assets import Assets
@@ -310,7 +310,7 @@ def environment(assets: Assets) -> jinja2.Environment:
     )  # fmt: skip
     env.globals.update(
         asset=assets.url, spark=spark, share_bar=share_bar, model_url=model_url, with_query=with_query,
-        status_words=STATUS_WORDS, outcome_words=OUTCOME_WORDS, delivery_words=DELIVERY_WORDS, total=total,
+        status_words=STATUS_WORDS, version_words=VERSION_WORDS, outcome_words=OUTCOME_WORDS, delivery_words=DELIVERY_WORDS, total=total,
         act_words=act_words, changes=changes, other_evidence=other_evidence, evidence_tables=evidence_tables, guidance=guidance, cause_of=cause,
     )  # fmt: skip
     return env

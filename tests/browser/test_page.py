@@ -16,7 +16,19 @@ from tests import evidence, scenes
 from tests.browser.conftest import Open, Served, Watch, serving
 
 AXE = Axe()
-NAMES = ("overview", "model", "measure", "feature", "incidents", "drift", "attack", "principal", "cleared", "sources")
+NAMES = (
+    "overview",
+    "model",
+    "measure",
+    "reports",
+    "feature",
+    "incidents",
+    "drift",
+    "attack",
+    "principal",
+    "cleared",
+    "sources",
+)
 
 
 def address(served: Served, name: str) -> str:
@@ -32,6 +44,7 @@ def address(served: Served, name: str) -> str:
         "overview": "/",
         "model": "/models/card-fraud",
         "measure": "/models/card-fraud?measure=psi&range=24h",
+        "reports": "/models/card-fraud/reports",
         "feature": "/models/card-fraud/feature?" + urlencode({"name": feature}),
         "incidents": "/incidents?state=all",
         "drift": f"/incidents/{incidents['FeatureDrift']}",

@@ -27,6 +27,7 @@ def addresses(engine: sa.Engine) -> list[str]:
         model,
         f"{model}/feature?name=amount",
         f"{model}/report",
+        f"{model}/reports",
         "/incidents?state=all",
         "/sources?reason=bad_json",
     ]

@@ -91,6 +91,15 @@ def upgrade() -> None:
         )
 
     op.create_table(
+        "comparisons",
+        sa.Column("model_id", sa.String(length=36), nullable=False),
+        sa.Column("new", sa.Text(), nullable=False),
+        sa.Column("old", sa.Text(), nullable=False),
+        sa.Column("made_us", sa.BigInteger(), nullable=False),
+        sa.Column("body", sa.JSON(none_as_null=True), nullable=False),
+        sa.PrimaryKeyConstraint("model_id", "new", "old", name=op.f("pk_comparisons")),
+    )
+    op.create_table(
         "dead_letters",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
@@ -264,6 +273,7 @@ def upgrade() -> None:
         sa.Column("last_event_us", sa.BigInteger(), nullable=True),
         sa.Column("last_tick_us", sa.BigInteger(), nullable=True),
         sa.Column("reference_hash", sa.String(length=64), nullable=True),
+        sa.Column("reference_named", sa.String(length=64), nullable=True),
         sa.PrimaryKeyConstraint("model_id", name=op.f("pk_models")),
         sa.UniqueConstraint("name", name=op.f("uq_models_name")),
     )
@@ -321,13 +331,29 @@ def upgrade() -> None:
         sa.Column("reference_hash", sa.String(length=64), nullable=False),
         sa.Column("model_id", sa.String(length=36), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(length=10), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("rows", sa.BigInteger(), nullable=False),
         sa.Column("origin", sa.Text(), nullable=False),
-        sa.Column("approved_by", sa.Text(), nullable=True),
+        sa.Column("body", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("reference_hash", "model_id", name=op.f("pk_references")),
     )
+    op.create_table(
+        "reports",
+        sa.Column("report_id", sa.String(length=36), nullable=False),
+        sa.Column("model_id", sa.String(length=36), nullable=False),
+        sa.Column("kind", sa.String(length=10), nullable=False),
+        sa.Column("start_us", sa.BigInteger(), nullable=False),
+        sa.Column("end_us", sa.BigInteger(), nullable=False),
+        sa.Column("made_us", sa.BigInteger(), nullable=False),
+        sa.Column("meta", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("report_id", name=op.f("pk_reports")),
+    )
+    with op.batch_alter_table("reports", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_reports_model_id_reports_end_us"), ["model_id", "end_us"], unique=False)
+
     op.create_table(
         "segments",
         sa.Column("segment", sa.String(length=32), nullable=False),
@@ -397,6 +423,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_segments_model_id_segments_batch"))
 
     op.drop_table("segments")
+    with op.batch_alter_table("reports", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_reports_model_id_reports_end_us"))
+
+    op.drop_table("reports")
     op.drop_table("references")
     op.drop_table("profiles")
     op.drop_table("partitions")
@@ -435,6 +465,7 @@ def downgrade() -> None:
 
     op.drop_table("acts")
     op.drop_table("dead_letters")
+    op.drop_table("comparisons")
     with op.batch_alter_table("calibrations", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_calibrations_model_id_calibrations_detector_calibrations_reference_hash"))
 

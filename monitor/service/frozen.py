@@ -1,0 +1,147 @@
+"""Rows of a reference: read from wherever they are, written once as Parquet under the hash of what they say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from collectors import files
+from collectors.base import Placed, Record
+from collectors.decode import decoder_for
+from monitor.config import Config, ModelConfig
+from monitor.errors import ConfigError, DecodeError, Mistake, UsageError
+from monitor.model import InferenceEvent
+from monitor.store.columns import to_table, view
+from monitor.store.deltasource import delta_rows
+from monitor.store.eventlog import ModelTable
+from monitor.store.features import FeatureSchema
+
+CHUNK_ROWS: Final = 20_000
+UNTIMED_MS: Final = 100_000_000_000  # what decoders take for a time and no log holds: the first moment that they accept
+
+BASE_COLUMNS: Final = (  # what detectors may ask for beside the features
+    "event_time", "segment", "position", "principal", "credential_id", "source_ip", "session_id", "request_id", "model_version",
+    "prediction_label", "prediction_value", "scores", "class_names", "returned", "status", "http_status", "latency_ms",
+    "tokens_in", "tokens_out",
+    "quality", "mismatched", "extra",
+)  # fmt: skip
+
+
+def read_columns(schema: FeatureSchema) -> list[str]:
+    """Columns of the event log that ticks and references hold."""
+    return [*BASE_COLUMNS, *(f"feature:{f}" for f in (*schema.numeric, *schema.categorical))]
+
+
+def reference_events(config: Config, name: str, file: Path) -> Iterator[InferenceEvent]:
+    """Events of a reference file or table. Rows need neither a model nor a time: a reference says what is normal, not when.
+
+    A table is the folder of a Delta table or of Parquet files, which are taken by name. Raises ConfigError naming the
+    line of the first row that cannot be read: a broken reference calibrates nothing.
+    """
+    decode = decoder_for("native", config)
+    for record in _records(file):
+        try:
+            for event in decode(_complete(record, name)):
+                if isinstance(event, InferenceEvent):
+                    if event.event_time_us == UNTIMED_MS * 1000:
+                        event.event_time_us = 0
+                    yield event
+        except DecodeError as error:
+            raise ConfigError(
+                [Mistake(str(file), record.offset + 1, f"this reference row cannot be used: {error}")]
+            ) from error
+
+
+def _complete(record: Record, name: str) -> Record:
+    """A reference row with the model's name and, where it has none, the time that stands for none."""
+    value = record.value or b""
+    if b'"event_time"' in value and b'"model"' in value:
+        return record
+    try:
+        row = msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return record  # the decoder says what is wrong with it
+    return (
+        record._replace(value=msgspec.json.encode({"event_time": UNTIMED_MS, "model": name, **row}))
+        if isinstance(row, dict)
+        else record
+    )
+
+
+def _records(file: Path) -> Iterator[Record]:
+    if (file / "_delta_log").is_dir():
+        for number, row in enumerate(delta_rows(file, {})):
+            yield Record("reference", str(file), 0, number, None, row)
+    elif file.is_dir():
+        for part in _parts(file):
+            yield from files.read_records(part, "reference")
+    else:
+        yield from files.read_records(file, "reference")
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The Parquet files of a folder; names that begin with a dot or an underline are somebody's own business."""
+    found = [p for p in sorted(folder.rglob("*.parquet")) if not any(x[0] in "._" for x in p.relative_to(folder).parts)]
+    if not found:
+        raise UsageError(f"{folder} holds neither a Delta table nor Parquet files")
+    return found
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of the file's bytes: the name of a frozen reference."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def reference_schema(config: Config, name: str, model: ModelConfig) -> FeatureSchema:
+    """Typed features of a model before its reference is frozen: of the file that its configuration names, overruled by
+    what it says.
+    """
+    declared = {f: c.type for f, c in model.features.items() if c.type}
+    source = None if model.reference is None else model.reference.file
+    events = iter(()) if source is None else reference_events(config, name, config.path(source))
+    return FeatureSchema.infer(events, declared)
+
+
+def write_events(path: Path, events: Iterator[InferenceEvent], table: ModelTable) -> int:
+    """Write events as readers of the log see them; the number of rows."""
+    return write_rows(path, (_rows(chunk, table) for chunk in _chunks(events)), table.schema)
+
+
+def write_rows(path: Path, tables: Iterator[pa.Table], schema: FeatureSchema) -> int:
+    """Write tables with the columns of `read_columns`; the number of rows."""
+    rows = 0
+    with pq.ParquetWriter(path, empty(schema).schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table.cast(writer.schema))
+            rows += table.num_rows
+    return rows
+
+
+def empty(schema: FeatureSchema) -> pa.Table:
+    """No rows, with the columns of a reference."""
+    return view(to_table([], schema, "", 0), schema, read_columns(schema))
+
+
+def _chunks(events: Iterator[InferenceEvent]) -> Iterator[list[Placed]]:
+    chunk: list[Placed] = []
+    for i, event in enumerate(events):
+        chunk.append(Placed("reference", 0, i, event))
+        if len(chunk) == CHUNK_ROWS:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _rows(chunk: Sequence[Placed], table: ModelTable) -> pa.Table:
+    return view(to_table(chunk, table.schema, "", 0), table.schema, read_columns(table.schema))

@@ -1,0 +1,161 @@
+"""A new model version against the old one: the drift engine with the old version's windows as its reference.
+
+Counts per version and window come from the event log in one streaming pass over some weeks; then the model's own drift
+detector is calibrated on the old version's windows and judges the new version's, under the model's budget. So "changed"
+means here what it means everywhere else. It is a comparison and opens no incident: versions are meant to differ, and a
+shift of the traffic at the same time shows as well (the features' rows say so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from detectors import decide
+from detectors.base import Feedback
+from detectors.conformal import MIN_HISTORY
+from detectors.drift.marginals import Marginals
+from detectors.profile import Bins, Profile, compare, merged
+from monitor.errors import CalibrationRefused
+from monitor.model import HOUR_US, rfc3339
+from monitor.service.compose import Service
+from monitor.service.watch import Watched
+from monitor.service.windows import NO_LABELS, TimeWindow
+from monitor.store import comparisons
+from monitor.store import references as store
+from monitor.store.eventlog import EventLog
+
+BEFORE_US: Final = 21 * 24 * HOUR_US  # of the old version, before the new one came
+AFTER_US: Final = 7 * 24 * HOUR_US  # of the new version; then the comparison is final
+FIRST_US: Final = 24 * HOUR_US  # of the new version before the first look
+AGAIN_US: Final = 24 * HOUR_US  # between looks
+
+Windows = Mapping[int, Profile]  # start -> counts
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two versions, and the time that is looked at."""
+
+    old: str
+    new: str
+    came_us: int
+    until_us: int
+
+
+def attend(service: Service, watched: Watched, now_us: int) -> None:
+    """Compare every version with the one that came before it, a day after it came and daily until a week is over."""
+    seen = comparisons.versions(service.engine, watched.model_id)
+    made = {(c["old"], c["new"]): c for c in comparisons.listed(service.engine, watched.model_id)}
+    _, newest_us = store.progress(service.engine, watched.model_id)
+    order = sorted(seen, key=lambda v: (seen[v], v))
+    for old, new in pairwise(order):
+        came_us = seen[new]
+        before = made.get((old, new))
+        if newest_us is None or came_us == 0 or newest_us - came_us < FIRST_US or (before and before["final"]):
+            continue
+        pair = Pair(old, new, came_us, min(newest_us, came_us + AFTER_US))
+        if before is not None and pair.until_us - before["until_us"] < AGAIN_US and pair.until_us < came_us + AFTER_US:
+            continue
+        found = compared(watched, pair, counted(service.log, watched, pair))
+        comparisons.put(service.engine, watched.model_id, old, new, found, now_us)
+
+
+def counted(log: EventLog, watched: Watched, pair: Pair) -> Mapping[str, Windows]:
+    """Counts of both versions per window, streamed: never more than one table of rows at a time."""
+    found: dict[str, dict[int, Profile]] = {pair.old: {}, pair.new: {}}
+    size = _detector(watched)[1]
+    start_us = (pair.came_us - BEFORE_US) // size * size
+    columns = [*dict.fromkeys(("event_time", "model_version", *watched.bins.columns))]
+    for rows in log.read_window(watched.model_id, start_us, pair.until_us, columns):
+        for version, windows in found.items():
+            own = rows.filter(pc.fill_null(pc.equal(rows["model_version"], version), False))
+            if not own.num_rows:
+                continue
+            own = own.sort_by("event_time")
+            starts = own["event_time"].to_numpy() // size * size
+            edges = [0, *((starts[1:] != starts[:-1]).nonzero()[0] + 1).tolist(), len(starts)]
+            for at, p in zip(edges, watched.bins.counts(own, edges), strict=False):
+                start = int(starts[at])
+                windows[start] = windows[start].merge(p) if start in windows else p
+    return found
+
+
+def compared(watched: Watched, pair: Pair, counts: Mapping[str, Windows]) -> dict[str, Any]:
+    """What differs: `verdict` (same, changed, learning), the features that carry it, distances of all, both sides' shares.
+
+    JSON-ready. "learning": the old version has fewer than 50 windows, so only distances are told.
+    """
+    detector, size = _detector(watched)
+    old, new = ([_window(watched.name, s, size, p) for s, p in sorted(counts[v].items())] for v in (pair.old, pair.new))
+    a, b = (merged(w.counts for w in side if w.counts is not None) or watched.bins.empty() for side in (old, new))
+    verdict, named, at_us = _judged(watched, detector, old, new)
+    distances = compare(watched.bins, a, b)
+    shares = {f["name"]: f["share"] for f in named}
+    features = sorted(distances, key=lambda n: (-shares.get(n, 0.0), -(distances[n]["js"] or 0.0), n))
+    outputs = {f.name for f in watched.bins.features if f.is_output}
+    return {
+        "old": pair.old, "new": pair.new, "came": rfc3339(pair.came_us), "until": rfc3339(pair.until_us), "until_us": pair.until_us,
+        "final": pair.until_us >= pair.came_us + AFTER_US, "rows": [a.n, b.n], "windows": [len(old), len(new)],
+        "verdict": verdict, "since": None if at_us is None else rfc3339(at_us),
+        "features": [
+            {"name": n, "answer": n in outputs, "share": shares.get(n), **distances[n], "before": _middle(watched.bins, a, n),
+             "after": _middle(watched.bins, b, n)}
+            for n in features
+        ],
+    }  # fmt: skip
+
+
+def _judged(
+    watched: Watched, detector: Marginals, old: list[TimeWindow], new: list[TimeWindow]
+) -> tuple[str, list[dict[str, Any]], int | None]:
+    """The verdict of the drift engine, the features it names, and since when."""
+    try:
+        cal = detector.calibrate(old, "versions")
+    except CalibrationRefused:
+        return "learning", [], None
+    if cal.meta["windows"] < MIN_HISTORY or not new:
+        return "learning", [], None
+    state, running, feedback = None, None, Feedback()
+    for window in new:
+        measured = detector.measure(cal, state, window, feedback)
+        decided = decide.budget(running, measured.detections, (), watched.budget, watched.name, window.end_us)
+        state, running, feedback = measured.state, decided.state, decided.feedback
+        opened = next((d for d in decided.decisions if d.firing), None)
+        if opened is not None:
+            return "changed", [dict(f) for f in opened.evidence["features"]], opened.window_us[0]
+    return "same", [], None
+
+
+def _detector(watched: Watched) -> tuple[Marginals, int]:
+    """The model's own drift detector with its window, else the default one."""
+    own = next((m for m in watched.monitors if isinstance(m.detector, Marginals)), None)
+    return (
+        (Marginals(), HOUR_US)
+        if own is None or not isinstance(own.detector, Marginals)
+        else (own.detector, own.window_us)
+    )
+
+
+def _window(model: str, start_us: int, size: int, counts: Profile) -> TimeWindow:
+    return TimeWindow(
+        model, start_us, start_us + size, counts, counts.n, lambda columns: pa.table({}), lambda as_of: NO_LABELS
+    )
+
+
+def _middle(bins: Bins, profile: Profile, name: str) -> float | str | None:
+    """What is typical: a number's mean by its bins, a category's most frequent value with its share."""
+    i = next(i for i, f in enumerate(bins.features) if f.name == name)
+    f, counts = bins.features[i], profile.counts[bins.offsets[i] : bins.offsets[i + 1] - 1]
+    if not counts.sum():
+        return None
+    if f.kind == "number":
+        return float(counts @ f.centers) / float(counts.sum()) if len(f.centers) == len(counts) else None
+    top = int(counts.argmax())
+    word = f.categories[top] if top < len(f.categories) else "other"
+    return f"{word} ({counts[top] / counts.sum():.1%})"

@@ -1,0 +1,69 @@
+"""`lanner tune`: history judged again under several budgets; nothing is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner
+
+from monitor.cli import COMMANDS
+from monitor.cli.tune import tune
+from monitor.errors import UsageError
+from monitor.model import HOUR_US, parse_time_us
+from monitor.store.schema import metadata
+from tests.smalllogs import MODEL, START_US, feed, jsonl, made, service
+
+import typer  # isort: skip
+
+
+def command() -> typer.Typer:
+    """The command as an application of its own."""
+    app = typer.Typer()
+    app.command()(tune)
+    return app
+
+
+def rows(engine: sa.Engine) -> dict[str, int]:
+    """Rows of every table, leases and what calibrating stores left out."""
+    with engine.connect() as conn:
+        return {
+            t.name: conn.execute(sa.select(sa.func.count()).select_from(t)).scalar_one()
+            for t in metadata.sorted_tables
+            if t.name != "leases"
+        }
+
+
+def test_budgets_are_compared_and_nothing_is_written(tmp_path: Path) -> None:
+    """A drift that a generous budget finds early a strict one finds later; the service's own budget finds what it found."""
+    assert "tune" in {e.name for e in COMMANDS}
+    jsonl(tmp_path / "a.jsonl", made(range(-150, 0)))
+    found = service(tmp_path, {"reference": {"file": "a.jsonl"}})
+    feed(found, made(range(60), seed=2) + made(range(60, 100), seed=3, shift=0.8) + made(range(100, 101), seed=4))
+    drift = ("PredictionDrift", "FeatureDrift")  # the scores follow x: either may come first
+    (opened,) = [t for t in found.live[MODEL].committed if t.action == "open" and t.alert.event in drift]
+    before = rows(found.engine)
+    words = [MODEL, "-c", str(tmp_path / "lanner.yaml")]
+    done = CliRunner().invoke(command(), [*words, "--json"], catch_exceptions=False)
+    said = json.loads(done.stdout)
+    by = {t["budget"]: t for t in said["budgets"]}
+    assert list(by) == ["1/7d", "1/30d", "1/90d", "1/365d"]
+    drifts = {b: [i for i in t["incidents"] if i["event"] in drift] for b, t in by.items()}
+    times = [parse_time_us(d[0]["opened"]) for d in drifts.values()]
+    assert times == sorted(times)
+    assert times[0] < times[-1]
+    assert times[0] > START_US + 60 * HOUR_US
+    (own,) = drifts["1/30d"]
+    assert (parse_time_us(own["opened"]), own["severity"]) == (opened.time_us, opened.alert.severity.value)
+    assert {f["name"] for f in own["features"]} >= {"x", "score:yes"}
+    assert by["1/30d"]["judged"] > 60
+    assert rows(found.engine) == before
+    text = CliRunner().invoke(command(), [*words, "--budget", "1/30d", "--attacks"], catch_exceptions=False).stdout
+    assert "windows could be judged" in text
+    assert text.count(own["event"]) == 1
+    assert rows(found.engine) == before
+    with pytest.raises(UsageError, match="not a budget"):
+        CliRunner().invoke(command(), [*words, "--budget", "often"], catch_exceptions=False)
+    found.close()

@@ -1,0 +1,146 @@
+"""Monitors that cannot be believed are listed with the reason and the fix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+from starlette.testclient import TestClient
+
+from detectors.base import Calibration
+from detectors.profile import Bins
+from monitor.model import HOUR_US, SECOND_US, stable_id
+from monitor.reports.diagnosis import Diagnosis, diagnose
+from monitor.store import ledger, queries
+from monitor.store.engine import migrate, open_state, write
+from monitor.store.schema import alerts, detections, models, profiles
+from monitor.store.schema import calibrations as learnt
+from monitor.store.schema import ledger as judged
+from tests import scenes
+
+MINUTE_US = 60 * SECOND_US
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[sa.Engine]:
+    """A store with two days of windows of healthy models."""
+    engine = open_state(f"sqlite:///{tmp_path / 'state.db'}")
+    migrate(engine)
+    scenes.seed(engine, windows=48)
+    yield engine
+    engine.dispose()
+
+
+def of(engine: sa.Engine, model: str = "churn", clock: str = "wall") -> list[Diagnosis]:
+    """What is found about a model."""
+    row = queries.one_model(engine, model, scenes.NOW_US, clock=clock, grace_us=0)
+    assert row is not None
+    return diagnose(engine, row, clock=clock, lateness_us=6 * MINUTE_US)
+
+
+def codes(engine: sa.Engine, **how: Any) -> set[tuple[str, str]]:
+    """(monitor, code) of what is found."""
+    return {(d.monitor, d.code) for d in of(engine, **how)}
+
+
+KEY = stable_id("model", "Production", "churn")
+
+
+def changed(engine: sa.Engine, table: sa.Table, monitor: str, **values: Any) -> None:
+    """Rows of one monitor of the model, changed."""
+    with write(engine) as conn:
+        conn.execute(table.update().where(table.c.model_id == KEY, table.c.monitor == monitor).values(**values))
+
+
+def test_a_healthy_model_has_none(store: sa.Engine) -> None:
+    """Nothing is said about monitors that do what they should, nor before anything was judged."""
+    assert of(store) == []
+    with write(store) as conn:
+        conn.execute(judged.delete())
+    assert of(store) == []
+
+
+def test_too_little_late_and_missed(store: sa.Engine) -> None:
+    """Windows without enough rows, learning, judged late, failed or missed are told apart, each with its fix."""
+    changed(store, judged, "marginals", outcome="insufficient")
+    changed(
+        store, detections, "marginals", verdict="insufficient", evidence={"reason": "fewer than 20 rows in the window"}
+    )
+    (found,) = [d for d in of(store) if d.monitor == "marginals"]
+    assert found.code == "too_little_data"
+    assert "fewer than 20 rows" in found.text
+    assert "window: 24h" in found.fix
+    changed(store, detections, "marginals", evidence={"reason": "learning: 12 of 50 windows"})
+    assert ("marginals", "learning") in codes(store)
+    changed(store, judged, "volume", outcome="insufficient")  # it never said anything: nothing is sent that it reads
+    assert "volume" not in {m for m, _ in codes(store)}
+    changed(store, judged, "volume", outcome="judged")
+    changed(store, judged, "volume", judged_us=judged.c.end_us + 60 * MINUTE_US)
+    assert ("volume", "late_data") in codes(store)
+    assert ("volume", "late_data") not in codes(store, clock="log")
+    changed(store, judged, "volume", outcome="failed")
+    assert ("volume", "fails") in codes(store)
+    changed(store, judged, "volume", outcome="gap")
+    assert ("volume", "gaps") in codes(store)
+
+
+def test_loud_and_mute_ones(store: sa.Engine) -> None:
+    """A rule that alarms in half its windows, an incident that stands half the time, and a monitor that was refused."""
+    changed(store, detections, "marginals", verdict="alarm")
+    assert ("marginals", "alarms_always") in codes(store)
+    with write(store) as conn:
+        conn.execute(
+            alerts.update().where(alerts.c.event == "FeatureDrift").values(opened_us=scenes.END_US - 40 * HOUR_US)
+        )
+    assert ("FeatureDrift", "alarms_half") in codes(store, model="card-fraud")
+    refused = {"exposure": "150 distinct rows are needed", "canaries": "the configuration names no canaries"}
+    ledger.put_state(store, KEY, "service", json.dumps({"refused": refused}).encode(), 1)
+    assert {m for m, code in codes(store) if code == "refused"} == {"exposure"}
+
+
+def test_dead_and_blind_features(store: sa.Engine) -> None:
+    """Constant and absent features, and those in which only a huge shift shows, are named."""
+    n, rng = 300, np.random.default_rng(1)
+    base = pa.table(
+        {"feature:a": rng.normal(size=n), "feature:b": ["x", "y"] * (n // 2), "feature:c": rng.normal(size=n)}
+    )
+    bins = Bins.fit(base, ["a", "c"], ["b"])
+    now = pa.table({"feature:a": [1.0] * n, "feature:b": ["x"] * n, "feature:c": pa.nulls(n, pa.float64())})
+    cal = Calibration("profile", 1, "r", {"bins": bins.to_bytes(), "reference": bins.count(base).to_bytes()})
+    start = scenes.END_US - HOUR_US
+    with write(store) as conn:
+        conn.execute(models.update().where(models.c.model_id == KEY).values(reference_hash="r"))
+        conn.execute(learnt.insert().values(
+            calibration_hash=cal.hash, model_id=KEY, detector="profile", params={}, reference_hash="r", body=cal.to_bytes(), created_us=1,
+        ))  # fmt: skip
+        conn.execute(profiles.insert().values(
+            model_id=KEY, reference_hash="r", start_us=start, end_us=scenes.END_US, n=n, body=bins.count(now).to_bytes()
+        ))  # fmt: skip
+    assert {(d.feature, d.code) for d in of(store)} == {("a", "constant"), ("b", "constant"), ("c", "always_missing")}
+    with write(store) as conn:
+        conn.execute(profiles.update().values(body=bins.count(base).to_bytes()).where(profiles.c.reference_hash == "r"))
+    rows = [{"name": "a", "smallest": 9.0}, {"name": "b", "smallest": 0.7}, {"name": "c", "smallest": 0.4}]
+    changed(store, detections, "marginals", evidence={"features": rows})
+    assert {(d.feature, d.code) for d in of(store)} == {("a", "blind"), ("b", "blind")}
+
+
+def test_page_twin_and_report_show_it(store: sa.Engine, browse: Callable[..., TestClient]) -> None:
+    """The model's page, its JSON twin and the owner's report tell the same, escaped."""
+    ledger.put_state(store, KEY, "service", json.dumps({"refused": {"<b>": "no rows <i>"}}).encode(), 1)
+    client = browse(store)
+    (item,) = client.get("/api/v1/models/churn/diagnosis").json()["items"]
+    assert (item["monitor"], item["code"]) == ("<b>", "refused")
+    for address in ("/models/churn", "/models/churn/report"):
+        body = client.get(address).text
+        assert "Monitors that need attention" in body
+        assert "&lt;b&gt;" in body
+        assert "<b>:" not in body
+    assert client.get("/api/v1/models/none/diagnosis").status_code == 404
+    (version,) = client.get("/api/v1/models/churn/references").json()["items"]
+    assert (version["version"], version["current"], version["state"]) == (2, True, "approved")
