@@ -174,11 +174,12 @@ def test_silence_between_events(service: Service) -> None:
     ingest(service, parts)
     live = tick(service)
     missing = [t for t in live.committed if t.alert.event is Event.DATA_MISSING]
-    assert [t.action for t in missing] == [Action.OPEN, Action.CLEAR]
+    assert [t.action for t in missing] == [Action.OPEN, Action.UPDATE, Action.CLEAR]  # it lasts for more than a day
     last = max(p.event_time_us for p in parts if p.event_time_us < START_US + 20 * HOUR_US)
     first = min(p.event_time_us for p in parts if p.event_time_us > START_US + 50 * HOUR_US)
     assert last < missing[0].time_us < START_US + 30 * HOUR_US
-    assert missing[1].time_us == first
+    assert missing[1].time_us == missing[0].time_us + 24 * HOUR_US
+    assert missing[2].time_us == first
 
 
 def _ledger(service: Service) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import pytest
@@ -125,6 +126,16 @@ def test_the_page_says_where_incidents_begin() -> None:
         assert event.value in rows[SEVERITY[event].value], event
 
 
+def test_the_page_names_tests_that_exist() -> None:
+    """What the docs call proof is there to be run."""
+    page = (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py|test_\w+)`", page)
+    code = "\n".join(f.read_text(encoding="utf-8") for f in (ROOT / "tests").rglob("test_*.py"))
+    missing = [n for n in named if not (ROOT / n).exists() and f"def {n}(" not in code]
+    assert len(named) >= 15
+    assert missing == []
+
+
 def test_values_hold_still_until_they_move_by_ten_percent() -> None:
     """Alerta keeps a hundred history rows, and each change of a value costs one."""
     assert number(12.31) == number(12.29)
@@ -162,4 +173,7 @@ def test_every_event_has_a_runbook(event: Event) -> None:
     assert [line for line in page.splitlines() if line.startswith("#")] == [
         f"# {event.value}", "## Ask", "## First actions (reversible)", "## End",
     ]  # fmt: skip
+    ask, act = page.split("## Ask")[1].split("## First actions (reversible)")
+    assert ask.count("?") >= 2
+    assert len(re.findall(r"^\d+\. ", act, re.MULTILINE)) >= 2
     assert f"(runbooks/{event.value}.md)" in (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
