@@ -29,11 +29,11 @@ Reader = Callable[[int, int, Sequence[str]], pa.Table]
 
 
 def explained(
-    decision: Decision, bins: Bins, reference: Rows, read: Reader, units: Mapping[str, str] | None = None
+    decision: Decision, bins: Bins, reference: Rows, read: Reader, rows: int, units: Mapping[str, str] | None = None
 ) -> Decision:
     """The decision with what is behind the drift in its evidence; as it is when it is about something else, or over.
 
-    `reference` and `read` give the named columns of the reference and of the log in a time range. A defect here never
+    rows: of the whole model in the decision's window, so that no more are read than needed. `reference` and `read` give the named columns of the reference and of the log in a time range. A defect here never
     keeps an alarm back.
     """
     onset = decision.evidence.get("onset")
@@ -42,7 +42,7 @@ def explained(
     try:
         start_us, end_us = decision.window_us
         onset_us = min(parse_time_us(onset), start_us)
-        per_us = max(decision.n or 0, 1) / max(end_us - start_us, 1)
+        per_us = max(rows, 1) / max(end_us - start_us, 1)
         since_us = max(onset_us, end_us - round(ROWS / per_us))
         lead_us = min(EARLIER_WINDOWS * (end_us - start_us), round(EARLIER_ROWS / per_us))
         columns = tuple(dict.fromkeys([*why.COLUMNS, *bins.columns]))

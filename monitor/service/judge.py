@@ -305,8 +305,8 @@ class Judge:
         work.states["budget"] = decided.state
         work.feedback = replace(decided.feedback, suspects=work.feedback.suspects)
         if record:
-            w = self.watched
-            self._decide(work, [explained(d, w.bins, w.reference, self.read, w.units) for d in decided.decisions])
+            w, rows = self.watched, max((d.n for d in found), default=0)
+            self._decide(work, [explained(d, w.bins, w.reference, self.read, rows, w.units) for d in decided.decisions])
 
     def _rerun(self, work: Work, from_us: int) -> None:
         """Run the state of window detectors forward again over amended windows; what was judged stays judged."""
