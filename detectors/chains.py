@@ -16,7 +16,7 @@ from detectors.search import Memory, Met, Places, Rows, Scale
 
 _TYPES: Final[dict[str, Any]] = {
     "codes": np.uint8, "marks": np.uint16, "numbers": np.float32, "hashes": np.uint64, "used": np.int64, "worth": np.uint8, "fields": np.uint64,
-    "invalid": np.uint64, "star": np.uint64, "stars": np.int32, "chain": np.uint64, "label": np.int32, "score": np.float32,
+    "invalid": np.uint64, "star": np.uint64, "stars": np.int32, "swept": np.uint64, "chain": np.uint64, "label": np.int32, "score": np.float32,
 }  # fmt: skip
 EACH: Final = (
     "length",

@@ -18,6 +18,7 @@ from detectors.explained import BUSY, CLEAN, DOUBT, FIRST, NONE, RECENT, VALID, 
 FEW: Final = 2  # fields that a what-if changes at a time, whatever row it starts from
 MOST: Final = 5  # and from an honest row, where there are many: one field in SHARE
 SHARE: Final = 6
+SWEEP: Final = 4  # or these, where they are the same few of many fields in all what-ifs of one honest row
 CHANCE_BITS: Final = 10.0  # what the fields that stay must say: one in a thousand rows agrees by chance
 ODD_FIELDS: Final = 3  # of a case that breaks rules, and so do its what-ifs: no more fields than that
 CHAIN: Final = 5  # fields in which what-ifs may move away, one after the other, from the row they started from
@@ -63,6 +64,7 @@ class Memory(NamedTuple):
     invalid: NDArray[np.uint64]  # fields that rows around it moved to values that nobody sends
     star: NDArray[np.uint64]  # fields that rows around it moved by small steps
     stars: NDArray[np.int32]  # how many rows did
+    swept: NDArray[np.uint64]  # fields that what-ifs around it have changed
     chain: NDArray[np.uint64]  # fields in which it and the what-ifs before it have moved away from where they started
     label: NDArray[np.int32]
     score: NDArray[np.float32]
@@ -191,7 +193,7 @@ def _remember(rows: Any, i: int, memory: Any, lanes: Any, places: Any, p: int, w
     memory.hashes[at], memory.used[at], memory.worth[at] = rows.hashes[i], places.seen[p], worth
     memory.fields[at] = rows.fields[i]
     memory.invalid[at], memory.star[at], memory.stars[at] = 0, 0, 0
-    memory.label[at], memory.score[at], memory.chain[at] = rows.label[i], rows.score[i], chain
+    memory.label[at], memory.score[at], memory.chain[at], memory.swept[at] = rows.label[i], rows.score[i], chain, 0
 
 
 @numba.njit(cache=True)
@@ -207,6 +209,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
     """Fill `met` and move `memory` and `places` on by all rows."""
     few = what_if_fields(rows.codes.shape[1])
     longest = max(few + 1, min(CHAIN, rows.codes.shape[1] // 2 + 1))
+    wide = max(few, min(SWEEP, rows.codes.shape[1] // 2))
     lanes, found = beside.lanes(memory), beside.room(places.room.max() if len(places.room) else 0)
     for i in range(len(rows.who)):
         p = rows.who[i]
@@ -218,7 +221,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             met.fresh[i] = False
             continue
         best, differs, steps, wandered, highest = 0.0, 0, False, 0, -np.inf
-        anchor, redrawn, closest, varied, noise = -1, -1, few + 1, False, False
+        anchor, redrawn, closest, varied, noise = -1, -1, wide + 1, False, False
         step, nearest, moves, other = 0.0, -1, 0, 0.0
         crowd = np.zeros(CROWD)
         chain, length = np.uint64(0), 65
@@ -229,8 +232,11 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             mean, spread = found.mean[k], found.spread[k]
             if bits > step:
                 step, nearest, moves = bits, j, differ
-            if differ <= few and bits - moved >= CHANCE_BITS:
-                gone = memory.chain[j] | _changed(rows, i, memory, j)
+            if differ <= wide and bits - moved >= CHANCE_BITS:
+                fields = _changed(rows, i, memory, j)
+                if differ > few and (memory.worth[j] < VALID or _popcount(memory.swept[j] | fields) > wide):
+                    fields = ~np.uint64(0)  # no what-if
+                gone = memory.chain[j] | fields
                 far = _popcount(gone)
                 if far < length:
                     chain, length = gone, far
@@ -274,6 +280,8 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             near = near and redrawn < 0
             if redrawn >= 0 and not noise:  # samples with noise are far from each other
                 met.crowd[i], met.cross[i] = False, False
+        if anchor >= 0:
+            memory.swept[anchor] |= _changed(rows, i, memory, anchor)
         axis = anchor >= 0 and _on_axis(rows, i, memory, anchor, scale)
         met.bits[i], met.differs[i] = best, differs
         met.near[i] = axis or (near and not honest)
