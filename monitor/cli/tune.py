@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import closing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,10 @@ from monitor.cli.options import DEFAULT, AsJson, ConfigFile, owner
 from monitor.cli.people import now_us
 from monitor.errors import UsageError
 from monitor.model import SECOND_US, parse_time_us, rfc3339
+
+if TYPE_CHECKING:  # heavy; the command imports what it needs
+    from monitor.reports.diagnosis import Diagnosis
+    from monitor.service.tune import Tuned
 
 LOOK_BACK_US = 90 * 86_400 * SECOND_US
 
@@ -29,7 +34,6 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Judge stored history again under several budgets, in memory: incidents with time, features, severity."""
-    from alerts.text import shown
     from monitor import telemetry
     from monitor.config import load
     from monitor.config.fields import rate
@@ -70,6 +74,12 @@ def tune(
         told = {"budgets": [t.to_json() for t in found], "diagnosis": [d.to_json() for d in ailments]}
         typer.echo(json.dumps({"model": model, "span": span, **told}, allow_nan=False))
         return
+    _show(model, span, found, ailments)
+
+
+def _show(model: str, span: Sequence[str], found: Sequence[Tuned], ailments: Sequence[Diagnosis]) -> None:
+    from alerts.text import shown
+
     typer.echo(
         f"{shown(model)}, {span[0]} to {span[1]}: {found[0].judged:,} of {found[0].windows:,} windows could be judged"
     )

@@ -10,6 +10,7 @@ Names that come from logs are escaped here; everything returned is safe to place
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -98,7 +99,7 @@ def nice_top(value: float) -> float:
     >>> nice_top(0.37), nice_top(1234), nice_top(0)
     (0.4, 1500.0, 1.0)
     """
-    if value <= 0 or not math.isfinite(value):
+    if value < sys.float_info.min or not math.isfinite(value):  # below it, powers of ten lose their digits
         return 1.0
     unit = 10.0 ** math.floor(math.log10(value))
     return float(f"{next(k for k in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if k * unit >= value * 0.9999) * unit:.6g}")

@@ -187,17 +187,21 @@ def commit(engine: sa.Engine, tick: TickCommit, sinks_for: Callable[[Transition]
         people.apply(conn, tick.applied, tick.excepted, tick.now_us)
         for made in tick.marks:
             people.put_mark(conn, made, tick.now_us)
-        if tick.transitions or tick.ledger:
-            detail = {
-                "windows": len(tick.ledger),
-                "transitions": [[t.action.value, t.alert.alert_id, t.alert.seq] for t in tick.transitions],
-                "position": [tick.position, tick.to_position],
-            }
-            conn.execute(
-                audit.insert().values(
-                    recorded_us=tick.now_us, actor="scheduler", action="tick", object=tick.model_id, detail=detail
-                )
+        _audit(conn, tick)
+
+
+def _audit(conn: sa.Connection, tick: TickCommit) -> None:
+    if tick.transitions or tick.ledger:
+        detail = {
+            "windows": len(tick.ledger),
+            "transitions": [[t.action.value, t.alert.alert_id, t.alert.seq] for t in tick.transitions],
+            "position": [tick.position, tick.to_position],
+        }
+        conn.execute(
+            audit.insert().values(
+                recorded_us=tick.now_us, actor="scheduler", action="tick", object=tick.model_id, detail=detail
             )
+        )
 
 
 def put_profile(conn: sa.Connection, model_id: str, row: ProfileRow) -> None:
