@@ -11,7 +11,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.drift_null import ROWS, Counted, Rows, flights, judged, openings, rate, shuffled
+from benchmarks.drift_null import Found, judged, rate, transitions
+from benchmarks.drift_streams import ROWS, Rows, flights, shuffled, windows
 from detectors.profile import Bins
 from detectors.strata import fit_strata
-from monitor.model import HOUR_US, Decision
 
 SEGMENTS: Final = ("feature:carrier", "feature:origin")
 CONTEXT: Final = ("feature:origin", "feature:hour")
@@ -36,57 +35,51 @@ def divided(reference: pa.Table, rows: Rows, segments: tuple[str, ...], context:
     return replace(Bins.fit(reference, rows.numeric, rows.categorical), strata=strata)
 
 
-def run(
-    table: pa.Table, later: pa.Table, rows: Rows, segments: tuple[str, ...], context: tuple[str, ...]
-) -> Iterator[tuple[int, Decision]]:
+def run(table: pa.Table, later: pa.Table, rows: Rows, segments: tuple[str, ...], context: tuple[str, ...]) -> Found:
     """Judge the windows of `later` against those of `table`."""
     bins = divided(table, rows, segments, context)
-    known = [_window(bins, table, i, i) for i in range(table.num_rows // ROWS)]
-    yield from judged(known, (_window(bins, later, i, len(known) + i) for i in range(later.num_rows // ROWS)))
+    known = list(windows(bins, table))
+    return judged(known, windows(bins, later, len(known)))
 
 
-def _window(bins: Bins, table: pa.Table, place: int, hour: int) -> Counted:
-    return Counted(hour * HOUR_US, (hour + 1) * HOUR_US, bins.count(table.slice(place * ROWS, ROWS)))
-
-
-def null(rows: Rows, history: int, windows: int, seed: int) -> dict[str, float]:
-    """False alarms of model and segments together per 720 checks over at least `windows` windows."""
+def null(rows: Rows, history: int, least: int, seed: int) -> dict[str, float]:
+    """False alarms of model and segments together per 720 checks over at least `least` windows."""
     alarms = checks = i = 0
-    while checks < windows:
+    while checks < least:
         table = shuffled(rows, "iid", np.random.default_rng([seed, i]))
         cut = history * ROWS
-        alarms += len(openings(run(table.slice(0, cut), table.slice(cut), rows, SEGMENTS, CONTEXT)))
+        alarms += len(transitions(run(table.slice(0, cut), table.slice(cut), rows, SEGMENTS, CONTEXT))[0])
         checks += table.num_rows // ROWS - history
         i += 1
     return rate(alarms, checks)
 
 
-def remixed(table: pa.Table, rng: np.random.Generator, windows: int) -> pa.Table:
+def remixed(table: pa.Table, rng: np.random.Generator, count: int) -> pa.Table:
     """Rows drawn anew so that JFK has an eighth of its flights; nothing else changes."""
     rare = np.asarray(pc.equal(table["feature:origin"].cast(pa.string()), "JFK"))
     chance = np.where(rare, 0.125, 1.0)
-    return table.take(pa.array(rng.choice(table.num_rows, windows * ROWS, p=chance / chance.sum())))
+    return table.take(pa.array(rng.choice(table.num_rows, count * ROWS, p=chance / chance.sum())))
 
 
-def delays(rows: Rows, history: int, windows: int, runs: int, seed: int) -> dict[str, Any]:
-    """Checks until an incident opens (median over runs; inf: in none of `windows`), per kind of change."""
+def delays(rows: Rows, history: int, limit: int, runs: int, seed: int) -> dict[str, Any]:
+    """Checks until an incident opens (median over runs; inf: in none of `limit`), per kind of change."""
     found: dict[str, list[float]] = {}
     for i in range(runs):
         rng = np.random.default_rng([seed, i])
         table = shuffled(rows, "iid", rng)
         before, rest = table.slice(0, history * ROWS), table.slice(history * ROWS)
         spread = pc.stddev(before["feature:temp"]).as_py()
-        mixed = remixed(rest, rng, windows)
+        mixed = remixed(rest, rng, limit)
         for name, later, segments, context in (
             ("mix alone, no context", mixed, (), ()),
             ("mix alone", mixed, (), ("feature:origin",)),
             ("mix and temp by 0.5 sd", _moved(mixed, 0.5 * spread), (), ("feature:origin",)),
-            ("temp by 0.5 sd", _moved(rest.slice(0, windows * ROWS), 0.5 * spread), (), ("feature:origin",)),
-            ("temp by 0.5 sd of one carrier in ten", _moved(rest.slice(0, windows * ROWS), 0.5 * spread, "MQ"),
+            ("temp by 0.5 sd", _moved(rest.slice(0, limit * ROWS), 0.5 * spread), (), ("feature:origin",)),
+            ("temp by 0.5 sd of one carrier in ten", _moved(rest.slice(0, limit * ROWS), 0.5 * spread, "MQ"),
              ("feature:carrier",), ()),
         ):  # fmt: skip
-            opened = openings(run(before, later, rows, segments, context))
-            found.setdefault(name, []).append(float(opened[0][0]) if opened else np.inf)
+            opened, _, _ = transitions(run(before, later, rows, segments, context))
+            found.setdefault(name, []).append(float(opened[0]) if opened else np.inf)
     return {
         name: {"median": float(np.median(x)), "opened": int(np.isfinite(x).sum()), "of": runs}
         for name, x in found.items()

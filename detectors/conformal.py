@@ -6,6 +6,10 @@ day and kinds of day by their own robust profile where the history is long enoug
 by AR(1) whitening. Then the rank of the
 newest residual, ties broken at random, is a p-value that is exact when windows are exchangeable (Vovk 2021), and
 z = Phi^-1(1 - p) is what detectors bet on: e = exp(lambda (z - kappa) - lambda^2 / 2).
+
+What still hangs together over a day or a week (weather, a campaign) makes many windows say the same thing once. Sums of
+z then vary more than bets assume, so z is divided by the square root of that excess (`persistence`): n windows count as
+n / persistence, as in any mean of correlated values (Newey and West 1987).
 """
 
 from __future__ import annotations
@@ -25,6 +29,10 @@ LAMBDAS: Final = (0.5, 1.0, 1.5, 2.0)
 MIN_HISTORY: Final = 50  # windows before anything may alarm
 QUARANTINE: Final = 12  # newest windows that nothing is ranked against yet: a shift must not become its own history
 MAX_PHI: Final = 0.95
+DAY_US: Final = 86_400_000_000
+SPANS_DAYS: Final = (0.25, 1.0, 7.0)  # over which windows may hang together
+HANG: Final = 0.15  # share of columns beyond twice their standard error; about .03 when windows are independent
+MIN_SPANS: Final = 4  # that the history must hold before they are judged
 
 
 @dataclass(frozen=True)
@@ -98,12 +106,13 @@ class Live:
 @dataclass(frozen=True)
 class Scored:
     """The newest window against its history. z: signed score, NaN without value; p: share of history at or above;
-    gain: what a lasting shift of the value by one adds to z, on average.
+    gain: what a lasting shift of the value by one adds to z, on average; ceiling: the largest z there can be.
     """
 
     z: Floats
     p: Floats
     gain: Floats
+    ceiling: Floats
 
 
 def score(
@@ -124,14 +133,62 @@ def score(
     ends = np.concatenate([history.end_us, window.end_us])
     both = without_season(both, ends, k, length_us, calendar)
     residual, phi = _whitened(both, ends, k, length_us)
-    now, past = residual[-1], residual[:k]
-    spread = np.std(past, axis=0) if k else np.zeros(len(now))
-    gain = np.where(spread > 0, (1 - phi) / np.maximum(spread, 1e-12), 0.0)
+    now, past = residual[-1], np.where(gone[:k], np.nan, residual[:k])
+    spread = np.sqrt(np.where(gone[:k], 0.0, residual[:k] ** 2).sum(axis=0) / seen)
     above = (past > now).sum(axis=0)
     same = (past == now).sum(axis=0)
-    p = (above + rng.random(len(now)) * (same + 1)) / (k + 1)
-    z = ndtri(1 - np.clip(p, 1e-9, 1 - 1e-9))
-    return Scored(np.where(gone[-1], np.nan, z), np.where(gone[-1], np.nan, p), gain)
+    size = (~gone[:k]).sum(axis=0)
+    p = (above + rng.random(len(now)) * (same + 1)) / (size + 1)
+    steady = 1 / np.sqrt(persistence(past, history.end_us, rng))
+    gain = np.where(spread > 0, (1 - phi) / np.maximum(spread, 1e-12), 0.0) * steady
+    z = ndtri(1 - np.clip(p, 1e-9, 1 - 1e-9)) * steady
+    return Scored(np.where(gone[-1], np.nan, z), np.where(gone[-1], np.nan, p), gain, ndtri(size / (size + 1)) * steady)
+
+
+def persistence(residual: Floats, ends: NDArray[np.int64], rng: np.random.Generator) -> Floats:
+    """How many times more the sums of successive scores vary than if windows were independent, per column at least 1.
+
+    residual (K, D), NaN where there was no value; its ranks are what is summed, since that is what bets see: slow and
+    wild stretches that balance in the values need not balance in the ranks. Sums run over a quarter of a day, a day and
+    a week, each from the time on that the history holds four of it. Two things count: their mean square, beyond twice
+    its standard error, which is added; and the square of the largest, beyond what the largest of as many independent
+    ones would be (2 log 2K): a stormy day in fifty is nothing new, and yet hides in the mean square. Where more than
+    HANG of the columns hang together over a span, the others are taken to do so as far as their sums allow, and
+    records to be broken by two fifths.
+
+    >>> rng = np.random.default_rng(1)
+    >>> days = np.repeat(rng.normal(size=60), 24) + rng.normal(size=1440)
+    >>> found = persistence(np.column_stack([days, rng.normal(size=1440)]), np.arange(1440) * 3_600_000_000, rng)
+    >>> bool(found[0] > 10), float(found[1])
+    (True, 1.0)
+    """
+    k, columns = residual.shape
+    out = np.ones(columns)
+    days = float(np.ptp(ends)) / DAY_US if k else 0.0
+    sizes = [round(k / days * span) for span in SPANS_DAYS] if days > 0 else []
+    sizes = [s for s in sizes if 2 <= s <= k / MIN_SPANS]
+    if not sizes:
+        return out
+    dealt = rng.permutation(k)  # so that equal values come in any order
+    order = dealt[np.argsort(residual[dealt].astype(np.float32), axis=0)]
+    size = np.isfinite(residual).sum(axis=0)
+    scores = np.repeat(ndtri((np.arange(k) + 0.5) / k)[:, None], columns, axis=1)
+    for j in np.flatnonzero(size < k).tolist():  # NaN is sorted last, and says nothing
+        scores[:, j] = 0.0
+        scores[: size[j], j] = ndtri((np.arange(size[j]) + 0.5) / size[j])
+    power = np.maximum(np.mean(scores**2, axis=0), 1e-9)
+    total = np.zeros((k + 1, columns))
+    np.put_along_axis(total[1:], order, scores, axis=0)
+    np.cumsum(total, axis=0, out=total)
+    for span in sizes:
+        error = np.sqrt(2 / (1.5 * k / span))  # of the mean square of overlapping sums
+        squares = (total[span:] - total[:-span]) ** 2 / (span * power)
+        excess = squares.mean(axis=0)
+        clear = excess > 1 + 2 * error
+        all_do = bool(clear.sum() > 2 + HANG * columns)
+        out = np.maximum(out, np.where(clear | all_do, excess * (1 + error), 1.0))
+        out = np.maximum(out, squares.max(axis=0) / (2 * np.log(2 * k)) * (2 if all_do else 1))
+    return out
 
 
 def spread(values: Floats, inverse_n: Floats, row_variance: Floats) -> Floats:

@@ -202,13 +202,14 @@ class Layout:
         """Per feature how large a lasting shift must at least be for an alarm within `windows` windows at this level.
 
         Numbers: their own unit (a standard deviation of normal scores is taken for one of values); categories: the share
-        that a typical value must gain or lose. From a bet's best growth, (h - kappa)^2 / 2 per window, to log(level / weight).
+        that a typical value must gain or lose. From a bet's best growth, (h - kappa)^2 / 2 per window, to log(level / weight),
+        before windows leave quarantine and the shift becomes part of the history.
         """
-        d = self.directions
-        single = len(LAMBDAS) * self.weight[:d]
+        d, single, windows = self.directions, self.weight[: self.directions], min(windows, conformal.QUARANTINE)
         with np.errstate(divide="ignore", invalid="ignore"):
             h = np.maximum(found.doubt[:d], kappa) + np.sqrt(2 * np.log(level / single) / windows)
-            size = np.where(found.scored.gain[:d] > 0, h * found.spread / found.scored.gain[:d], np.inf)
+            seen = (found.scored.gain[:d] > 0) & (h < found.scored.ceiling[:d])
+            size = np.where(seen, h * found.spread / found.scored.gain[:d], np.inf)
             size = np.where([n.endswith("/location") for n in self.names[:d]], size / self.deviation, size)
         out: dict[str, float] = {}
         for f in self.bins.features:

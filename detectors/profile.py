@@ -39,7 +39,7 @@ from detectors.binned import (
 )
 from detectors.strata import Strata
 
-FIT_ROWS: Final = 200_000  # quantiles of a longer reference are read from evenly spaced rows
+FIT_ROWS: Final = 100_000  # quantiles of a longer reference are read from evenly spaced rows
 BLOCK_ROWS: Final = 32_000  # rows whose codes are held at once
 MAX_CROSSED: Final = 32  # numbers whose dependence is followed: 496 pairs, 4 kB a profile
 

@@ -102,9 +102,11 @@ def _without(values: Floats, k: int, slot: NDArray[np.int64], slots: int) -> Flo
     seen = size >= MIN_SEEN
     if seen.sum() < 2:
         return values
-    past = _tamed(values[:k], slot[:k], slots)
+    order = np.argsort(slot[:k], kind="stable")
+    starts = np.concatenate([[0], np.cumsum(size.astype(np.int64))[:-1]])
+    past = _tamed(values[:k], slot[:k], order, starts, size)
     total = np.zeros((slots, values.shape[1]))
-    np.add.at(total, slot[:k], past)
+    total[size > 0] = np.add.reduceat(past[order], starts[size > 0], axis=0)
     mean = total / np.maximum(size, 1)[:, None]
     known = seen[slot[:k]]
     noise = ((past - mean[slot[:k]])[known] ** 2).sum(axis=0) / max(1.0, known.sum() - seen.sum())
@@ -120,17 +122,20 @@ def _without(values: Floats, k: int, slot: NDArray[np.int64], slots: int) -> Flo
     return out
 
 
-def _tamed(past: Floats, slot: NDArray[np.int64], slots: int) -> Floats:
-    """Past values with outliers pulled to OUTLIER robust standard deviations from their slot's median."""
-    order = np.argsort(slot, kind="stable")
-    size = np.bincount(slot, minlength=slots)
-    starts = np.concatenate([[0], np.cumsum(size)[:-1]])
-    block = np.full((slots, int(size.max()), past.shape[1]), np.inf)
+def _tamed(
+    past: Floats, slot: NDArray[np.int64], order: NDArray[np.int64], starts: NDArray[np.int64], size: Floats
+) -> Floats:
+    """Past values with outliers pulled to OUTLIER robust standard deviations from their slot's median.
+
+    `order` sorts the values by slot, whose own begin at `starts` and are `size`.
+    """
+    count = size.astype(np.int64)
+    block = np.full((len(size), int(count.max()), past.shape[1]), np.inf)
     block[slot[order], np.arange(len(order)) - starts[slot[order]]] = past[order]
     block.sort(axis=1)
-    rows = np.arange(slots)
-    low, high = block[rows, np.maximum(size - 1, 0) // 2], block[rows, size // 2]
-    middle = np.where(size[:, None] > 0, (low + high) / 2, 0.0)[slot]
+    rows = np.arange(len(size))
+    low, high = block[rows, np.maximum(count - 1, 0) // 2], block[rows, count // 2]
+    middle = np.where(count[:, None] > 0, (low + high) / 2, 0.0)[slot]
     gap = past - middle
     scale = 1.4826 * np.median(np.abs(gap), axis=0)
     limit = np.where(scale > 0, OUTLIER * scale, np.inf)

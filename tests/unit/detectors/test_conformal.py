@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import kstest
 
-from detectors.conformal import LAMBDAS, History, bets, score, spread
+from detectors.conformal import LAMBDAS, History, bets, persistence, score, spread
 from monitor.model import HOUR_US
 
 
@@ -77,3 +77,40 @@ def test_spread_is_what_rows_do_not_explain() -> None:
     found = spread(np.column_stack([steady, wild]), np.full(400, 0.01), np.ones(2))
     assert found[0] < 0.002
     assert 0.2 < found[1] < 0.3
+
+
+def test_values_that_are_often_missing_are_ranked_among_themselves() -> None:
+    """Four windows in five without a value: the p-values of the others are uniform all the same."""
+    rng = np.random.default_rng(7)
+    p = []
+    for _ in range(400):
+        x = np.where(rng.random(301) < 0.8, np.nan, rng.normal(size=301))[:, None]
+        x[-1] = rng.normal()
+        p.append(score(history(x[:300]), history(x[300:], 300), HOUR_US, rng).p[0])
+    assert kstest(p, "uniform").pvalue > 0.01
+
+
+def test_windows_that_say_the_same_for_a_day_count_less() -> None:
+    """Days of a level of their own: sums of scores over days vary no more than bets assume, where they did by far."""
+    rng = np.random.default_rng(8)
+    days = np.repeat(rng.normal(size=60), 24)[:, None] + rng.normal(size=(1440, 1))
+    k = 1200
+    z = np.array(
+        [score(history(days[:k]), history(days[i - 1 : i + 1], i - 1), HOUR_US, rng).z[0] for i in range(k, 1440)]
+    )
+    daily = z.reshape(-1, 24).sum(axis=1)
+    assert daily.std() < 1.3 * np.sqrt(24)
+    whole = np.repeat(rng.normal(size=60), 24)
+    assert persistence(whole[:, None], history(days).end_us, rng)[0] > 15
+
+
+def test_one_wild_day_in_fifty_counts() -> None:
+    """Rare storms hardly change the mean square of sums; the largest sum tells them."""
+    rng = np.random.default_rng(9)
+    hours = rng.normal(size=(1200, 200))
+    calm = persistence(hours, history(hours).end_us, rng)
+    assert np.mean(calm > 1) < 0.2
+    hours[480:504] += 3.0
+    stormy = persistence(hours, history(hours).end_us, rng)
+    assert np.median(stormy) > 3
+    assert np.median(calm) == 1
