@@ -23,6 +23,7 @@ from monitor.reports import charts, features
 from monitor.reports.charts import Annotation, Chart, Point, Span
 from monitor.reports.diagnosis import Diagnosis
 from monitor.reports.features import MEASURES, Counts
+from monitor.reports.outcomes import outcomes
 from monitor.reports.words import VERSION_WORDS, moment, number, percent, seen
 from monitor.store import comparisons, lookups, queries, references
 from monitor.store.lookups import IncidentRow
@@ -72,7 +73,7 @@ def report(
     notes = [Annotation("mark", m.start_us, m.end_us, f"{m.kind}: {m.text}") for m in marks]
     volume = charts.bars(charts.thinned(points, "mean"), span, title="Events per window", unit="events", notes=notes)
     restarts = [i.cleared_us for i in incidents if i.family == "drift" and i.cleared_us is not None]
-    outcomes = Counter(w.outcome for w in rows)
+    judged = Counter(w.outcome for w in rows)
     distances = ranked(counts)
     versions = [
         c
@@ -86,19 +87,20 @@ def report(
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     html = _environment().get_template("owner.html").render(
         model=model, environment=environment, owner=owner, made_us=made_us, version=version, policy=policy,
-        style=Markup(style), span=span, verdict=verdict(incidents, outcomes), events=sum(w.n for w in rows),  # noqa: S704
-        outcomes=dict(outcomes), not_judged=sum(n for o, n in outcomes.items() if o != "judged"), words=OUTCOMES,
+        style=Markup(style), span=span, verdict=verdict(incidents, judged), events=sum(w.n for w in rows),  # noqa: S704
+        outcomes=dict(judged), not_judged=sum(n for o, n in judged.items() if o != "judged"), words=OUTCOMES,
         reference=references.reference(engine, model.model_id, model.reference_hash), incidents=[_told(i) for i in incidents],
         volume=volume if points else None, measure=MEASURES["evidence"], strips=_strips(drift, span, restarts),
         axis=charts.axis(span), features=distances, events_counted=counts.current.n if counts else 0,
         histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure, ailments=ailments,
+        outcomes_told=outcomes(queries.other_detections(engine, model.model_id, start_us, end_us)),
         versions=versions, version_words=VERSION_WORDS,
     )  # fmt: skip
     summary = {
         "model": model.name,
-        "headline": verdict(incidents, outcomes),
+        "headline": verdict(incidents, judged),
         "events": sum(w.n for w in rows),
-        "windows": dict(outcomes),
+        "windows": dict(judged),
         "incidents": [
             {"alert_id": i.alert_id, "event": i.event, "severity": i.severity, "open": i.open} for i in incidents
         ],

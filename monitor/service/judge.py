@@ -233,6 +233,7 @@ class Judge:
             lambda as_of_us: self.labels(start_us, end_us, as_of_us),
             lambda: self.callers(principals(self.read(start_us, end_us, ["principal"]))),
             lambda columns: self.feedback(start_us, end_us, columns),
+            lambda by_us: self.window(work, start_us - by_us, end_us - by_us),
         )
 
     def _judge_end(self, work: Work, group: Sequence[Due]) -> None:
@@ -266,7 +267,7 @@ class Judge:
                         ledger.LedgerRow(d.monitor, d.start_us, d.end_us, "gap", 0, "missed for longer than catch_up")
                     )
                 continue
-            window = self.window(work, d.start_us - m.delay_us, d.end_us - m.delay_us)
+            window = self.window(work, d.start_us, d.end_us)
             measured = self._measure(work, m, window, report=record)
             if not record:
                 found += measured.detections if measured else ()

@@ -82,7 +82,9 @@ def detection_row(model_id: str, m: Monitor, d: Detection) -> dict[str, Any]:
     """A detection as its row of the detections table."""
     subject = f"{d.subject.kind}:{d.subject.id}"
     return {
-        "detection_id": ledger.detection_id(model_id, m.name, subject, d.window_us[1]),
+        "detection_id": ledger.detection_id(
+            model_id, m.name, subject, d.window_us[1] if d.known_us is None else d.known_us
+        ),
         "monitor": m.name,
         "detector": d.detector,
         "family": d.family.value,
