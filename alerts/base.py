@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from monitor.errors import LannerError
-from monitor.model import Alert, OutboxRow, OutboxState, Transition
+from monitor.model import Alert, Event, OutboxRow, OutboxState, Subject, Transition
 
 
 class SinkUnavailable(LannerError):
@@ -162,3 +163,13 @@ class Step:
     counters: Mapping[str, Any]  # m-of-n and hysteresis counts by key, plain JSON, stored and handed back
     dropped: Mapping[str, int]  # reason -> decisions that led to no transition
     excepted: Mapping[str, int]  # exception -> decisions that it covered
+
+
+def subject_key(model: str, subject: Subject) -> str:
+    """Whom counters of the lifecycle are about."""
+    return json.dumps([model, subject.kind, subject.id], ensure_ascii=False)
+
+
+def slot_key(model: str, event: Event, kind: str, subject_id: str) -> str:
+    """Which kind of problem of whom."""
+    return json.dumps([model, event.value, kind, subject_id], ensure_ascii=False)

@@ -8,12 +8,11 @@ clear it after some clean ones under a lower line. A problem that comes back aft
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from alerts.base import Step
+from alerts.base import Step, slot_key, subject_key
 from alerts.evidence import clean, names, told_apart
 from alerts.policy import LASTING, RAISED, Persistence, Policy
 from alerts.quiet import (
@@ -88,21 +87,13 @@ def _order(d: Decision) -> tuple[Any, ...]:
     return (d.time_us, d.window_us[1], d.model, d.event.value, d.subject.kind, d.subject.id, d.detector, d.firing)
 
 
-def _subject_key(model: str, subject: Subject) -> str:
-    return json.dumps([model, subject.kind, subject.id], ensure_ascii=False)
-
-
-def _slot_key(model: str, event: Event, kind: str, subject_id: str) -> str:
-    return json.dumps([model, event.value, kind, subject_id], ensure_ascii=False)
-
-
 class _Work:
     """The running state of one step: open alerts and counters, changed decision by decision."""
 
     def __init__(self, policy: Policy, told: Told, open: Sequence[Alert], counters: Mapping[str, Any]) -> None:
         self.policy = policy
         self.told = told
-        self.open = {_slot_key(a.model, a.event, a.subject.kind, a.subject.id): a for a in open}
+        self.open = {slot_key(a.model, a.event, a.subject.kind, a.subject.id): a for a in open}
         known = counters.get("version") == COUNTERS_VERSION
         self.remembered = Remembered.load(counters if known else {})
         self.slots: dict[str, dict[str, Any]] = {
@@ -127,7 +118,7 @@ class _Work:
 
     def apply(self, d: Decision) -> None:
         """One decision: count it, then open, update or clear."""
-        key = _slot_key(d.model, d.event, d.subject.kind, d.subject.id)
+        key = slot_key(d.model, d.event, d.subject.kind, d.subject.id)
         if d.firing and self._folded(d):
             return
         current = self.open.get(key)
@@ -205,7 +196,7 @@ class _Work:
                 return False
             self._drop("in_cluster")
             return True
-        home = self.open.get(_slot_key(d.model, Event.ATTACK_SUSPECTED, "principal", d.subject.id)) or cluster
+        home = self.open.get(slot_key(d.model, Event.ATTACK_SUSPECTED, "principal", d.subject.id)) or cluster
         if home is None:
             return False
         also = [e for e in home.evidence.get("also", []) if e["event"] != d.event.value]
@@ -231,7 +222,7 @@ class _Work:
         if in_maintenance(d, self.told.marks):
             return "maintenance"
         if d.event in INHIBITED:
-            missing = self.open.get(_slot_key(d.model, Event.DATA_MISSING, "model", d.model))
+            missing = self.open.get(slot_key(d.model, Event.DATA_MISSING, "model", d.model))
             if missing is not None:
                 known = dict(missing.evidence.get("inhibited", {}))
                 known[d.event.value] = known.get(d.event.value, 0) + 1
@@ -259,7 +250,7 @@ class _Work:
             return
         key, alert = found
         at_us = max(now_us, alert.updated_us)
-        subject = _subject_key(alert.model, alert.subject)
+        subject = subject_key(alert.model, alert.subject)
         self.remembered.settle(key, subject, alert, act.said, at_us)
         verdict = {"verdict": act.said.value, "by": act.actor, "why": act.reason, "at": rfc3339(act.time_us)}
         evidence = {**alert.evidence, "reason": "verdict", "verdict": clean(verdict)}
@@ -284,7 +275,7 @@ class _Work:
         alert = self._measured(alert, d, evidence)
         if marks := nearby(alert, self.told.marks):
             evidence["marks"] = [{"kind": m.kind, "at": rfc3339(m.start_us), "text": clean(m.text)} for m in marks]
-        if before := self.remembered.open(key, _subject_key(d.model, d.subject), d.time_us):
+        if before := self.remembered.open(key, subject_key(d.model, d.subject), d.time_us):
             evidence["before"] = before
         if d.detector in self.told.demoted:
             evidence[HELD_BACK] = "the detector is on report only"
@@ -298,7 +289,7 @@ class _Work:
     def _roll_up(self, alert: Alert, d: Decision) -> str:
         """Count an incident of a flood in the one incident that sinks are told of; its id."""
         whole = Subject("model", d.model)
-        key = _slot_key(d.model, d.event, whole.kind, whole.id)
+        key = slot_key(d.model, d.event, whole.kind, whole.id)
         current = self.open.get(key)
         n = 1 if current is None else int(current.evidence.get("suppressed", 0)) + 1
         names = [] if current is None else list(current.evidence.get("principals", ()))
@@ -375,7 +366,7 @@ class _Work:
         events = ADDED_TO_ATTACK | ({Event.ATTACK_SUSPECTED} if into.subject.kind == "cluster" else frozenset())
         for member in members:
             for event in sorted(events):
-                key = _slot_key(into.model, event, "principal", str(member))
+                key = slot_key(into.model, event, "principal", str(member))
                 if (absorbed := self.open.get(key)) is not None:
                     self._into(key, absorbed, into)
 
@@ -403,6 +394,6 @@ class _Work:
 
     def _keep(self, alert: Alert) -> None:
         self.changed[alert.alert_id] = alert
-        key = _slot_key(alert.model, alert.event, alert.subject.kind, alert.subject.id)
+        key = slot_key(alert.model, alert.event, alert.subject.kind, alert.subject.id)
         if alert.open:
             self.open[key] = alert

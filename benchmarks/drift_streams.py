@@ -59,6 +59,9 @@ class Counted:
     def labels(self, as_of_us: int) -> pa.Table:
         raise NotImplementedError("the drift engine reads counts")
 
+    def earlier(self, by_us: int) -> Counted:
+        raise NotImplementedError("the drift engine looks at one window")
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -97,6 +97,10 @@ class Window(Protocol):
         """Labels known at `as_of_us`, newest label time per event: request_id, name, value, label_time_us, labeler."""
         ...
 
+    def earlier(self, by_us: int) -> Window:
+        """The window of the same length that ended `by_us` before this one; empty where the log does not reach."""
+        ...
+
 
 def few_rows(window: Window, min_rows: int) -> str:
     """Why a window was not judged, and for short ones what to do when that is always so."""
@@ -223,6 +227,7 @@ class Detection:
     threshold: float | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
     streams: Streams | None = None
+    known_us: int | None = None  # end of the window in which it was made, where that is not its own: labels come late
 
 
 @dataclass(frozen=True)

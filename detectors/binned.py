@@ -20,6 +20,9 @@ CATEGORY: Final = "category"
 MANY_ROWS: Final = 2_000  # from here on comparing with every edge beats searching
 MAX_COMPARED: Final = 64  # edges
 MAX_SCORES: Final = 12  # classes whose scores are followed
+TAILS: Final = (0.001, 0.002, 0.005, 0.01)  # shares of rows at each end of a score that have a bin of their own
+TAIL_ROWS: Final = 20  # of the reference that such a bin needs
+MAX_WEIGHT: Final = 10_000  # events that one row may stand for
 LEVEL: Final = 100  # levels are whole hundredths, so that their products add up exactly in any order
 
 
@@ -47,7 +50,7 @@ class Binned:
     @property
     def is_output(self) -> bool:
         """Whether this is the model's answer rather than its input."""
-        return not self.column.startswith("feature:")
+        return not self.column.startswith(("feature:", "input:"))
 
 
 def number_codes(x: NDArray[np.float64], edges: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
@@ -125,6 +128,24 @@ def _spread(
         out[c][parent[mine]] = values[mine]
 
 
+def sampled(rows: pa.Table) -> NDArray[np.int64] | None:
+    """How many events each row stands for, one over its sampling fraction in whole numbers; None when all were logged.
+
+    What is no whole number is rounded up or down by chance that hangs on the event time only: right on average.
+
+    >>> sampled(pa.table({"event_time": [1, 2], "sampling_fraction": [1.0, 0.1]})).tolist()
+    [1, 10]
+    """
+    fraction = np.nan_to_num(floats(rows, "sampling_fraction"), nan=1.0)
+    if not len(fraction) or (fraction >= 1).all() or "event_time" not in rows.column_names:
+        return None
+    weight = 1 / np.clip(fraction, 1 / MAX_WEIGHT, 1)
+    weight = np.where(np.abs(weight - np.rint(weight)) < 1e-6, np.rint(weight), weight)
+    mixed = np.asarray(rows["event_time"].cast(pa.int64()), np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    chance = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) >> np.uint64(11)
+    return np.asarray(np.floor(weight + chance / 2.0**53), dtype=np.int64)
+
+
 def class_names(rows: pa.Table) -> tuple[str, ...]:
     if "scores" not in rows.column_names or rows["scores"].null_count == rows.num_rows:
         return ()
@@ -147,11 +168,15 @@ def floats(rows: pa.Table, column: str) -> NDArray[np.float64]:
     return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)  # nulls read as NaN
 
 
-def fit_number(name: str, column: str, x: NDArray[np.float64], max_bins: int) -> Binned:
+def fit_number(name: str, column: str, x: NDArray[np.float64], max_bins: int, *, tails: bool = False) -> Binned:
+    """Bins of a number. `tails`: finer ones at both ends, as far as the reference has rows for them (rare classes)."""
     x = x[np.isfinite(x)]
     if not len(x):
         return Binned(name, column, NUMBER)
     edges = quantile_edges(x, max_bins)
+    ends = [t for t in TAILS if t * len(x) >= TAIL_ROWS] if tails and len(edges) >= max_bins - 1 else []
+    if ends:
+        edges = np.unique(np.r_[edges, np.quantile(x, [*ends, *(1 - t for t in ends)], method="inverted_cdf")])
     code = number_codes(x, edges)
     n = np.bincount(code, minlength=len(edges) + 1)[: len(edges) + 1]
     total = np.bincount(code, weights=x, minlength=len(edges) + 1)[: len(edges) + 1]

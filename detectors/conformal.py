@@ -191,6 +191,24 @@ def persistence(residual: Floats, ends: NDArray[np.int64], rng: np.random.Genera
     return out
 
 
+def even(some: History, past: History) -> History:
+    """Means over events of windows of any size on one scale: less their center, over their standard deviation.
+
+    Values come in three blocks of columns: the mean, the variance of one event, and one over the events behind it (NaN
+    where there is none). Center, variance and what windows vary by beyond it are the history's (`past`).
+    """
+    old, now = past.values.astype(np.float64), some.values.astype(np.float64)
+    c = old.shape[1] // 3
+    mean, inverse = old[:, :c], np.nan_to_num(old[:, 2 * c : 3 * c])
+    known = np.isfinite(mean)
+    size = np.maximum(known.sum(axis=0), 1)
+    center = np.where(known, mean, 0).sum(axis=0) / size
+    row = np.where(known, np.nan_to_num(old[:, c : 2 * c]), 0).sum(axis=0) / size
+    between = spread(mean, np.ones(len(old)), row * inverse)
+    scale = np.sqrt(np.maximum(row * np.nan_to_num(now[:, 2 * c : 3 * c]) + between, 1e-12))
+    return History(((now[:, :c] - center) / scale).astype(np.float32), some.inverse_n, some.end_us)
+
+
 def spread(values: Floats, inverse_n: Floats, row_variance: Floats) -> Floats:
     """Variance between windows beyond what their finite rows explain, per column (method of moments, at least 0)."""
     known = np.isfinite(values)

@@ -36,15 +36,15 @@ class Relations:
         """Numbers that have a value (G); none where there is nothing to pair, as in segments."""
         return tuple(self.bins.features[i].name for i in self.bins.crossed) if len(self.usual) else ()
 
-    def gaps(self, profile: Profile, rows: int, *, inside: bool = False) -> Floats:
+    def gaps(self, profile: Profile, rows: float, *, inside: bool = False) -> Floats:
         """Squared standardised departure of each pair (P,), NaN where a number stood still or rows are too few."""
-        rest = max(1, rows - profile.n) if inside else rows
+        rest = max(1, rows - profile.effective) if inside else rows
         gap = correlations(self.bins, profile.n, profile.counts, profile.cross) - self.usual
         scale = rows / rest if inside else 1.0
-        n = max(profile.n, 1)
+        n = max(profile.effective, 1)
         return np.asarray((gap * scale) ** 2 / (self.inner * (1 / n + 1 / rest) + self.between), dtype=np.float64)
 
-    def values(self, profile: Profile, rows: int, *, inside: bool) -> Floats:
+    def values(self, profile: Profile, rows: float, *, inside: bool) -> Floats:
         """Mean departure over each number's pairs (G,), NaN where it has none. `inside`: see Layout.values."""
         if not self.names:
             return np.empty(0)
@@ -79,7 +79,7 @@ def between(relations: Relations, profiles: list[Profile]) -> Floats:
     if not profiles or not relations.names:
         return np.zeros(len(relations.usual))
     found = np.array([correlations(relations.bins, p.n, p.counts, p.cross) for p in profiles]) - relations.usual
-    excess = found**2 - relations.inner / np.array([p.n for p in profiles])[:, None]
+    excess = found**2 - relations.inner / np.array([p.effective for p in profiles])[:, None]
     known = np.isfinite(excess)
     return np.asarray(np.maximum(np.where(known, excess, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), 0.0))
 

@@ -21,6 +21,12 @@ from detectors.stats import Floats
 DIRECTIONS_WEIGHT: Final = 0.6  # share of the bets on moved levels and shares
 SHAPES_WEIGHT: Final = 0.25  # on any change of a feature's shape; the rest is on how numbers move together
 MIN_SHARE: Final = 0.02  # categories rarer than this are watched by shape only
+OTHER: Final = "share of other"
+RARE_ROWS: Final = (
+    20  # rows of the reference from which on the share of a predicted class or the end of a score is followed
+)
+RARE_COUNT: Final = 0.5  # and how often a typical window must hold them
+ENDS: Final = (0.002, 0.01)  # of scores
 MAX_SKEW: Final = 0.5  # of a window's mean: beyond it a few rare values decide, and the shape watches them better
 MIN_COUNT: Final = 4.0  # and those that a typical window holds less often; shapes count such values together
 
@@ -77,7 +83,7 @@ class Layout:
     def directions(self) -> int:
         return int(self.linear.shape[1])
 
-    def values(self, profile: Profile, rows: int, *, inside: bool, min_rows: int) -> Floats:
+    def values(self, profile: Profile, rows: float, *, inside: bool, min_rows: int) -> Floats:
         """The numbers of one window (D + F + G,). `inside`: its rows are among the reference's `rows` (leave them out)."""
         c = profile.counts.astype(np.float64)
         below = c @ self.below
@@ -85,8 +91,8 @@ class Layout:
             x = np.where(below >= min_rows, (c @ self.linear) / below, np.nan)
         gap = (c @ self.groups / profile.n - self.share) ** 2 / self.measure
         chi: Floats = np.bincount(self.feature, weights=gap, minlength=len(self.bins.features)).astype(np.float64)
-        rest = max(1, rows - profile.n) if inside else rows
-        chi = chi * ((rows / rest) ** 2 if inside else 1.0) / (1 + profile.n / rest)  # on the scale of 1 / n
+        rest = max(1, rows - profile.effective) if inside else rows
+        chi = chi * ((rows / rest) ** 2 if inside else 1.0) / (1 + profile.effective / rest)  # on the scale of 1 / n
         return np.concatenate([x, chi, self.relations.values(profile, rows, inside=inside)])
 
     def score(
@@ -258,7 +264,8 @@ def lay_out(raw_bins: bytes, raw_counts: bytes, raw_cross: bytes, raw_between: b
         skewness = np.where(variance > 1e-12, third / variance**1.5, 0.0)
     # A direction speaks of the rows where its feature is present; history knows the rows of the whole window.
     row_variance = variance * max(1.0, c[: bins.offsets[1]].sum()) / size
-    rare = np.array([len(d.slots) == 1 for d in found], dtype=bool) & (mean * typical_rows < MIN_COUNT)
+    followed = np.array([d.kind.startswith("share of ") and d.kind != OTHER for d in found], dtype=bool)
+    rare = np.array([len(d.slots) == 1 for d in found], dtype=bool) & (mean * typical_rows < MIN_COUNT) & ~followed
     groups, share, p, feature = _groups(bins, counts, typical_rows)
     per = functools.partial(np.bincount, feature, minlength=len(bins.features))
     k = per().astype(np.float64)
@@ -313,15 +320,34 @@ def _directions(bins: Bins, counts: NDArray[np.int64], i: int, typical_rows: int
         for kind, weights in (("location", score), ("spread", score**2)):
             if abs(_skewness(weights, share)) <= MAX_SKEW * np.sqrt(typical_rows):
                 found.append(_Direction(f.name, kind, present, weights, present))
+        if f.column == "scores":
+            found += _tails(f.name, counts, present, typical_rows)
     elif f.kind != NUMBER:
-        common = max(MIN_SHARE, MIN_COUNT / typical_rows) * max(1, int(counts[a:b].sum()))
+        total = max(1, int(counts[a:b].sum()))
+        common = max(MIN_SHARE, MIN_COUNT / typical_rows) * total
+        if f.is_output:  # classes are few, and a rare one is what the model is for
+            common = min(common, max(RARE_ROWS, RARE_COUNT / typical_rows * total))
         found += [
             _Direction(f.name, f"share of {c[:40]}", np.array([a + j]), one, everything)
             for j, c in enumerate(f.categories)
             if counts[a + j] >= common
         ]
-        found.append(_Direction(f.name, "share of other", np.array([b - 2]), one, everything))
+        found.append(_Direction(f.name, OTHER, np.array([b - 2]), one, everything))
     found.append(_Direction(f.name, "missing", np.array([b - 1]), one, everything))
+    return found
+
+
+def _tails(name: str, counts: NDArray[np.int64], present: NDArray[np.int64], typical_rows: int) -> list[_Direction]:
+    """The shares of rows at both ends of a score: where a rare class stands whose scores reach no threshold."""
+    found = []
+    size = int(counts[present].sum())
+    for end, order in (("lowest", present), ("highest", present[::-1])):
+        below = np.cumsum(counts[order])
+        for tail in ENDS:
+            slots = order[below <= tail * 1.05 * size]
+            held = int(counts[slots].sum())
+            if held >= max(RARE_ROWS, 0.5 * tail * size) and held * typical_rows >= RARE_COUNT * size:
+                found.append(_Direction(name, f"{end} {100 * tail:g} %", slots, np.ones(len(slots)), present))
     return found
 
 

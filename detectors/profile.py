@@ -35,8 +35,10 @@ from detectors.binned import (
     fit_number,
     floats,
     number_codes,
+    sampled,
     scores,
 )
+from detectors.inputs import Inputs, learn
 from detectors.strata import Strata
 
 FIT_ROWS: Final = 100_000  # quantiles of a longer reference are read from evenly spaced rows
@@ -51,6 +53,7 @@ class Bins:
     features: tuple[Binned, ...]
     classes: tuple[str, ...] = ()  # order of the scores
     strata: Strata = field(default_factory=Strata)  # parts that are counted by themselves
+    inputs: Inputs = field(default_factory=Inputs)  # how texts and embeddings become numbers
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -84,7 +87,11 @@ class Bins:
         wanted = [f.column for f in self.features]
         if "scores" in wanted:
             wanted.append("class_names")
-        return tuple(dict.fromkeys([*wanted, *self.strata.columns]))
+        return tuple(
+            dict.fromkeys(
+                [*(w for w in wanted if not w.startswith("input:")), *self.inputs.columns, *self.strata.columns]
+            )
+        )
 
     @cached_property
     def key(self) -> str:
@@ -100,7 +107,7 @@ class Bins:
         max_bins: int = 20,
         max_categories: int = 24,
     ) -> Bins:
-        """Bins from reference rows (columns `feature:NAME`, `prediction_label`, `prediction_value`, `scores`, `class_names`).
+        """Bins from reference rows (columns `feature:NAME`, `input:NAME`, `prediction_label`, `prediction_value`, `scores`, `class_names`).
 
         >>> t = pa.table({"feature:x": [1.0, 2.0, 3.0, None], "feature:c": ["a", "a", "b", None]})
         >>> b = Bins.fit(t, ["x"], ["c"]); p = b.count(t)
@@ -112,6 +119,10 @@ class Bins:
         found = [fit_number(n, f"feature:{n}", floats(rows, f"feature:{n}"), max_bins) for n in numeric]
         found += [fit_category(n, f"feature:{n}", rows, max_categories) for n in categorical]
         taken = {f.name for f in found}
+        inputs = learn(rows)
+        rows = inputs.project(rows)
+        made = [c for c in rows.column_names if c.startswith("input:") and c.removeprefix("input:") not in taken]
+        found += [fit_number(c.removeprefix("input:"), c, floats(rows, c), max_bins) for c in made]
         name = "prediction" if "prediction" not in taken else "prediction (answer)"
         values = floats(rows, "prediction_value")
         if np.isfinite(values).sum() * 2 > rows.num_rows:
@@ -121,8 +132,8 @@ class Bins:
         classes = class_names(rows)
         # Two scores that sum to one are one number: follow the second.
         for c in classes[1:] if len(classes) == 2 else classes[:MAX_SCORES]:
-            found.append(fit_number(f"score:{c}", "scores", scores(rows, classes)[c], max_bins))
-        return cls(tuple(found), classes)
+            found.append(fit_number(f"score:{c}", "scores", scores(rows, classes)[c], max_bins, tails=True))
+        return cls(tuple(found), classes, inputs=inputs)
 
     def empty(self) -> Profile:
         """The profile of no rows."""
@@ -154,7 +165,7 @@ class Bins:
 
     def code(self, rows: pa.Table) -> Coded:
         """Lay rows out on the bins once, so that any stretch of them can be counted without reading columns again."""
-        n = rows.num_rows
+        n, rows = rows.num_rows, self.inputs.project(rows)
         codes = np.empty((len(self.features), n), dtype=np.int64)
         values = np.full((len(self.features), n), np.nan)
         by_class = scores(rows, self.classes) if self.classes else {}
@@ -167,18 +178,22 @@ class Bins:
                 codes[i] = category_codes(rows, f.column, f.categories)
         codes += self.offsets[:-1, None]
         if not self.strata.height:
-            return Coded(self, codes, values)
-        return Coded(self, codes, values, self.strata.members(rows), self.strata.cell(rows))
+            return Coded(self, codes, values, weight=sampled(rows))
+        return Coded(self, codes, values, self.strata.members(rows), self.strata.cell(rows), sampled(rows))
 
     def to_bytes(self) -> bytes:
-        parts = [self.strata] if self.strata.height else []
+        parts: list[Any] = [self.strata] if self.strata.height or self.inputs.columns else []
+        parts += [self.inputs.pack()] if self.inputs.columns else []
         return msgspec.msgpack.encode([self.features, self.classes, *parts], order="sorted")
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Bins:
         features, classes, *parts = msgspec.msgpack.decode(raw)
         strata = msgspec.convert(parts[0], Strata) if parts else Strata()
-        return cls(msgspec.convert(features, tuple[Binned, ...]), msgspec.convert(classes, tuple[str, ...]), strata)
+        inputs = Inputs.unpack(parts[1]) if len(parts) > 1 else Inputs()
+        return cls(
+            msgspec.convert(features, tuple[Binned, ...]), msgspec.convert(classes, tuple[str, ...]), strata, inputs
+        )
 
 
 @dataclass(frozen=True)
@@ -193,6 +208,7 @@ class Coded:
     values: NDArray[np.float64]
     members: NDArray[np.bool_] | None = None
     cell: NDArray[np.int64] | None = None
+    weight: NDArray[np.int64] | None = None  # how many events each row stands for; None: itself
 
     @property
     def n(self) -> int:
@@ -207,19 +223,32 @@ class Coded:
         return self._at(order)
 
     def _at(self, rows: Any) -> Coded:
+        weight = None if self.weight is None else self.weight[rows]
         if self.members is None or self.cell is None:
-            return Coded(self.bins, self.codes[:, rows], self.values[:, rows])
-        return Coded(self.bins, self.codes[:, rows], self.values[:, rows], self.members[:, rows], self.cell[rows])
+            return Coded(self.bins, self.codes[:, rows], self.values[:, rows], weight=weight)
+        members, cell = self.members[:, rows], self.cell[rows]
+        return Coded(self.bins, self.codes[:, rows], self.values[:, rows], members, cell, weight)
 
     def count(self, start: int, stop: int) -> Profile:
         """Counts of the rows in [start, stop)."""
         if stop <= start:
             return self.bins.empty()
+        if self.weight is not None:
+            return self._weighted(start, stop)
         counts = np.bincount(self.codes[:, start:stop].ravel(), minlength=int(self.bins.offsets[-1]))
         low = np.fmin.reduce(self.values[:, start:stop], axis=1)
         high = np.fmax.reduce(self.values[:, start:stop], axis=1)
         cross, parts = self._cross(self.codes[:, start:stop]), self._parts(start, stop)
         return Profile(stop - start, counts, low, high, cross, self.bins.key, self.bins, *parts)
+
+    def _weighted(self, start: int, stop: int) -> Profile:
+        """Counts in which every row stands for as many events as it was drawn from."""
+        assert self.weight is not None
+        found, plain = self.bins.empty(), replace(self, weight=None)
+        for k in np.unique(self.weight[start:stop]).tolist():
+            order = start + np.flatnonzero(self.weight[start:stop] == k)
+            found = found.merge(plain.take(order).count(0, len(order)).times(k))
+        return found
 
     def _cross(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sums of products of levels; exact in float64, whose whole numbers reach far beyond any count of hundredths."""
@@ -245,7 +274,7 @@ class Coded:
 
 @dataclass(frozen=True)
 class Profile:
-    """Counts of n rows, flat over all features (see Bins.offsets), each number's smallest and largest value, and `cross`:
+    """Counts of n events, flat over all features (see Bins.offsets), each number's smallest and largest value, and `cross`:
     the sum over rows of the product of the levels of every two of `Bins.crossed`, in the order of `Bins.pairs`.
 
     parts (height, width, slots), part_cross (width, pairs): counts per part and products per cell, see detectors.strata.
@@ -260,6 +289,23 @@ class Profile:
     bins: Bins | None = field(default=None, compare=False, repr=False)
     parts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 1, 0), np.int64), repr=False)
     part_cross: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64), repr=False)
+    squares: int = 0  # sum of the squared weights of sampled rows; 0: all rows stand for themselves
+
+    @property
+    def effective(self) -> float:
+        """How many rows drawn alike would be as sure: (sum of weights)^2 / sum of squared weights (Kish 1965)."""
+        return self.n * self.n / self.squares if self.squares else float(self.n)
+
+    def times(self, k: int) -> Profile:
+        """The same rows, each standing for k events."""
+        if k == 1:
+            return self
+        squares = (self.squares or self.n) * k * k
+        counts, cross, parts = self.counts * k, self.cross * k, self.parts * k
+        part_cross = self.part_cross * k
+        return replace(
+            self, n=self.n * k, counts=counts, cross=cross, parts=parts, part_cross=part_cross, squares=squares
+        )
 
     def of(self, name: str) -> NDArray[np.int64]:
         """One feature's counts. Needs the bins: KeyError without the feature, ValueError without bins."""
@@ -276,10 +322,11 @@ class Profile:
         counts, cross, bins = self.counts + other.counts, self.cross + other.cross, self.bins or other.bins
         parts = self.parts + other.parts if self.parts.size else other.parts
         part_cross = self.part_cross + other.part_cross if self.part_cross.size else other.part_cross
-        return Profile(self.n + other.n, counts, low, high, cross, self.key, bins, parts, part_cross)
+        squares = (self.squares or self.n) + (other.squares or other.n) if self.squares or other.squares else 0
+        return Profile(self.n + other.n, counts, low, high, cross, self.key, bins, parts, part_cross, squares)
 
     def to_bytes(self) -> bytes:
-        meta: dict[str, Any] = {"n": self.n, "bins": self.key}
+        meta: dict[str, Any] = {"n": self.n, "bins": self.key, **({"squares": self.squares} if self.squares else {})}
         arrays: dict[str, NDArray[Any]] = {
             "counts": self.counts,
             "low": self.low,
@@ -295,7 +342,9 @@ class Profile:
     @classmethod
     def from_bytes(cls, raw: bytes, bins: Bins | None = None) -> Profile:
         meta, a = unpack(raw)
-        found = cls(meta["n"], a["counts"], a["low"], a["high"], a["cross"], meta["bins"], bins)
+        found = cls(
+            meta["n"], a["counts"], a["low"], a["high"], a["cross"], meta["bins"], bins, squares=meta.get("squares", 0)
+        )
         if "parts" not in meta:
             return found
         parts = np.frombuffer(zlib.decompress(a["parts"].tobytes()), "<i8").astype(np.int64)
@@ -319,8 +368,8 @@ def compare(bins: Bins, reference: Profile, current: Profile) -> dict[str, dict[
     for i, f in enumerate(bins.features):
         a, b = (p.counts[bins.offsets[i] : bins.offsets[i + 1]] for p in (reference, current))
         row: dict[str, float | None] = dict.fromkeys(("psi", "js", "ks", "wasserstein"))
-        row["missing"] = float(b[-1] / current.n) if current.n else None
-        row["missing_reference"] = float(a[-1] / reference.n) if reference.n else None
+        row["missing"] = float(b[-1] / b.sum()) if b.sum() else None
+        row["missing_reference"] = float(a[-1] / a.sum()) if a.sum() else None
         p, q = a[:-1], b[:-1]
         if p.sum() and q.sum():
             row["psi"], row["js"] = stats.psi(p, q), stats.jensen_shannon(p, q)

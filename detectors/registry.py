@@ -13,8 +13,10 @@ from detectors.anomaly.volume import Volume
 from detectors.drift.marginals import Marginals
 from detectors.extraction.exposure import Exposure
 from detectors.membership.variations import Membership
+from detectors.performance.fairness import Fairness
 from detectors.performance.labelled import Performance
 from detectors.poisoning.feedback import LabelFlips
+from detectors.quality.freshness import Freshness
 from detectors.quality.missing import Missing
 from detectors.quality.rules import Rules
 
@@ -23,6 +25,8 @@ REGISTRY: Final[Mapping[str, type[Any]]] = {
     Access.name: Access,
     Canaries.name: Canaries,
     Exposure.name: Exposure,
+    Fairness.name: Fairness,
+    Freshness.name: Freshness,
     LabelFlips.name: LabelFlips,
     Marginals.name: Marginals,
     Membership.name: Membership,
@@ -33,7 +37,5 @@ REGISTRY: Final[Mapping[str, type[Any]]] = {
     Volume.name: Volume,
 }
 
-DEFAULTS: Final[tuple[str, ...]] = tuple(
-    n for n in REGISTRY if n != Performance.name
-)  # it needs to know when labels come
-"""Detectors that a model gets without naming any: all that need no parameters."""
+DEFAULTS: Final[tuple[str, ...]] = tuple(REGISTRY)
+"""Detectors that a model gets without naming any; one that a reference or configuration gives nothing to work on refuses."""

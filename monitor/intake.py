@@ -69,6 +69,7 @@ class IngestBatch:
     dead_letters: Sequence[DeadLetter] = ()
     advances: Sequence[Advance] = ()
     idempotency_key: str | None = None  # HTTP: a repeated key within 24 h stores nothing and succeeds
+    ordered: bool = False  # replay: parts come in order of time, so a label is received when it is given
     redriven: Sequence[int] = ()  # ids of the dead letters that these parts come from: marked in the same transaction
 
 

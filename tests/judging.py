@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from detectors import decide
 from detectors.base import Calibration, Caller, Detection, Detector, Feedback, Measured, State
@@ -52,11 +53,15 @@ class Rows:
 
     def feedback(self, columns: Sequence[str]) -> pa.Table:
         """The window's events, labelled by `labeler` with `value`, where the table has them."""
-        held = [c for c in (*columns, "labeler", "value", "label_time_us") if c in self.table.column_names]
+        held = [c for c in (*columns, "labeler", "name", "value", "label_time_us") if c in self.table.column_names]
         return self.table.select(held)
 
     def labels(self, as_of_us: int) -> pa.Table:
         return pa.table({"request_id": pa.array([], pa.string())})
+
+    def earlier(self, by_us: int) -> Rows:
+        """Nothing was logged before."""
+        return Rows(self.model, self.start_us - by_us, self.end_us - by_us, self.table.slice(0, 0), self.bins)
 
 
 def events(n: int, rng: Rng, *, start_us: int = 0, principal: str | None = "client", shift: float = 0.0) -> pa.Table:
@@ -197,7 +202,7 @@ class Case:
 
     reference: windows to calibrate on. usual(i): the i-th window after it with nothing wrong. wrong(size): a window with
     the detector's finding in it, more of it for a larger size. settled: how many usual windows it needs first.
-    log: a log whose cuts must not matter, and the principals to be found in it; None: searches over the model.
+    params: what the detector cannot do without. log: a log whose cuts must not matter, and the principals to be found in it; None: searches over the model.
     """
 
     reference: Callable[[], list[Rows]]
@@ -205,6 +210,7 @@ class Case:
     wrong: Callable[[float], Rows]
     settled: int = 0
     log: Callable[[], tuple[pa.Table, set[str]]] | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @functools.cache
@@ -229,10 +235,17 @@ class Labelled(Rows):
     """A window whose events all have labels."""
 
     known: pa.Table | None = None
+    before: Callable[[int], Rows] | None = None  # by hours
 
     def labels(self, as_of_us: int) -> pa.Table:
+        """Those whose time has come, where they have times."""
         assert self.known is not None
-        return self.known
+        timed = "label_time_us" in self.known.column_names
+        return self.known.filter(pc.less_equal(self.known["label_time_us"], as_of_us)) if timed else self.known
+
+    def earlier(self, by_us: int) -> Rows:
+        first = self.start_us - by_us < 60 * HOUR_US
+        return super().earlier(by_us) if self.before is None or first else self.before(by_us // HOUR_US)
 
 
 def known_later(i: int, wrong: float = 0.05, rows: int = 100) -> Labelled:
@@ -244,7 +257,29 @@ def known_later(i: int, wrong: float = 0.05, rows: int = 100) -> Labelled:
     truth = np.where(rng.random(rows) < wrong, np.where(said == "ok", "fraud", "ok"), said)
     known = pa.table({"request_id": ids, "name": ["label"] * rows, "value": truth.tolist()})
     table = table.append_column("request_id", pa.array(ids))
-    return Labelled("m", (60 + i) * HOUR_US, (61 + i) * HOUR_US, table, _reference()[0].bins, known)
+    return Labelled(
+        "m", (60 + i) * HOUR_US, (61 + i) * HOUR_US, table, _reference()[0].bins, known, lambda by: known_later(i - by)
+    )
+
+
+def favoured(i: int, share: float = 0.0, rows: int = 200) -> Labelled:
+    """An hour in which a further `share` of the blue is called fraud, without cause; i counts from 0."""
+    w = known_later(i, rows=rows)
+    rng = np.random.default_rng([16, i])
+    blue = np.array(w.table["feature:colour"].to_pylist()) == "blue"
+    said = np.where(blue & (rng.random(rows) < share), "fraud", np.array(w.table["prediction_label"].to_pylist()))
+    at = w.table.column_names.index("prediction_label")
+    table = w.table.set_column(at, "prediction_label", pa.array(said.tolist(), pa.string()))
+    return dataclasses.replace(w, table=table, before=lambda by: favoured(i - by, share, rows))
+
+
+def recorded(i: int, delay_s: float = 5.0, rows: int = 100) -> Rows:
+    """An hour whose events are recorded some `delay_s` later."""
+    w = _hour(i, rows)
+    rng = np.random.default_rng([17, i])
+    late = (rng.exponential(delay_s, rows) * SECOND_US).astype(np.int64)
+    times = pa.array(np.asarray(w.table["event_time"]) + late)
+    return dataclasses.replace(w, table=w.table.append_column("ingest_time", times))
 
 
 def _silence(seconds: float) -> Rows:
@@ -422,11 +457,18 @@ CASES: dict[str, Case] = {
         lambda size: as_log(_asking([120 if i < round(10 * size) else 80 for i in range(10)])),
         log=_asking_log,
     ),
+    "fairness": Case(
+        _reference,
+        lambda i: favoured(i, rows=600),
+        lambda size: favoured(80, size, rows=600),
+        params={"groups": "colour"},
+    ),
+    "freshness": Case(_reference, recorded, lambda size: recorded(80, 5.0 + 600 * size), settled=60),
     "feedback": Case(_reference, _feedback, lambda size: _feedback(80, size), settled=4),
     "marginals": Case(_reference, _hour, lambda size: _hour(80, shift=size)),
     "volume": Case(_reference, _hour, lambda size: _hour(80, rows=round(100 * (1 + 3 * size))), settled=60),
     "rules": Case(_reference, _hour, _wrong_unit),
-    "performance": Case(_reference, known_later, lambda size: known_later(80, 0.05 + 0.4 * size), settled=60),
+    "performance": Case(_reference, known_later, lambda size: known_later(80, 0.05 + 0.4 * size), settled=80),
     "membership": Case(
         lambda: _known_reference("training"),
         lambda i: _usual_known(i, "training", 0.5),

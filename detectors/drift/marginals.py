@@ -108,21 +108,21 @@ class Marginals:
         self, judged: Judged, total: Profile, windows: Sequence[tuple[Window, Profile]]
     ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """What is kept of the reference for one thing that is judged: numbers about it, and arrays."""
-        enough = [(w, p) for w, p in windows if judged.plain(p).n >= self.min_rows][-self.keep :]
+        enough = [(w, p) for w, p in windows if judged.plain(p).effective >= self.min_rows][-self.keep :]
         used = [(w, judged.counts(p, total)) for w, p in enough]
         whole = judged.plain(total)
-        typical = int(np.median([p.n for _, p in used])) if len(used) >= MIN_HISTORY else TYPICAL_ROWS
+        typical = int(np.median([p.effective for _, p in used])) if len(used) >= MIN_HISTORY else TYPICAL_ROWS
         steady = np.zeros(len(whole.cross))
         assert total.bins is not None
         varied = between(relate(total.bins, whole.counts, whole.cross, steady), [p for _, p in used])
         layout = _layout(total.bins.to_bytes(), whole.counts, whole.cross, varied, typical)
-        values = [layout.values(p, whole.n, inside=True, min_rows=self.min_rows) for _, p in used]
+        values = [layout.values(p, whole.effective, inside=True, min_rows=self.min_rows) for _, p in used]
         arrays: dict[str, NDArray[Any]] = {
             "counts": whole.counts,
             "cross": whole.cross,
             "between": varied,
             "values": np.array(values, dtype=np.float32).reshape(len(used), len(layout.names)),
-            "inverse_n": np.array([1 / p.n for _, p in used], dtype=np.float64),
+            "inverse_n": np.array([1 / p.effective for _, p in used], dtype=np.float64),
             "end_us": np.array([w.end_us for w, _ in used], dtype=np.int64),
         }
         return {"windows": len(used), "typical_rows": typical, "learning": len(used) < MIN_HISTORY}, arrays
@@ -156,13 +156,15 @@ class Marginals:
         evidence: dict[str, Any] = {"history": len(past)}
         raw = window.profile()
         plain = None if raw is None else judged.plain(raw)
-        if raw is None or plain is None or plain.n < self.min_rows:
+        if raw is None or plain is None or plain.effective < self.min_rows:
             evidence["reason"] = few_rows(window, self.min_rows)
             n = window.n if plain is None else plain.n
             return memory, [self._detection(window, judged, evidence=evidence, n=n)]
         profile, layout = judged.counts(raw, reference), memory.layout
         values = layout.values(profile, layout.rows, inside=False, min_rows=self.min_rows)
-        newest = History.of(values, 1 / profile.n, window.end_us)
+        if plain.squares:
+            evidence["sampled"] = {"events": plain.n, "as_sure_as": round(plain.effective)}
+        newest = History.of(values, 1 / profile.effective, window.end_us)
         parts = (window.model, self.name, cal.hash, window.end_us)
         rng = stats.seeded(*parts, judged.name) if judged.name else stats.seeded(*parts)
         found = layout.score(past, memory.last.plus(newest), window.end_us - window.start_us, rng, self._calendar)

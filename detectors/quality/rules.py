@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -18,21 +19,26 @@ from detectors.stats import Floats
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict
 
-VERSION: Final = 1
+VERSION: Final = 2
+PART: Final = 0.8  # of the lane of DataQuality; the rest is for freshness
+MAX_KINDS: Final = 2_000  # categories of one field that are remembered; a field with more has no rule about new ones
 ROWS: Final = "all fields"  # blame of rules about whole rows
 MAX_ROWS: Final = 200_000  # rows of a window that are looked at, the first ones
 UNTIMED_ROWS: Final = 200  # rows of a stretch where the reference has no times
 BAD, CLEAN = 2.0, -1.0  # scores of a window that breaks a rule and of one that keeps it, for the return test
 UNITS: Final = (1000.0, 100.0, 60.0, 10.0)  # factors that a change of unit is known by
+NEAR: Final = 1.25  # how far from such a factor a window's typical size may be
+STEADY: Final = 2.0  # factor within which it stays in every reference window, else there is no such rule
 
 
 @dataclass(frozen=True)
 class Rules:
     """Shares of rows that break a rule, compared with what every window of the reference kept to.
 
-    Idea: per window and rule one share: values outside a number's widened range, a field that stands still although it
-    varied in every reference window, rows whose values have the wrong type, rows that repeat an earlier one in every
-    feature. A window is bad when a share is above twice the largest of the reference, plus what the reference's size
+    Idea: per window and rule one share: values outside a number's widened range, categories that the reference never
+    showed, a field that stands still although it varied in every reference window, a number whose typical size is a known
+    factor away (a changed unit, also within the range), rows with fields that the reference does not have or without some
+    that every reference row has, rows whose values have the wrong type, rows that repeat an earlier one in every feature. A window is bad when a share is above twice the largest of the reference, plus what the reference's size
     leaves open. Bad windows win, good ones lose, and budget() adds up.
 
     Math: with K reference windows a share that is exchangeable exceeds the largest with probability at most
@@ -66,9 +72,9 @@ class Rules:
         total: Profile | None = None
         for _, p in windows:
             total = p if total is None else total.merge(p)
-        if total is None or total.bins is None or not any(not f.is_output for f in total.bins.features):
+        if total is None or total.bins is None or not any(f.column.startswith("feature:") for f in total.bins.features):
             raise CalibrationRefused("the reference has no features to learn rules from")
-        used = [f for f in total.bins.features if not f.is_output and (f.edges or f.categories)]
+        used = [f for f in total.bins.features if f.column.startswith("feature:") and (f.edges or f.categories)]
         features = {f.name: f.kind == NUMBER for f in used}
         parts = [w.rows(_columns(features)) for w, _ in windows]
         if len(parts) == 1:  # no times: stretches of it stand for windows
@@ -76,27 +82,42 @@ class Rules:
         parts = [p for p in parts if p.num_rows >= self.min_rows]
         if len(parts) < 20:
             raise CalibrationRefused(f"the reference shows {len(parts)} windows or stretches of rows; 20 are needed")
-        low, high = _ranges(pa.concat_tables(parts, promote_options="default"), features, self.widening)
-        shares = np.array([_shares(p, features, low, high) for p in parts])
+        rows = pa.concat_tables(parts, promote_options="default")
+        low, high = _ranges(rows, features, self.widening)
+        kinds = {f: found for f, number in features.items() if not number and (found := _kinds(rows, f)) is not None}
+        sizes = np.array([_sizes(p, features) for p in parts])
+        typical = np.array([_middle(column) for column in sizes.T])
+        learnt = Learnt(features, low, high, {f: tuple(c) for f, c in kinds.items()}, typical, _always(rows, features))
+        shares = np.array([_shares(p, learnt) for p in parts])
+        only = _only_here(parts, kinds)
+        names = _rules(learnt)
+        for f in kinds:  # what one window alone showed was new in it
+            shares[:, names.index(f"{f}/new/1")] = only[f]
+        for f, column, middle in zip((f for f, number in features.items() if number), sizes.T, typical, strict=True):
+            known = column[np.isfinite(column)]
+            if not len(known) or known.max() > STEADY * middle or known.min() < middle / STEADY:
+                shares[:, names.index(f"{f}/unit/1")] = 1.0  # its size changes anyway
         meta = {
             "features": [[f, number] for f, number in features.items()],
+            "kinds": {f: sorted(c) for f, c in kinds.items()},
+            "always": list(learnt.always),
             "windows": len(parts),
             "rows": int(sum(p.num_rows for p in parts)),
         }
-        arrays: dict[str, NDArray[Any]] = {"low": low, "high": high, "most": shares.max(axis=0)}
+        arrays: dict[str, NDArray[Any]] = {"low": low, "high": high, "most": shares.max(axis=0), "typical": typical}
         return Calibration(self.name, VERSION, reference_hash, meta, arrays)
 
     def measure(
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """One detection: the largest share over its limit as statistic, and a bet per rule."""
-        features, k = {str(f): bool(n) for f, n in cal.meta["features"]}, int(cal.meta["windows"])
-        names = _rules(features)
+        learnt, k = _learnt(cal), int(cal.meta["windows"])
+        names = _rules(learnt)
         streams, statistic = None, None
         evidence: dict[str, Any] = {}
         if window.n >= self.min_rows:
-            rows = window.rows(_columns(features)).slice(0, MAX_ROWS)
-            share = _shares(rows, features, np.asarray(cal.arrays["low"]), np.asarray(cal.arrays["high"]))
+            rows = window.rows(_columns(learnt.features)).slice(0, MAX_ROWS)
+            share = _shares(rows, learnt)
             limit = 2 * np.asarray(cal.arrays["most"]) + 3 / int(cal.meta["rows"])
             allowed = limit + (3 * np.sqrt(limit * rows.num_rows) + 2) / rows.num_rows
             bad = share > np.minimum(allowed, 0.99)
@@ -104,14 +125,15 @@ class Rules:
             rho = 1 / (k + 1)
             log_e = np.asarray(np.where(bad, np.log(0.5 / rho), np.log(0.5 / (1 - rho))), dtype=np.float64)
             blame = tuple(n.rsplit("/", 2)[0] for n in names)
-            weight = np.full(len(names), 1 / len(names))
+            weight = np.full(len(names), PART / len(names))
             streams = Streams(names, blame, weight, log_e, np.asarray(np.where(bad, BAD, CLEAN), dtype=np.float64))
             statistic = float(np.max(share / np.maximum(allowed, 1e-9)))
             evidence["broken"] = [
                 {"rule": names[i].rsplit("/", 1)[0], "share": round(float(share[i]), 6), "allowed": round(float(allowed[i]), 6)}
                 for i in np.flatnonzero(bad)[:20]
             ]  # fmt: skip
-            if units := _units(window.profile(), [r["rule"] for r in evidence["broken"]]):
+            broken = [r["rule"] for r in evidence["broken"]]
+            if units := {**_units(window.profile(), broken), **_factors(rows, learnt, broken)}:
                 evidence["units"] = units
         else:
             evidence["reason"] = few_rows(window, self.min_rows)
@@ -123,14 +145,102 @@ class Rules:
         return Measured(State(self.name, VERSION, cal.hash), [detection])
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What rows are held against. features: whether each is a number; low, high, typical: per number; kinds: categories
+    that the reference showed; always: fields that every reference row has.
+    """
+
+    features: dict[str, bool]
+    low: Floats
+    high: Floats
+    kinds: dict[str, tuple[str, ...]]
+    typical: Floats
+    always: tuple[str, ...]
+
+
+def _learnt(cal: Calibration) -> Learnt:
+    m, a = cal.meta, cal.arrays
+    return Learnt(
+        {str(f): bool(n) for f, n in m["features"]}, np.asarray(a["low"]), np.asarray(a["high"]),
+        {f: tuple(c) for f, c in m["kinds"].items()}, np.asarray(a["typical"]), tuple(m["always"]),
+    )  # fmt: skip
+
+
 def _columns(features: dict[str, bool]) -> list[str]:
-    return [*(f"feature:{f}" for f in features), "mismatched"]
+    return [*(f"feature:{f}" for f in features), "mismatched", "quality"]
 
 
-def _rules(features: dict[str, bool]) -> tuple[str, ...]:
+def _rules(learnt: Learnt) -> tuple[str, ...]:
     """Names of the rules, in the order of their shares."""
-    ranges = [f"{f}/range/1" for f, number in features.items() if number]
-    return (*ranges, *(f"{f}/constant/1" for f in features), f"{ROWS}/type/1", f"{ROWS}/duplicates/1")
+    numbers = [f for f, number in learnt.features.items() if number]
+    return (
+        *(f"{f}/range/1" for f in numbers), *(f"{f}/constant/1" for f in learnt.features), *(f"{f}/unit/1" for f in numbers),
+        *(f"{f}/new/1" for f in learnt.kinds), f"{ROWS}/type/1", f"{ROWS}/unknown/1", f"{ROWS}/absent/1", f"{ROWS}/duplicates/1",
+    )  # fmt: skip
+
+
+def _words(rows: pa.Table, feature: str) -> pa.ChunkedArray:
+    name = f"feature:{feature}"
+    return (
+        rows[name].cast(pa.string())
+        if name in rows.column_names
+        else pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
+    )
+
+
+def _kinds(rows: pa.Table, feature: str) -> list[str] | None:
+    """Categories of a field; None where there are too many to tell a new one."""
+    found = pc.unique(_words(rows, feature).drop_null())
+    return None if len(found) > MAX_KINDS else found.to_pylist()
+
+
+def _only_here(parts: Sequence[pa.Table], kinds: dict[str, list[str]]) -> dict[str, Floats]:
+    """Per field and window the share of rows whose category no other window shows: how new things come when all is well."""
+    out = {}
+    for f in kinds:
+        counted = [
+            {c["values"]: c["counts"] for c in pc.value_counts(_words(p, f).drop_null()).to_pylist()} for p in parts
+        ]
+        windows = Counter(v for c in counted for v in c)
+        alone = [sum(n for v, n in c.items() if windows[v] == 1) for c in counted]
+        out[f] = np.array(alone) / np.array([p.num_rows for p in parts])
+    return out
+
+
+def _sizes(rows: pa.Table, features: dict[str, bool]) -> Floats:
+    """Per number the typical size of its values other than 0: what a change of unit multiplies."""
+    out = []
+    for f in (f for f, number in features.items() if number):
+        x = np.abs(floats(rows, f"feature:{f}"))
+        x = x[np.isfinite(x) & (x > 0)]
+        out.append(_middle(x))
+    return np.array(out)
+
+
+def _middle(x: Floats) -> float:
+    x = x[np.isfinite(x)]
+    return float(np.quantile(x, 0.5, method="lower")) if len(x) else np.nan
+
+
+def _always(rows: pa.Table, features: dict[str, bool]) -> tuple[str, ...]:
+    return tuple(f for f in features if f"feature:{f}" in rows.column_names and not rows[f"feature:{f}"].null_count)
+
+
+def _near_unit(ratio: float) -> float | None:
+    """The factor (or one over it) that a ratio of typical sizes is near, None for none."""
+    for u in (*UNITS, *(1 / u for u in UNITS)):
+        if np.isfinite(ratio) and u / NEAR < ratio < u * NEAR:
+            return u
+    return None
+
+
+def _factors(rows: pa.Table, learnt: Learnt, broken: Sequence[str]) -> dict[str, float]:
+    """The factor of each number whose unit has changed."""
+    numbers = [f for f, number in learnt.features.items() if number]
+    ratio = _sizes(rows, learnt.features) / learnt.typical
+    found = {f: _near_unit(float(r)) for f, r in zip(numbers, ratio, strict=True) if f"{f}/unit" in broken}
+    return {f: u for f, u in found.items() if u is not None}
 
 
 def _ranges(rows: pa.Table, features: dict[str, bool], widening: float) -> tuple[Floats, Floats]:
@@ -144,21 +254,47 @@ def _ranges(rows: pa.Table, features: dict[str, bool], widening: float) -> tuple
     return np.array(low), np.array(high)
 
 
-def _shares(rows: pa.Table, features: dict[str, bool], low: Floats, high: Floats) -> Floats:
-    """The share of rows that break each rule; a constant is all or nothing."""
+def _shares(rows: pa.Table, learnt: Learnt) -> Floats:
+    """The share of rows that break each rule; a constant and a changed unit are all or nothing."""
     n = max(1, rows.num_rows)
+    features = learnt.features
     outside, constant = [], []
     for i, f in enumerate(f for f, number in features.items() if number):
         x = floats(rows, f"feature:{f}")
-        outside.append(float(((x < low[i]) | (x > high[i])).sum()) / n)
+        outside.append(float(((x < learnt.low[i]) | (x > learnt.high[i])).sum()) / n)
     for f in features:
         held = f"feature:{f}" in rows.column_names
         known = rows[f"feature:{f}"].drop_null() if held else pa.chunked_array([pa.array([], pa.null())])
         constant.append(float(len(known) >= n / 2 and len(known) > 1 and len(pc.unique(known)) == 1))
-    typed = _share_true(rows, "mismatched")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = _sizes(rows, features) / learnt.typical
+    unit = [float(_near_unit(float(r)) is not None) for r in ratio]
+    new = []
+    for f, kinds in learnt.kinds.items():
+        words = _words(rows, f).drop_null()
+        new.append(
+            1
+            - float(pc.sum(pc.is_in(words, value_set=pa.array(kinds, pa.string()))).as_py() or 0) / n
+            - (n - len(words)) / n
+        )
     keys = [f"feature:{f}" for f in features if f"feature:{f}" in rows.column_names]
     distinct = _plain(rows.select(keys)).group_by(keys).aggregate([([], "count_all")]).num_rows if keys else n
-    return np.array([*outside, *constant, typed, 1 - distinct / n])
+    absent = np.zeros(rows.num_rows, dtype=bool)
+    for f in learnt.always:
+        absent |= np.asarray(_words(rows, f).is_null().combine_chunks())
+    return np.array([
+        *outside, *constant, *unit, *new, _share_true(rows, "mismatched"), _flagged(rows, "unknown_feature"),
+        float(absent.sum()) / n, 1 - distinct / n,
+    ])  # fmt: skip
+
+
+def _flagged(rows: pa.Table, flag: str) -> float:
+    """The share of rows whose quality has this flag."""
+    if "quality" not in rows.column_names or rows["quality"].null_count == rows.num_rows:
+        return 0.0
+    lists = rows["quality"].combine_chunks()
+    hits = np.flatnonzero(np.asarray(pc.equal(pc.list_flatten(lists), flag)))
+    return float(len(np.unique(np.asarray(pc.list_parent_indices(lists))[hits]))) / float(rows.num_rows)
 
 
 def _plain(rows: pa.Table) -> pa.Table:

@@ -61,6 +61,10 @@ def cross_check(config: Config, data: Mapping[str, Any]) -> Iterator[tuple[Key, 
     for name, model in config.models.items():
         if model.reference is not None:
             yield from _reference(config, name, model.reference)
+        for i, group in enumerate(model.fairness.groups if model.fairness else ()):
+            if "," in group:
+                key: Key = ("models", name, "fairness", "groups", i)
+                yield key, f"{_dotted(key)}: a feature whose name holds a comma cannot make groups"
         for what in ("training", "canaries", "principals"):
             yield from _file(config, ("models", name, what), getattr(model, what))
         yield from _segments(name, model)

@@ -164,6 +164,15 @@ class Reports(Section):
     """Also Evidently's report on a sample, some megabytes and a minute of CPU each."""
 
 
+class FairnessConfig(Section):
+    """Groups of people between whom outcomes are compared."""
+
+    groups: tuple[str, ...] = Field(min_length=1)
+    """Features whose values are groups; a number makes three."""
+    outcome: str | None = None
+    """The predicted class that counts as the outcome; without it the rarer of two."""
+
+
 class ModelConfig(Section):
     """One watched model."""
 
@@ -189,6 +198,8 @@ class ModelConfig(Section):
     """Parts that are judged by themselves, at most 12: features, or {name, feature, values} or {name, feature, at_least, below}."""
     context: Annotated[tuple[str, ...], Field(max_length=3)] = ()
     """Features whose mix may change without meaning anything: drift is what changes beyond it."""
+    fairness: FairnessConfig | None = None
+    """Groups between whom outcomes, and errors once labels come, are compared."""
     calendar: str | None = None
     """An entry of `calendars`; without one the only entry there is, else UTC with Saturday and Sunday off."""
     runbook: str | None = None

@@ -23,6 +23,7 @@ from monitor.reports import charts, features
 from monitor.reports.charts import Annotation, Chart, Point, Span
 from monitor.reports.diagnosis import Diagnosis
 from monitor.reports.features import MEASURES, Counts
+from monitor.reports.outcomes import outcomes
 from monitor.reports.words import VERSION_WORDS, moment, number, percent, seen
 from monitor.store import comparisons, lookups, queries, references
 from monitor.store.lookups import IncidentRow
@@ -72,33 +73,26 @@ def report(
     notes = [Annotation("mark", m.start_us, m.end_us, f"{m.kind}: {m.text}") for m in marks]
     volume = charts.bars(charts.thinned(points, "mean"), span, title="Events per window", unit="events", notes=notes)
     restarts = [i.cleared_us for i in incidents if i.family == "drift" and i.cleared_us is not None]
-    outcomes = Counter(w.outcome for w in rows)
+    judged = Counter(w.outcome for w in rows)
     distances = ranked(counts)
-    versions = [
-        c
-        for c in comparisons.listed(engine, model.model_id)
-        if c["until_us"] > start_us and parse_time_us(c["came"]) <= end_us
-    ]
-    style = (resources.files("monitor.reports") / "charts.css").read_text() + (
-        resources.files("monitor.reports") / "owner.css"
-    ).read_text()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    versions = _compared(engine, model, start_us, end_us)
+    style, policy = _style()
     html = _environment().get_template("owner.html").render(
         model=model, environment=environment, owner=owner, made_us=made_us, version=version, policy=policy,
-        style=Markup(style), span=span, verdict=verdict(incidents, outcomes), events=sum(w.n for w in rows),  # noqa: S704
-        outcomes=dict(outcomes), not_judged=sum(n for o, n in outcomes.items() if o != "judged"), words=OUTCOMES,
+        style=Markup(style), span=span, verdict=verdict(incidents, judged), events=sum(w.n for w in rows),  # noqa: S704
+        outcomes=dict(judged), not_judged=sum(n for o, n in judged.items() if o != "judged"), words=OUTCOMES,
         reference=references.reference(engine, model.model_id, model.reference_hash), incidents=[_told(i) for i in incidents],
         volume=volume if points else None, measure=MEASURES["evidence"], strips=_strips(drift, span, restarts),
         axis=charts.axis(span), features=distances, events_counted=counts.current.n if counts else 0,
         histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure, ailments=ailments,
+        outcomes_told=outcomes(queries.other_detections(engine, model.model_id, start_us, end_us)),
         versions=versions, version_words=VERSION_WORDS,
     )  # fmt: skip
     summary = {
         "model": model.name,
-        "headline": verdict(incidents, outcomes),
+        "headline": verdict(incidents, judged),
         "events": sum(w.n for w in rows),
-        "windows": dict(outcomes),
+        "windows": dict(judged),
         "incidents": [
             {"alert_id": i.alert_id, "event": i.event, "severity": i.severity, "open": i.open} for i in incidents
         ],
@@ -107,6 +101,22 @@ def report(
         "diagnosis": [d.to_json() for d in ailments],
     }
     return Report(html, policy, summary)
+
+
+def _compared(engine: Engine, model: ModelRow, start_us: int, end_us: int) -> list[dict[str, Any]]:
+    """New versions of the model that came in this time or were still compared with the old one's windows."""
+    listed = comparisons.listed(engine, model.model_id)
+    return [c for c in listed if c["until_us"] > start_us and parse_time_us(c["came"]) <= end_us]
+
+
+def _style() -> tuple[str, str]:
+    """The style sheet, and the content security policy that allows it and nothing else."""
+    style = (resources.files("monitor.reports") / "charts.css").read_text() + (
+        resources.files("monitor.reports") / "owner.css"
+    ).read_text()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return style, policy
 
 
 def main_windows(windows: Sequence[WindowRow]) -> list[WindowRow]:

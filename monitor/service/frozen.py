@@ -29,7 +29,7 @@ BASE_COLUMNS: Final = (  # what detectors may ask for beside the features
     "event_time", "segment", "position", "principal", "credential_id", "source_ip", "session_id", "request_id", "model_version",
     "prediction_label", "prediction_value", "scores", "class_names", "returned", "status", "http_status", "latency_ms",
     "tokens_in", "tokens_out",
-    "quality", "mismatched", "extra",
+    "quality", "mismatched", "sampling_fraction", "extra",
 )  # fmt: skip
 
 

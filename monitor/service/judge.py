@@ -13,30 +13,26 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import structlog
 from numpy.typing import NDArray
 
 from alerts import lifecycle, quiet
 from detectors import decide
-from detectors.base import Detection, Evidence, Feedback, Measured, State
+from detectors.base import Detection, Evidence, Measured, State
 from detectors.profile import Coded, Profile
 from monitor import telemetry
-from monitor.model import Decision, Event, Family, Mark, Subject, Verdict
+from monitor.model import Decision, Event, Family, Subject, Verdict
 from monitor.service.callers import Find, nobody
 from monitor.service.due import Due, due
 from monitor.service.explained import explained
 from monitor.service.watch import Monitor, Watched
-from monitor.service.windows import NO_LABELS, Stretch, TimeWindow, principals, skewed
+from monitor.service.windows import NO_LABELS, Stretch, TimeWindow, no_labels, no_rows, principals, skewed
 from monitor.service.work import NEVER, Work, detection_row
 from monitor.store import ledger
-from monitor.store.alertlog import column_text
 
-MAX_VERSIONS: Final = 100  # of a model that are told apart; a producer that writes other things there marks no more
 RERUN_WINDOWS: Final = 24  # late rows re-run state over at most so many judged windows
 
 log = structlog.get_logger("lanner.judge")
-
 Reader = Callable[[int, int, Sequence[str]], pa.Table]  # (start_us, end_us, columns) -> rows of the event log
 Counts = Callable[[int, int], Mapping[int, bytes]]  # stored profiles of buckets in [start, end)
 
@@ -115,7 +111,7 @@ class Judge:
 
     def _nothing(self, start_us: int, end_us: int) -> TimeWindow:
         """A time in which nothing came."""
-        return TimeWindow(self.watched.name, start_us, end_us, None, 0, _no_rows, _no_labels)
+        return TimeWindow(self.watched.name, start_us, end_us, None, 0, no_rows, no_labels)
 
     def _lasting(self, work: Work, until_us: int) -> None:
         """Raise what has stood open too long by then: between the same rows and windows wherever ticks fall."""
@@ -138,7 +134,7 @@ class Judge:
     def _feed(self, work: Work, table: pa.Table, coded: Coded, high: NDArray[np.int64]) -> None:
         """Rows that close no window: silence before them, counts, per-principal evidence, decisions in time order."""
         self._gaps(work, high)
-        _versions(work, self.watched.name, table, high)
+        work.hear(self.watched.name, table, high)
         work.high_us = int(high[-1])
         work.rows_since_snapshot += table.num_rows
         self._count(work, table, coded)
@@ -233,6 +229,7 @@ class Judge:
             lambda as_of_us: self.labels(start_us, end_us, as_of_us),
             lambda: self.callers(principals(self.read(start_us, end_us, ["principal"]))),
             lambda columns: self.feedback(start_us, end_us, columns),
+            lambda by_us: self.window(work, start_us - by_us, end_us - by_us),
         )
 
     def _judge_end(self, work: Work, group: Sequence[Due]) -> None:
@@ -266,7 +263,7 @@ class Judge:
                         ledger.LedgerRow(d.monitor, d.start_us, d.end_us, "gap", 0, "missed for longer than catch_up")
                     )
                 continue
-            window = self.window(work, d.start_us - m.delay_us, d.end_us - m.delay_us)
+            window = self.window(work, d.start_us, d.end_us)
             measured = self._measure(work, m, window, report=record)
             if not record:
                 found += measured.detections if measured else ()
@@ -333,7 +330,7 @@ class Judge:
         """Run one detector; one that fails is an incident of its own and never stops the others."""
         name = f"detector:{m.name}"
         try:
-            measured = m.detector.measure(m.calibration, work.states.get(name), window, _told(m, work))
+            measured = m.detector.measure(m.calibration, work.states.get(name), window, work.told_to(m))
         except Exception as error:  # a detector's defect must not silence the model
             log.exception("detector_failed", model=self.watched.name, monitor=m.name)
             if report:
@@ -391,7 +388,7 @@ class Judge:
 
     def _decide(self, work: Work, decisions: Iterable[Decision]) -> None:
         """Decisions become transitions of incidents, one by one in time order."""
-        made = [self.watched.based(d) for d in decisions]
+        made = (self.watched.based(d) for d in decisions)
         ordered = sorted(made, key=lambda d: (d.time_us, d.subject.kind, d.subject.id, d.event))
         if not ordered or work.silent:
             return
@@ -401,42 +398,3 @@ class Judge:
     def _store(self, work: Work, m: Monitor, found: Iterable[Detection]) -> None:
         if not work.silent:
             work.detections += [detection_row(self.watched.model_id, m, d) for d in found]
-
-
-def _versions(work: Work, model: str, table: pa.Table, high: NDArray[np.int64]) -> None:
-    """A version that answers for the first time is a mark, dated to the log's clock then; the very first is none."""
-    if "model_version" not in table.column_names:
-        return
-    column = table["model_version"]
-    for version in pc.unique(column).to_pylist():
-        if version is None or version in work.versions or len(work.versions) >= MAX_VERSIONS:
-            continue
-        at_us = int(high[pc.index(column, version).as_py()])
-        if work.versions:
-            made = Mark(
-                model,
-                "version",
-                at_us,
-                None,
-                column_text(f"version {version[:100]} answers for the first time"),
-                "lanner",
-            )
-            work.marks.append(made)
-            work.told = replace(work.told, marks=[*work.told.marks, made])
-        work.versions[version] = at_us
-
-
-def _told(m: Monitor, work: Work) -> Feedback:
-    """What the deciders tell this detector: whom to suspect are callers, or labelers where labels are judged."""
-    if m.detector.family is not Family.POISONING:
-        return work.feedback
-    labelers = (a.subject.id for a in work.open.values() if a.event is Event.POISONING_SUSPECTED)
-    return replace(work.feedback, suspects=frozenset(labelers))
-
-
-def _no_rows(columns: Sequence[str]) -> pa.Table:
-    return pa.table({c: pa.array([], pa.null()) for c in columns})
-
-
-def _no_labels(as_of_us: int) -> pa.Table:
-    return NO_LABELS

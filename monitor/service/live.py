@@ -165,6 +165,8 @@ class LiveModel:
         for m in self.watched.monitors:
             if m.reads == "windows":
                 start = work.high_us // m.window_us * m.window_us
+                if work.last_end.get(m.name, NEVER) > start:  # labels that came after the last event closed it
+                    continue
                 row = ledger.LedgerRow(
                     m.name, start, start + m.window_us, "insufficient", 0, "partial: the log ends here"
                 )

@@ -196,7 +196,8 @@ def ingest(service: Service, spool: Spool, result: Replayed, timeout_us: int) ->
 def _append(service: Service, epoch: int, batch: Sequence[Placed], high_us: int, timeout_us: int) -> None:
     first, after = batch[0].offset, batch[-1].offset + 1
     step = Advance(SOURCE, 0, epoch, first or None, after, high_us)
-    service.log.append(IngestBatch(source=SOURCE, received_us=high_us, parts=pair_in_memory(batch), advances=[step]))
+    parts = pair_in_memory(batch)
+    service.log.append(IngestBatch(source=SOURCE, received_us=high_us, parts=parts, advances=[step], ordered=True))
     pairing.pair(service.log, high_us, timeout_us, SOURCE)
     publisher = service.publisher()
     for table in service.tables.values():

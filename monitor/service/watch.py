@@ -25,7 +25,7 @@ from detectors.base import Calibration, Detector
 from detectors.profile import Bins
 from detectors.registry import DEFAULTS, REGISTRY
 from detectors.strata import Strata
-from monitor.config import Config, directories
+from monitor.config import Config, ModelConfig, directories
 from monitor.errors import CalibrationRefused, ConfigError, Mistake
 from monitor.model import HOUR_US, SECOND_US, Decision
 from monitor.service import known
@@ -57,11 +57,6 @@ class Monitor:
     @property
     def reads(self) -> str:
         return self.detector.reads
-
-    @property
-    def delay_us(self) -> int:
-        """How long after its end a window is measured: detectors that wait for labels."""
-        return int(getattr(self.detector, "delay_us", 0))
 
     @property
     def silence_limit_us(self) -> int | None:
@@ -234,10 +229,10 @@ def _configured(config: Config, model: str, times: NDArray[np.int64]) -> dict[st
     Defaults judge hours; those that need so many rows (`min_rows`) judge days where the reference's `times` say that the
     model is slow.
     """
-    days = _calendar(config, model)
+    days = {**_calendar(config, model), **_fairness(config.models[model])}
     made = {name: REGISTRY[name](**_params(name, {}, days)) for name in DEFAULTS}
     found: dict[str, tuple[Detector, int]] = {
-        name: (detector, usual_window_us(times, int(getattr(detector, "min_rows", 0))))
+        name: (detector, usual_window_us(times, int(getattr(detector, "min_rows", getattr(detector, "min_labels", 0)))))
         for name, detector in made.items()
     }
     for name, m in config.monitors.items():
@@ -271,7 +266,14 @@ def _calendar(config: Config, model: str) -> Mapping[str, str]:
     }  # fmt: skip
 
 
+def _fairness(model: ModelConfig) -> Mapping[str, str]:
+    """The model's groups as detector parameters; nothing without any."""
+    if model.fairness is None:
+        return {}
+    return {"groups": ",".join(model.fairness.groups), "outcome": model.fairness.outcome or ""}
+
+
 def _params(detector: str, given: Mapping[str, Any], days: Mapping[str, str]) -> dict[str, Any]:
-    """Parameters of a detector: the calendar where it knows one, and what the configuration gives."""
+    """Parameters of a detector: calendar and groups where it knows them, and what the configuration gives."""
     known = {f.name for f in fields(REGISTRY[detector])}
     return {**{k: v for k, v in days.items() if k in known}, **given}

@@ -66,6 +66,9 @@ class Stretch:
     def labels(self, as_of_us: int) -> pa.Table:  # a stretch is judged before any label can be known
         return NO_LABELS
 
+    def earlier(self, by_us: int) -> Stretch:
+        return Stretch(self.model, self.start_us - by_us, self.end_us - by_us, self.table.slice(0, 0))
+
 
 @dataclass(frozen=True)
 class TimeWindow:
@@ -80,6 +83,7 @@ class TimeWindow:
     read_labels: Callable[[int], pa.Table]
     read_callers: Callable[[], Mapping[str, Caller]] = dict
     read_feedback: Callable[[Sequence[str]], pa.Table] = lambda columns: NO_LABELS
+    back: Callable[[int], TimeWindow] | None = None
     made: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -105,6 +109,12 @@ class TimeWindow:
 
     def labels(self, as_of_us: int) -> pa.Table:
         return self.read_labels(as_of_us)
+
+    def earlier(self, by_us: int) -> TimeWindow:
+        start_us, end_us = self.start_us - by_us, self.end_us - by_us
+        none = pa.table({"event_time": pa.array([], pa.int64())})
+        nothing = TimeWindow(self.model, start_us, end_us, None, 0, lambda columns: none, lambda as_of_us: NO_LABELS)
+        return nothing if self.back is None else self.back(by_us)
 
 
 def reference_windows(
@@ -159,3 +169,13 @@ def principals(table: pa.Table) -> list[str | None]:
     """The callers of these rows, each once."""
     names: list[str | None] = pc.unique(table["principal"]).to_pylist() if "principal" in table.column_names else []
     return names
+
+
+def no_rows(columns: Sequence[str]) -> pa.Table:
+    """These columns, and nothing in them."""
+    return pa.table({c: pa.array([], pa.null()) for c in columns})
+
+
+def no_labels(as_of_us: int) -> pa.Table:
+    """No label was ever given."""
+    return NO_LABELS

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from alerts.base import Step
 from alerts.quiet import Told
 from detectors.base import Detection, Feedback, State
 from detectors.profile import Profile
-from monitor.model import Alert, Decision, Mark, Transition
+from monitor.model import Alert, Decision, Event, Family, Mark, Transition
 from monitor.service.watch import Monitor
 from monitor.store import ledger
+from monitor.store.alertlog import column_text
 
+MAX_VERSIONS: Final = 100  # of a model that are told apart; a producer that writes other things there marks no more
 NEVER: Final = -(1 << 62)  # an event time before all others
 
 
@@ -55,6 +62,29 @@ class Work:
     applied: Sequence[int] = ()  # acts of people that this tick has applied
     excepted: dict[str, int] = field(default_factory=dict)  # exception -> decisions that it covered
 
+    def hear(self, model: str, table: pa.Table, high: NDArray[np.int64]) -> None:
+        """A version that answers for the first time is a mark, dated to the log's clock then; the very first is none."""
+        if "model_version" not in table.column_names:
+            return
+        column = table["model_version"]
+        for version in pc.unique(column).to_pylist():
+            if version is None or version in self.versions or len(self.versions) >= MAX_VERSIONS:
+                continue
+            at_us = int(high[pc.index(column, version).as_py()])
+            if self.versions:
+                text = column_text(f"version {version[:100]} answers for the first time")
+                made = Mark(model, "version", at_us, None, text, "lanner")
+                self.marks.append(made)
+                self.told = replace(self.told, marks=[*self.told.marks, made])
+            self.versions[version] = at_us
+
+    def told_to(self, m: Monitor) -> Feedback:
+        """What the deciders tell this detector: whom to suspect are callers, or labelers where labels are judged."""
+        if m.detector.family is not Family.POISONING:
+            return self.feedback
+        labelers = (a.subject.id for a in self.open.values() if a.event is Event.POISONING_SUSPECTED)
+        return replace(self.feedback, suspects=frozenset(labelers))
+
     def take(self, step: Step) -> None:
         """What a step of the alert pipeline changed."""
         self.counters = step.counters
@@ -82,7 +112,9 @@ def detection_row(model_id: str, m: Monitor, d: Detection) -> dict[str, Any]:
     """A detection as its row of the detections table."""
     subject = f"{d.subject.kind}:{d.subject.id}"
     return {
-        "detection_id": ledger.detection_id(model_id, m.name, subject, d.window_us[1]),
+        "detection_id": ledger.detection_id(
+            model_id, m.name, subject, d.window_us[1] if d.known_us is None else d.known_us
+        ),
         "monitor": m.name,
         "detector": d.detector,
         "family": d.family.value,

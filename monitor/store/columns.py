@@ -98,9 +98,18 @@ TYPES: Final[Mapping[str, pa.DataType]] = {**FIXED, **ORDER}
 
 
 def to_table(
-    placed: Sequence[Placed], schema: FeatureSchema, segment: str, received_us: int, source: str = ""
+    placed: Sequence[Placed],
+    schema: FeatureSchema,
+    segment: str,
+    received_us: int,
+    source: str = "",
+    *,
+    replayed: bool = False,
 ) -> pa.Table:
-    """The rows of one segment, in the given order. Never fails on what a log holds; see the module's first lines."""
+    """The rows of one segment, in the given order. Never fails on what a log holds; see the module's first lines.
+
+    `replayed`: the rows are a replay's, and each was recorded when it happened.
+    """
     n = len(placed)
     odd = _Odd()
     rows = _transposed(placed)
@@ -121,6 +130,8 @@ def to_table(
         ),
         **{column: _array(rows[name], kind, odd) for column, name, kind in _PLAIN},
     }
+    if replayed:
+        columns["ingest_time"] = columns["event_time"]
     columns["extra"] = _extra(rows, odd)
     columns["mismatched"] = _mismatched(n, odd)
     columns["quality"] = _array(_quality(rows["quality"], odd), STRINGS, odd)

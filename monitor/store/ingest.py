@@ -73,7 +73,7 @@ def append(
     """Store one flush, all or nothing; see collectors.base.EventLog."""
     began_s = time.monotonic()
     events, waiting, verdicts, told = _sorted_out(batch.parts)
-    written = write_events(files, models, events, batch.source, batch.received_us)
+    written = write_events(files, models, events, batch.source, batch.received_us, ordered=batch.ordered)
     at("file_written")
     unknown = Counter({name: len(placed) for name, placed in events.items() if not registered(name, models)})
     stored = False
@@ -118,12 +118,17 @@ def write_events(
     events: Mapping[str, Sequence[Placed]],
     source: str,
     received_us: int,
+    *,
+    ordered: bool = False,
 ) -> list[Segment]:
     """One file per model; events of unknown models share the file of `_unregistered`."""
     tables: dict[str, list[Placed]] = defaultdict(list)
     for name, placed in events.items():
         tables[name if registered(name, models) else UNREGISTERED].extend(placed)
-    return [write_segment(files, models[name], placed, source, received_us) for name, placed in tables.items()]
+    return [
+        write_segment(files, models[name], placed, source, received_us, ordered=ordered)
+        for name, placed in tables.items()
+    ]
 
 
 def registered(name: str, models: Mapping[str, ModelTable]) -> bool:
@@ -247,7 +252,9 @@ def _store_feedback(conn: sa.Connection, batch: IngestBatch, verdicts: Sequence[
             "kind": clean(verdict.kind),
             "labeler": None if verdict.labeler is None else clean(verdict.labeler),
             "label_us": in_range(verdict.label_time_us),
-            "received_us": batch.received_us,
+            "received_us": min(batch.received_us, in_range(verdict.label_time_us))
+            if batch.ordered
+            else batch.received_us,
         }
         rows.append(row)
     if rows:

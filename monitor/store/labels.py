@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from monitor.model import HOUR_US, stable_id
@@ -54,6 +56,8 @@ def known(engine: sa.Engine, model: str, events: Iterable[pa.Table], start_us: i
     it has one, must agree. `start_us` is where the events begin.
     """
     with read(engine) as conn:
+        if conn.execute(sa.select(feedback.c.feedback_id).where(feedback.c.model == model).limit(1)).first() is None:
+            return SCHEMA.empty_table()  # no event needs to be read
         by_event_id = _uses_event_ids(conn, model, start_us)
         found = [row for table in events for row in _of(conn, model, table, by_event_id, as_of_us)]
     return pa.Table.from_pylist(found, schema=SCHEMA)
@@ -83,9 +87,11 @@ def given(
     found: list[pa.Table] = []
     for table in events(start_us - LOOK_BACK_US) if told else ():
         for name in TARGETS:
-            keys = [None if v is None else f"{name}={v}" for v in table[name].to_pylist()]
-            place = table["row_index"].to_pylist()
-            hits = [(i, r) for i, k in enumerate(keys) if k in told for r in told[k] if _of_row(r, place[i])]
+            ids = [k.removeprefix(f"{name}=") for k in told if k.startswith(f"{name}=")]
+            where = np.flatnonzero(pc.is_in(table[name], value_set=pa.array(ids, pa.string())).to_numpy())
+            some = table.select([name, "row_index"]).take(pa.array(where)).to_pylist()
+            found_at = zip(where.tolist(), some, strict=True)
+            hits = [(i, r) for i, e in found_at for r in told[f"{name}={e[name]}"] if _of_row(r, e["row_index"])]
             if hits:
                 found.append(_with_events(table, [i for i, _ in hits], [r for _, r in hits], columns))
     return pa.concat_tables(found, promote_options="default") if found else pa.table({k: [] for k in GIVEN})

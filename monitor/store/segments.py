@@ -177,10 +177,12 @@ def day_of(time_us: int) -> str:
     return f"{datetime.fromtimestamp(time_us // SECOND_US, UTC):%Y-%m-%d}"
 
 
-def write_segment(files: Files, model: ModelTable, placed: Sequence[Placed], source: str, received_us: int) -> Segment:
+def write_segment(
+    files: Files, model: ModelTable, placed: Sequence[Placed], source: str, received_us: int, *, ordered: bool = False
+) -> Segment:
     """Write events of one model as one file under a fresh name. Nothing is recorded yet."""
     name = uuid.uuid4().hex
-    table = to_table(placed, model.schema, name, received_us, source)
+    table = to_table(placed, model.schema, name, received_us, source, replayed=ordered)
     path = f"day={day_of(received_us)}/{name}.parquet"
     size = files.write(model.model_id, path, table.schema, [table])
     times = pc.min_max(table["event_time"].cast(pa.int64())).as_py()

@@ -25,7 +25,7 @@ NAMES = sorted(REGISTRY)
 @functools.cache
 def calibrated(name: str) -> tuple[Any, Calibration, Case]:
     """The detector with its defaults, calibrated on its case's reference."""
-    detector = REGISTRY[name]()
+    detector = REGISTRY[name](**CASES[name].params)
     return detector, detector.calibrate(CASES[name].reference(), "ref"), CASES[name]
 
 
@@ -97,7 +97,7 @@ def test_pure(name: str) -> None:
     assert (calibration.to_bytes(), state.to_bytes() if state else None, window.table.to_pydict()) == before
     assert np.array_equal(np.random.get_state()[1], random_before)  # type: ignore[index]  # noqa: NPY002
     assert what(detector.measure(calibration, state, window)) == first
-    assert REGISTRY[name]().calibrate(case.reference(), "ref").to_bytes() == calibration.to_bytes()
+    assert REGISTRY[name](**case.params).calibrate(case.reference(), "ref").to_bytes() == calibration.to_bytes()
 
 
 @pytest.mark.parametrize("name", NAMES)

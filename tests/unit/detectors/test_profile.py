@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import ks_2samp
 
-from detectors.binned import quantile_edges
+from detectors.binned import quantile_edges, sampled
 from detectors.profile import Bins, Profile, compare, merged
 from tests.judging import bins_of, events
 
@@ -143,3 +143,30 @@ def test_distances_grow_with_the_shift_and_stay_below_the_raw_ones() -> None:
     assert same["x0"]["psi"] == 0.0
     assert same["colour"]["ks"] is None
     assert compare(bins, a, bins.empty())["x0"]["psi"] is None
+
+
+def test_sampled_rows_stand_for_as_many_events() -> None:
+    """A row with fraction 0.1 counts ten times; the effective n says how sure that is; cuts change nothing."""
+    table = pa.table({
+        "event_time": list(range(6)), "sampling_fraction": [1.0, 1.0, 0.1, 0.1, 0.1, None],
+        "feature:c": ["a", "b", "a", "a", "a", "b"], "feature:x": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+    })  # fmt: skip
+    bins = Bins.fit(table, ["x"], ["c"])
+    whole = bins.count(table)
+    assert whole.n == 33
+    assert whole.of("c").tolist() == [31, 2, 0, 0]
+    assert whole.effective == 33 * 33 / 303
+    cut = [bins.count(table.slice(a, b - a)) for a, b in ((0, 2), (2, 5), (5, 6))]
+    again = cut[0].merge(cut[1]).merge(cut[2])
+    assert again.to_bytes() == whole.to_bytes()
+    assert Profile.from_bytes(whole.to_bytes()).effective == whole.effective
+    assert bins.code(table).part(1, 4).count(0, 3).to_bytes() == bins.count(table.slice(1, 3)).to_bytes()
+
+
+def test_fractions_that_are_no_whole_weights_are_right_on_average() -> None:
+    """0.3 means 3 or 4 events, ten thirds on average."""
+    table = pa.table({"event_time": np.arange(30_000) * 977, "sampling_fraction": np.full(30_000, 0.3)})
+    weight = sampled(table)
+    assert weight is not None
+    assert set(weight.tolist()) == {3, 4}
+    assert abs(weight.mean() - 10 / 3) < 0.02

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from detectors.base import Calibration
+from detectors.quality.freshness import Freshness
 from detectors.quality.rules import Rules
 from monitor.errors import CalibrationRefused
 from monitor.model import HOUR_US, Event
-from tests.judging import Court, Rows, hours
+from tests.judging import Court, Rows, hours, recorded
 
 Change = Callable[[pa.Table], pa.Table]
 
@@ -34,19 +37,30 @@ def typed(table: pa.Table) -> pa.Table:
     return table.append_column("mismatched", pa.array([i % 5 == 0 for i in range(table.num_rows)]))
 
 
+def flagged(table: pa.Table) -> pa.Table:
+    """One row in five carries a field that the reference does not have."""
+    flags = pa.array([["unknown_feature"] if i % 5 == 0 else [] for i in range(table.num_rows)], pa.list_(pa.string()))
+    return table.append_column("quality", flags)
+
+
 def repeated(table: pa.Table) -> pa.Table:
     """The second half of the window repeats the first."""
     half = table.slice(0, table.num_rows // 2)
     return pa.concat_tables([half, half])
 
 
+@functools.cache
+def learnt() -> tuple[Calibration, list[Rows]]:
+    """Fourteen days of usual windows learnt, and sixty more."""
+    found = hours(396, 100, np.random.default_rng(7))
+    return Rules().calibrate(found[:336], "ref"), found[336:]
+
+
 def judged(change: Change, first: int = 20, last: int = 40) -> Court:
-    """Fourteen days of usual windows learnt, then windows of which some are changed."""
-    rng = np.random.default_rng(7)
-    reference = hours(336, 100, rng)
-    court = Court(Rules(), Rules().calibrate(reference, "ref"))
-    for i in range(60):
-        w = hours(1, 100, rng, first=336 + i, bins=reference[0].bins)[0]
+    """Usual windows of which some are changed."""
+    calibration, later = learnt()
+    court = Court(Rules(), calibration)
+    for i, w in enumerate(later[: last + 10]):
         table = change(w.table) if first <= i < last else w.table
         court.window(dataclasses.replace(w, table=table))
     return court
@@ -60,8 +74,21 @@ def judged(change: Change, first: int = 20, last: int = 40) -> Court:
         (put("feature:x1", lambda x: np.full(len(x), 0.0, dtype=object)), "x1/constant"),
         (typed, "all fields/type"),
         (repeated, "all fields/duplicates"),
+        (put("feature:x7", lambda x: x / 100), "x7/unit"),
+        (
+            put(
+                "feature:colour",
+                lambda x: np.array(["mauve" if i % 20 == 0 else v for i, v in enumerate(x)], dtype=object),
+            ),
+            "colour/new",
+        ),
+        (
+            put("feature:x2", lambda x: np.array([None if i % 10 == 0 else v for i, v in enumerate(x)], dtype=object)),
+            "all fields/absent",
+        ),
+        (flagged, "all fields/unknown"),
     ],
-    ids=["unit", "one word", "default value", "type", "duplicates"],
+    ids=["unit", "one word", "default value", "type", "duplicates", "unit within", "new category", "null", "new field"],
 )
 def test_broken_data_opens_within_four_windows_and_ends(change: Change, rule: str) -> None:
     """One incident that names the rule, cleared when the data is right again."""
@@ -79,6 +106,25 @@ def test_change_of_unit_is_named() -> None:
     """Cents instead of riyals: the factor stands in the evidence."""
     court = judged(put("feature:x6", lambda x: x * 100))
     assert any(d.evidence.get("units") == {"x6": 100.0} for d in court.detections)
+
+
+def test_change_of_unit_within_the_range_is_named() -> None:
+    """Codes of 1 to 5 that come as hundredths are never out of range; their typical size tells."""
+    court = judged(put("feature:x7", lambda x: x / 100))
+    assert any(d.evidence.get("units") == {"x7": 0.01} for d in court.detections)
+
+
+def test_data_that_become_stale_are_found() -> None:
+    """Events recorded ten minutes late instead of five seconds: one DataQuality that names freshness, and its end."""
+    court = Court(Freshness(), Freshness().calibrate([], "none"))
+    for i in range(110):
+        court.window(recorded(i, 600.0 if 80 <= i < 95 else 5.0))
+    opened, ended = court.decisions[0], court.decisions[-1]
+    assert opened.event is Event.DATA_QUALITY
+    assert opened.time_us // HOUR_US - 140 <= 6
+    assert [f["name"] for f in opened.evidence["features"]] == ["freshness"]
+    assert not ended.firing
+    assert court.detections[85].evidence["median_delay_s"] > 100
 
 
 def test_one_bad_window_and_usual_ones_are_no_incident() -> None:

@@ -241,3 +241,19 @@ def test_a_person_who_closes_the_incident_restarts_the_evidence() -> None:
     assert [f for _, _, f in told(court)][:2] == [True, True]
     assert {d.event for d in court.decisions} == {Event.FEATURE_DRIFT}  # answers that follow join by update
     assert court.decisions[1].time_us - 112 * HOUR_US >= 3 * HOUR_US
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_sampling_that_is_told_is_no_drift(told: bool) -> None:
+    """From some hour on only one red row in five is logged: with its fraction nothing has changed, without it red is gone."""
+    rng = np.random.default_rng(19)
+    found = hours(140, 150, rng)
+    court = Court(Marginals(), Marginals().calibrate(found[:100], "ref"))
+    for i, w in enumerate(found[100:]):
+        red = np.array(w.table["feature:colour"].to_pylist()) == "red"
+        kept = ~red | (rng.random(w.n) < 0.2) | (i < 20)
+        table = w.table.append_column("sampling_fraction", pa.array(np.where(red & (i >= 20), 0.2, 1.0)))
+        table = table if told else table.drop_columns(["sampling_fraction"])
+        court.window(dataclasses.replace(w, table=table.filter(pa.array(kept))))
+    assert bool(court.decisions) is not told
+    assert ("sampled" in court.detections[-1].evidence) is told

@@ -1,0 +1,235 @@
+"""Whether groups of people get the same outcomes, and whether the model is as often right about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from detectors import conformal, stats
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window
+from detectors.binned import floats
+from detectors.conformal import LAMBDAS, MIN_HISTORY, History, Live
+from detectors.labels import FAIRNESS_PART, Waiting, joined, values, wait
+from detectors.season import Calendar
+from detectors.stats import Floats
+from monitor.errors import CalibrationRefused
+from monitor.model import Event, Family, Subject, Verdict, rfc3339
+
+VERSION: Final = 1
+MAX_GROUPS: Final = 8  # values of one feature, the most frequent
+RATES: Final = ("outcome rate", "true positive rate", "false positive rate")
+TOO_LITTLE: Final = "too little data"
+
+
+@dataclass(frozen=True)
+class Fairness:
+    """Differences of outcomes between groups, and of errors once labels are known: PerformanceDecay when one moves.
+
+    Idea: per group of each named feature the share that gets the outcome, against all others, in the newest window; and
+    with labels, in the window whose labels should be there, the share of true cases that get it (true positive rate) and
+    of other cases that do (false positive rate). A difference that stands is told with its band; one that moves, either
+    way, is evidence: each is ranked against the same difference of all earlier windows.
+
+    Math: d = p_group - p_rest with variance p (1 - p) (1 / n_group + 1 / n_rest), scaled as in detectors.conformal.even,
+    then conformal ranks and bets; budget() adds up.
+
+    Assumptions: the reference's groups are the groups; a number makes three, cut at its thirds. That a difference stands
+    still does not make it fair.
+
+    False alarms: 1 % of the model's drift budget (one in 2500 days by default) over all groups and rates when windows are
+    exchangeable. Groups with fewer than `min_rows` rows in a window are "too little data"; below 50 windows it learns.
+
+    Parameters: groups: features whose values are groups, with commas (models.NAME.fairness); outcome: the predicted class
+    that counts as the outcome, the rarer of two without it; min_rows: rows of a group, and of all others, that a rate
+    needs; delay_s, label: as in detector performance; kappa: tolerated shift of z; keep: windows remembered; timezone,
+    weekend, holidays: the calendar of the season.
+
+    Reference: Hardt, Price and Srebro 2016 (equalised odds); Wilson 1927; Vovk 2021.
+
+    >>> Fairness(groups="sex,region").named
+    ('sex', 'region')
+    """
+
+    name: ClassVar[str] = "fairness"
+    family: ClassVar[Family] = Family.PERFORMANCE
+    reads: ClassVar[str] = "windows"
+
+    groups: str = ""
+    outcome: str = ""
+    min_rows: int = 30
+    delay_s: float = -1.0
+    label: str = "label"
+    kappa: float = 0.3
+    keep: int = 1344
+    timezone: str = "UTC"
+    weekend: str = "sat,sun"
+    holidays: str = ""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        return tuple(g.strip() for g in self.groups.split(",") if g.strip())
+
+    def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
+        """The groups and the outcome. Raises CalibrationRefused where none are named, or the reference lacks them."""
+        if not self.named:
+            raise CalibrationRefused("the configuration names no groups of this model (models.NAME.fairness)")
+        columns = [f"feature:{g}" for g in self.named]
+        parts = [w.rows([*columns, "prediction_label"]) for w in reference]
+        rows = pa.concat_tables(parts, promote_options="default") if parts else pa.table({})
+        if missing := [c.removeprefix("feature:") for c in columns if c not in rows.column_names]:
+            raise CalibrationRefused(f"the reference has no feature {', '.join(missing)} to make groups of")
+        said = _words(rows, "prediction_label")
+        classes, counts = np.unique(said[said != None].astype(str), return_counts=True)  # noqa: E711 - elementwise
+        outcome = self.outcome or (str(classes[np.argmin(counts)]) if len(classes) == 2 else "")
+        if not outcome:
+            raise CalibrationRefused("say which predicted class is the outcome (models.NAME.fairness.outcome)")
+        found = [[g, _groups(rows, f"feature:{g}", self.min_rows)] for g in self.named]
+        if not any(len(kinds) > 1 for _, kinds in found):
+            raise CalibrationRefused(
+                "no feature of models.NAME.fairness has two groups with rows enough in the reference"
+            )
+        return Calibration(self.name, VERSION, reference_hash, {"groups": found, "outcome": outcome, "keep": self.keep})
+
+    def measure(
+        self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
+    ) -> Measured:
+        """One detection: the largest difference of outcome rates as statistic; rates of every group with bands."""
+        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
+        compared = [(g, k) for g, kinds in cal.meta["groups"] for k in (kinds[:1] if len(kinds) == 2 else kinds)]
+        names = [f"{g} {k[0]}: {rate}" for rate in RATES for g, k in compared]
+        nothing = History.none(3 * len(names))
+        live = Live(History.load(own.arrays), int(own.meta["pending"])) if own is not None else Live(nothing)
+        last = History.load(own.arrays, "last_") if own is not None else nothing
+        arrays = {} if own is None else own.arrays
+        waiting = wait(arrays, window, self.label, self.delay_s, self.min_rows, keep=feedback.frozen)
+        value, told = self._rates(cal, window, waiting)
+        evidence: dict[str, Any] = {"outcome": cal.meta["outcome"], "groups": told, "history": len(live.settled)}
+        if state is not None and own is None:
+            evidence["rebuilt"] = True
+        if waiting.judged is not None:
+            evidence["errors_of"] = [rfc3339(waiting.judged.start_us), rfc3339(waiting.judged.end_us)]
+        known: dict[str, Any] = {}
+        if not np.isfinite(value[0]).any():
+            evidence["reason"] = f"{TOO_LITTLE}: no group has {self.min_rows} rows beside as many others"
+            newest = last
+        else:
+            newest = History.of(value.ravel(), 0.0, window.end_us)
+            outcome = value[0][: len(compared)]
+            known["statistic"] = float(np.nanmax(np.abs(outcome))) if np.isfinite(outcome).any() else None
+            if len(live.settled) < MIN_HISTORY:
+                evidence["reason"] = f"learning: {len(live.settled)} of {MIN_HISTORY} windows"
+            else:
+                known |= self._judged(cal, live.settled, last.plus(newest), window, names)
+            live = live.learn(newest, suspicious=feedback.frozen, others=0, keep=self.keep)
+        stored = {**live.windows.save(), **newest.save("last_"), **waiting.state}
+        fields = {"statistic": None, "verdict": Verdict.INSUFFICIENT, **known}
+        detection = Detection(
+            detector=self.name, family=self.family, event=Event.PERFORMANCE_DECAY, subject=Subject("model", window.model),
+            window_us=(window.start_us, window.end_us), n=window.n, evidence=evidence, **fields,
+        )  # fmt: skip
+        return Measured(State(self.name, VERSION, cal.hash, {"pending": live.pending}, stored), [detection])
+
+    def _judged(
+        self, cal: Calibration, past: History, both: History, window: Window, names: list[str]
+    ) -> dict[str, Any]:
+        scored = conformal.score(
+            conformal.even(past, past), conformal.even(both, past), window.end_us - window.start_us,
+            stats.seeded(window.model, self.name, cal.hash, window.end_us),
+            Calendar.parse(self.timezone, self.weekend, self.holidays),
+        )  # fmt: skip
+        z = np.concatenate([scored.z, -scored.z])
+        log_e = conformal.bets(z, self.kappa).ravel()
+        plan = [f"{n}/{sign}" for sign in "+-" for n in names]
+        streams = Streams(
+            tuple(f"{n}/{lam}" for lam in LAMBDAS for n in plan), tuple(names * 2 * len(LAMBDAS)),
+            np.full(len(log_e), FAIRNESS_PART / len(log_e)), log_e, np.tile(z, len(LAMBDAS)),
+        )  # fmt: skip
+        p = np.minimum(scored.p, 1 - scored.p)[np.isfinite(scored.p)] * 2
+        return {
+            "streams": streams, "verdict": Verdict.OK, "log_e": stats.log_sum_exp(log_e, streams.weight),
+            "p_value": min(1.0, float(p.min()) * len(p)) if len(p) else None,
+        }  # fmt: skip
+
+    def _rates(self, cal: Calibration, window: Window, waiting: Waiting) -> tuple[Floats, list[dict[str, Any]]]:
+        """Differences, variances and inverse counts (3, rates x groups), and what people see."""
+        columns = [f"feature:{g}" for g, _ in cal.meta["groups"]]
+        rows = window.rows([*columns, "prediction_label"])
+        cases = [(rows, np.ones(rows.num_rows, dtype=bool))]
+        empty = rows.slice(0, 0)
+        if waiting.judged is not None:
+            earlier = waiting.judged.rows([*columns, "prediction_label", "request_id", "row_index"])
+            place, truth, _ = joined(earlier, waiting.judged.labels(window.end_us), self.label)
+            earlier = earlier.take(pa.array(place))
+            positive = truth == cal.meta["outcome"]
+            cases += [(earlier, positive), (earlier, ~positive)]
+        else:
+            cases += [(empty, np.zeros(0, dtype=bool))] * 2
+        out: list[tuple[float, float, float]] = []
+        told: dict[tuple[str, str], dict[str, Any]] = {}
+        for rate, (table, among) in zip(RATES, cases, strict=True):
+            hit = _words(table, "prediction_label") == cal.meta["outcome"]
+            for g, kinds in cal.meta["groups"]:
+                inside = list(_inside(table, f"feature:{g}", kinds))
+                anyone = np.logical_or.reduce([i for _, i in inside]) if inside else among
+                for j, (label, own) in enumerate(inside):
+                    mine, rest = own & among, anyone & among & ~own
+                    entry = told.setdefault((g, label), {"feature": g, "group": label})
+                    entry[rate] = _share(hit, mine, self.min_rows)
+                    if len(kinds) > 2 or j == 0:
+                        out.append(_difference(hit, mine, rest, self.min_rows))
+        return np.array(out, dtype=np.float64).T.reshape(3, -1), list(told.values())
+
+
+def _share(hit: NDArray[np.bool_], among: NDArray[np.bool_], least: int) -> dict[str, Any]:
+    n, hits = int(among.sum()), int((hit & among).sum())
+    if n < least:
+        return {"n": n, "reason": TOO_LITTLE}
+    low, high = stats.wilson(hits, n)
+    return {"n": n, "share": round(hits / n, 4), "band": [round(low, 4), round(high, 4)]}
+
+
+def _difference(
+    hit: NDArray[np.bool_], mine: NDArray[np.bool_], rest: NDArray[np.bool_], least: int
+) -> tuple[float, float, float]:
+    a, b = int(mine.sum()), int(rest.sum())
+    if a < least or b < least:
+        return np.nan, np.nan, np.nan
+    p, q = float(hit[mine].mean()), float(hit[rest].mean())
+    whole = (p * a + q * b) / (a + b)
+    return p - q, whole * (1 - whole), 1 / a + 1 / b
+
+
+def _words(rows: pa.Table, column: str) -> NDArray[Any]:
+    return values(rows[column]) if column in rows.column_names else np.full(rows.num_rows, None, dtype=object)
+
+
+def _is_number(rows: pa.Table, column: str) -> bool:
+    return column in rows.column_names and pa.types.is_floating(rows[column].type)
+
+
+def _groups(rows: pa.Table, column: str, least: int) -> list[list[Any]]:
+    """Groups of a feature as [words, low, high] (numbers) or [words, value]."""
+    if _is_number(rows, column):
+        x = floats(rows, column)
+        cuts = np.unique(np.quantile(x[np.isfinite(x)], [1 / 3, 2 / 3])).tolist() if np.isfinite(x).any() else []
+        edges = [-np.inf, *cuts, np.inf]
+        return [[f"{a:g} to {b:g}", a, b] for a, b in pairwise(edges)] if cuts else []
+    said = _words(rows, column)
+    kinds, counts = np.unique(said[said != None].astype(str), return_counts=True)  # noqa: E711 - elementwise
+    order = [i for i in np.argsort(-counts, kind="stable")[:MAX_GROUPS] if counts[i] >= least]
+    return [[str(kinds[i]), str(kinds[i])] for i in order]
+
+
+def _inside(rows: pa.Table, column: str, kinds: list[list[Any]]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    for name, *value in kinds:
+        if len(value) == 2:
+            x = floats(rows, column)
+            yield str(name), (x >= value[0]) & (x < value[1])
+        else:
+            yield str(name), _words(rows, column) == value[0]
