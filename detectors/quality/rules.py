@@ -19,12 +19,13 @@ from detectors.stats import Floats
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict
 
-VERSION: Final = 2
+VERSION: Final = 3
 PART: Final = 0.8  # of the lane of DataQuality; the rest is for freshness
 MAX_KINDS: Final = 2_000  # categories of one field that are remembered; a field with more has no rule about new ones
 ROWS: Final = "all fields"  # blame of rules about whole rows
 MAX_ROWS: Final = 200_000  # rows of a window that are looked at, the first ones
 UNTIMED_ROWS: Final = 200  # rows of a stretch where the reference has no times
+REPEATS: Final = 0.1  # share of repeats that is usual whatever the reference shows: who made it may have left them out
 BAD, CLEAN = 2.0, -1.0  # scores of a window that breaks a rule and of one that keeps it, for the return test
 UNITS: Final = (1000.0, 100.0, 60.0, 10.0)  # factors that a change of unit is known by
 NEAR: Final = 1.25  # how far from such a factor a window's typical size may be
@@ -42,7 +43,9 @@ class Rules:
     leaves open. Bad windows win, good ones lose, and budget() adds up.
 
     Math: with K reference windows a share that is exchangeable exceeds the largest with probability at most
-    rho = 1 / (K + 1); e = 1 / (2 rho) for a bad window, 1 / (2 (1 - rho)) for a good one.
+    rho = 1 / (K + 1); e = 1 / (2 rho) for a bad window, 1 / (2 (1 - rho)) for a good one. Rows repeat by chance the more
+    often the more there are: of n rows a share of p (n - 1) / 2, with p the share of equal pairs in the reference, so the
+    usual share of repeats grows with a window that is larger than the reference's.
 
     Assumptions: windows are exchangeable up to twice the largest share; a burst of bad rows is one trial. A value that is
     wrong but within the usual range is not seen here (detector marginals sees it when many are).
@@ -103,6 +106,7 @@ class Rules:
             "always": list(learnt.always),
             "windows": len(parts),
             "rows": int(sum(p.num_rows for p in parts)),
+            "equal_pairs": _equal_pairs(rows, learnt),
         }
         arrays: dict[str, NDArray[Any]] = {"low": low, "high": high, "most": shares.max(axis=0), "typical": typical}
         return Calibration(self.name, VERSION, reference_hash, meta, arrays)
@@ -118,10 +122,14 @@ class Rules:
         if window.n >= self.min_rows:
             rows = window.rows(_columns(learnt.features)).slice(0, MAX_ROWS)
             share = _shares(rows, learnt)
-            limit = 2 * np.asarray(cal.arrays["most"]) + 3 / int(cal.meta["rows"])
+            usual = np.array(cal.arrays["most"])
+            repeats = names.index(f"{ROWS}/duplicates/1")
+            by_chance = min(1.0, cal.meta["equal_pairs"] * (rows.num_rows - 1) / 2)
+            usual[repeats] = max(usual[repeats], by_chance, REPEATS)
+            limit = 2 * usual + 3 / int(cal.meta["rows"])
             allowed = limit + (3 * np.sqrt(limit * rows.num_rows) + 2) / rows.num_rows
             bad = share > np.minimum(allowed, 0.99)
-            bad &= np.asarray(cal.arrays["most"]) < 0.5  # what half of a usual window does breaks nothing
+            bad &= usual < 0.5  # what half of a usual window does breaks nothing
             rho = 1 / (k + 1)
             log_e = np.asarray(np.where(bad, np.log(0.5 / rho), np.log(0.5 / (1 - rho))), dtype=np.float64)
             blame = tuple(n.rsplit("/", 2)[0] for n in names)
@@ -277,8 +285,7 @@ def _shares(rows: pa.Table, learnt: Learnt) -> Floats:
             - float(pc.sum(pc.is_in(words, value_set=pa.array(kinds, pa.string()))).as_py() or 0) / n
             - (n - len(words)) / n
         )
-    keys = [f"feature:{f}" for f in features if f"feature:{f}" in rows.column_names]
-    distinct = _plain(rows.select(keys)).group_by(keys).aggregate([([], "count_all")]).num_rows if keys else n
+    distinct = len(_groups(rows, learnt)) or n
     absent = np.zeros(rows.num_rows, dtype=bool)
     for f in learnt.always:
         absent |= np.asarray(_words(rows, f).is_null().combine_chunks())
@@ -286,6 +293,21 @@ def _shares(rows: pa.Table, learnt: Learnt) -> Floats:
         *outside, *constant, *unit, *new, _share_true(rows, "mismatched"), _flagged(rows, "unknown_feature"),
         float(absent.sum()) / n, 1 - distinct / n,
     ])  # fmt: skip
+
+
+def _groups(rows: pa.Table, learnt: Learnt) -> NDArray[np.int64]:
+    """How often each distinct row comes; nothing without fields."""
+    keys = [f"feature:{f}" for f in learnt.features if f"feature:{f}" in rows.column_names]
+    if not keys:
+        return np.zeros(0, np.int64)
+    counted = _plain(rows.select(keys)).group_by(keys).aggregate([([], "count_all")])
+    return np.asarray(counted["count_all"], dtype=np.int64)
+
+
+def _equal_pairs(rows: pa.Table, learnt: Learnt) -> float:
+    """The share of pairs of rows that are equal in every field."""
+    often, n = _groups(rows, learnt), rows.num_rows
+    return float((often * (often - 1)).sum() / (n * (n - 1))) if n > 1 else 0.0
 
 
 def _flagged(rows: pa.Table, flag: str) -> float:

@@ -144,3 +144,20 @@ def test_a_reference_without_times_is_cut_into_stretches() -> None:
         else:
             with pytest.raises(CalibrationRefused, match="20 are needed"):
                 Rules().calibrate([window], "ref")
+
+
+def test_rows_that_repeat_by_chance_are_no_duplicates() -> None:
+    """Rows of a few thousand cases, drawn again and again: windows ten times as large repeat more, and nothing is broken."""
+    rng = np.random.default_rng(3)
+    cases = hours(1, 3000, rng)[0]
+
+    def hour(i: int, n: int) -> Rows:
+        rows = cases.table.take(pa.array(rng.integers(0, 3000, n)))
+        times = pa.array(i * HOUR_US + np.sort(rng.integers(0, HOUR_US, n)))
+        table = rows.set_column(rows.column_names.index("event_time"), "event_time", times)
+        return Rows("m", i * HOUR_US, (i + 1) * HOUR_US, table, cases.bins)
+
+    court = Court(Rules(), Rules().calibrate([hour(i, 40) for i in range(200)], "ref"))
+    for i in range(200, 230):
+        court.window(hour(i, 400))
+    assert court.decisions == []
