@@ -8,12 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests import servers
 from tests.servers import alerta as alerta_server
 from tests.servers import chromium as chromium_browser
 from tests.servers import kafka as kafka_broker
 from tests.servers import postgres as postgres_cluster
+
+# Tracebacks as the service writes them: the default renderer would draw every local variable, tables of rows too.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.set_exc_info,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 BUDGET_MIN = {
     "unit": 4,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from monitor.service.judge import Judge
 from monitor.service.references import recount
 from monitor.service.told import told
 from monitor.service.watch import Watched
+from monitor.service.windows import no_rows
 from monitor.service.work import NEVER, Work
 from monitor.store import leases, ledger
 from monitor.store.eventlog import EventLog
@@ -107,7 +108,9 @@ class LiveModel:
         watched = self.watched
         return Judge(
             watched,
-            read=lambda start, end, columns: _concat(self.log.read_window(watched.model_id, start, end, columns)),
+            read=lambda start, end, columns: _joined(
+                self.log.read_window(watched.model_id, start, end, columns), columns
+            ),
             labels=lambda start, end, as_of: self.log.labels(watched.name, start, end, as_of),
             feedback=lambda start, end, columns: self.log.feedback(watched.name, start, end, columns),
             stored=lambda start, end: ledger.load_profiles(
@@ -332,8 +335,10 @@ def _size(state: State) -> int:
     return sum(a.nbytes for a in state.arrays.values())
 
 
-def _concat(tables: Any) -> pa.Table:
-    return pa.concat_tables(list(tables))
+def _joined(tables: Iterable[pa.Table], columns: Sequence[str]) -> pa.Table:
+    """One table; these columns and nothing in them where the log has no rows."""
+    found = list(tables)
+    return pa.concat_tables(found) if found else no_rows(columns)
 
 
 def open_alerts(work: Work) -> list[Alert]:
