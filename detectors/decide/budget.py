@@ -41,7 +41,7 @@ LANES: Final[Mapping[Event, tuple[str, float]]] = {  # event of a detection -> i
     Event.DATA_QUALITY: ("quality", 0.03),
     Event.PERFORMANCE_DECAY: ("performance", 0.03),
 }
-MOSTLY: Final = 0.9  # evidence about answers from which on it is a PredictionDrift: answers follow drifting features
+SIGN: Final = 0.5  # part of the level, in nats, from which on inputs show a drift too: their answers follow them
 OUTPUTS: Final = ("prediction", "score:")  # blame that speaks of the model's answers
 
 
@@ -214,7 +214,8 @@ def _crossed(lane: _Lane, d: Detection, log_level: float) -> tuple[Event | None,
     shares = stats.blame(d.streams.blame, parts)
     event = d.event
     alone = Event.FEATURE_DRIFT.value not in lane.named  # answers that follow named features join their incident
-    if event is Event.FEATURE_DRIFT and alone and sum(s for n, s in shares.items() if n.startswith(OUTPUTS)) >= MOSTLY:
+    inputs = [p for b, p in zip(d.streams.blame, parts.tolist(), strict=True) if not b.startswith(OUTPUTS)]
+    if event is Event.FEATURE_DRIFT and alone and stats.log_sum_exp(np.array(inputs)) < SIGN * log_level:
         event = Event.PREDICTION_DRIFT
     features = lane.named.setdefault(event.value, [])
     for feature, share in shares.items():
