@@ -40,7 +40,7 @@ def _now_us() -> int:
 
 
 @contextlib.contextmanager
-def _service(folder: Path, v: Victim) -> Iterator[tuple[str, str, str]]:
+def _service(folder: Path, v: Victim, incidents: int) -> Iterator[tuple[str, str, str]]:
     """Kafka, PostgreSQL, Alerta and `lanner run`; yields bootstrap, Alerta's URL and its key."""
     from kafka.admin import KafkaAdminClient, NewTopic
 
@@ -69,6 +69,7 @@ def _service(folder: Path, v: Victim) -> Iterator[tuple[str, str, str]]:
             f"sources:\n  predictions: {{type: kafka, bootstrap: '{broker.bootstrap}', topic: {TOPIC}, assign: [0]}}\n"
             f"sinks:\n  soc: {{type: alerta, url: '{console.url}', key_file: key}}\n"
             "privacy: {principals: plain}\n"
+            f"alerting: {{per_hour: {2 * incidents}}}\n"  # beyond the default of 20 one alert tells of the rest
             f"server: {{bind: '127.0.0.1:{port}'}}\n"
         )
         with (folder / "lanner.log").open("wb") as out:
@@ -111,7 +112,10 @@ def measure(incidents: int) -> list[float]:
 
     v, rng = victim("flights"), np.random.default_rng(2)
     queries = [attack(v, "inversion", QUERIES, np.random.default_rng([3, i])) for i in range(incidents)]
-    with tempfile.TemporaryDirectory(prefix="lanner-bench-") as name, _service(Path(name), v) as (bootstrap, url, key):
+    with (
+        tempfile.TemporaryDirectory(prefix="lanner-bench-") as name,
+        _service(Path(name), v, incidents) as (bootstrap, url, key),
+    ):
         watcher = _Watcher(url, key)
         watcher.start()
         producer = KafkaProducer(bootstrap_servers=bootstrap)

@@ -173,10 +173,11 @@ def fit_number(name: str, column: str, x: NDArray[np.float64], max_bins: int, *,
     x = x[np.isfinite(x)]
     if not len(x):
         return Binned(name, column, NUMBER)
-    edges = quantile_edges(x, max_bins)
+    ordered = np.sort(x)
+    edges = _edges(ordered, max_bins)
     ends = [t for t in TAILS if t * len(x) >= TAIL_ROWS] if tails and len(edges) >= max_bins - 1 else []
     if ends:
-        edges = np.unique(np.r_[edges, np.quantile(x, [*ends, *(1 - t for t in ends)], method="inverted_cdf")])
+        edges = np.unique(np.r_[edges, _quantiles(ordered, np.array([*ends, *(1 - t for t in ends)]))])
     code = number_codes(x, edges)
     n = np.bincount(code, minlength=len(edges) + 1)[: len(edges) + 1]
     total = np.bincount(code, weights=x, minlength=len(edges) + 1)[: len(edges) + 1]
@@ -196,12 +197,22 @@ def quantile_edges(x: NDArray[np.float64], max_bins: int) -> NDArray[np.float64]
     >>> quantile_edges(np.array([0.0, 0.0, 0.0, 1.0]), 20).tolist()
     [0.0, 1.0, 1.0000000000000002]
     """
-    values, counts = np.unique(x, return_counts=True)
+    return _edges(np.sort(x), max_bins)
+
+
+def _edges(ordered: NDArray[np.float64], max_bins: int) -> NDArray[np.float64]:
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    values, counts = ordered[starts], np.diff(starts, append=len(ordered))
     if len(values) <= max_bins:
         return np.append(values, np.nextafter(values[-1], np.inf))
-    cuts = np.quantile(x, np.linspace(0, 1, max_bins + 1)[1:-1], method="inverted_cdf")
-    heavy = values[counts > len(x) / max_bins]
+    cuts = _quantiles(ordered, np.linspace(0, 1, max_bins + 1)[1:-1])
+    heavy = values[counts > len(ordered) / max_bins]
     return np.unique(np.concatenate([cuts, heavy, np.nextafter(heavy, np.inf)]))
+
+
+def _quantiles(ordered: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """NumPy's "inverted_cdf"; picking from what is sorted already costs a tenth."""
+    return ordered[np.maximum(np.ceil(levels * len(ordered) - 1), 0).astype(np.int64)]
 
 
 def fit_category(name: str, column: str, rows: pa.Table, max_categories: int) -> Binned:

@@ -206,10 +206,10 @@ def _feature_columns(
         else:
             array = _categorical(name, [row.get(name) for row in rows], name in coded, odd) if array is None else array
             arrays[categorical_column(name)] = array
-    # A row of the right length without a null in it holds nothing unknown: no need to compare its names. Else those of
-    # all rows together are compared first, which is half the work.
-    complete = not any(array.null_count for array in arrays.values()) and all(len(row) == len(known) for row in rows)
-    if not complete and not known.issuperset(set().union(*rows)):
+    # As many values in the columns as in the rows: nothing unknown, and no need to compare names. Else those of all rows
+    # together are compared first, which is half the work.
+    kept = sum(len(array) - array.null_count for array in arrays.values())
+    if kept != sum(map(len, rows)) and not known.issuperset(set().union(*rows)):
         for i, row in enumerate(rows):
             if not known.issuperset(row):
                 for name in row.keys() - known:
