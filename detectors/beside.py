@@ -29,11 +29,11 @@ class Near(NamedTuple):
     they were redrawn: mean and standard deviation. said: room to work in.
     """
 
-    differ: NDArray[np.int64]
-    bits: NDArray[np.float64]
-    moved: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    spread: NDArray[np.float64]
+    differ: NDArray[np.int32]
+    bits: NDArray[np.float32]
+    moved: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    spread: NDArray[np.float32]
     said: NDArray[np.float32]
 
 
@@ -44,17 +44,18 @@ def pair(codes: Any, marks: Any, numbers: Any, other: Any, other_marks: Any, oth
 
     Numbers that are far apart in reference deviations say nothing, however few reference rows lie between them.
     """
-    differ, bits, moved, mean, variance = 0, 0.0, 0.0, 0.0, 0.0
-    for f in range(len(codes)):
+    nothing = np.float32(0.0)
+    differ, bits, moved, mean, variance = 0, nothing, nothing, nothing, nothing
+    for f in range(len(codes)):  # selections instead of branches, which nobody could foresee
         b = scale.table[f, codes[f], other[f]]
-        if f < len(numbers) and (numbers[f] - other_numbers[f]) ** 2 * scale.weight[f] > FAR:
-            b = np.float32(0.0)
+        if f < len(numbers):
+            b = nothing if (numbers[f] - other_numbers[f]) ** 2 * scale.weight[f] > FAR else b
+        same = marks[f] == other_marks[f]
         bits += b
-        if marks[f] != other_marks[f]:
-            differ += 1
-            moved += b
-            mean += scale.mean[f]
-            variance += scale.variance[f]
+        differ += not same
+        moved += nothing if same else b
+        mean += nothing if same else scale.mean[f]
+        variance += nothing if same else scale.variance[f]
     return differ, bits, moved, mean, np.sqrt(variance)
 
 
@@ -70,8 +71,8 @@ def lanes(memory: Any) -> Any:
 def room(most: int) -> Any:
     """Room for as many remembered rows."""
     return Near(
-        np.zeros(most, np.int64), np.zeros(most), np.zeros(most), np.zeros(most), np.zeros(most),
-        np.zeros(most, np.float32),
+        np.zeros(most, np.int32), np.zeros(most, np.float32), np.zeros(most, np.float32), np.zeros(most, np.float32),
+        np.zeros(most, np.float32), np.zeros(most, np.float32),
     )  # fmt: skip
 
 

@@ -130,6 +130,7 @@ def _gather(
 ) -> int:  # fmt: skip
     """Find for each fresh row the nearest small step from somebody else's row, then take the row in."""
     few = what_if_fields(rows.codes.shape[1])
+    seen = np.full(ROWS, -1, np.int64)  # the row that each was last compared with
     for i in range(len(owner)):
         if not fresh[i]:
             continue
@@ -138,8 +139,9 @@ def _gather(
             s = _slot(rows.codes[i], groups[g], place)
             j = ring.slots[g, s]
             ring.slots[g, s] = at
-            if j < 0 or j == at or ring.owner[j] < 0 or ring.owner[j] == owner[i]:
+            if j < 0 or j == at or seen[j] == i or ring.owner[j] < 0 or ring.owner[j] == owner[i]:
                 continue
+            seen[j] = i
             differ, bits, moved, mean, spread = pair(
                 rows.codes[i], rows.marks[i], rows.numbers[i], ring.codes[j], ring.marks[j], ring.numbers[j], scale
             )

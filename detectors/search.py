@@ -211,7 +211,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
     longest = max(few + 1, min(CHAIN, rows.codes.shape[1] // 2 + 1))
     wide = max(few, min(SWEEP, rows.codes.shape[1] // 2))
     lanes, found = beside.lanes(memory), beside.room(places.room.max() if len(places.room) else 0)
-    for i in range(len(rows.who)):
+    for i in np.argsort(rows.who, kind="mergesort"):  # one principal after the other: what is compared stays in cache
         p = rows.who[i]
         low, high = places.start[p], places.start[p] + places.length[p]
         places.seen[p] += 1
@@ -227,11 +227,17 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         chain, length = np.uint64(0), 65
         beside.compare(rows, i, lanes, low, high, scale, found)
         for j in range(low, high):
+            if memory.worth[j] == 0 and memory.label[j] == rows.label[i]:
+                highest = max(highest, memory.score[j])
+        for j in range(low, high):
             k = j - low
             differ, bits, moved = found.differ[k], found.bits[k], found.moved[k]
             mean, spread = found.mean[k], found.spread[k]
             if bits > step:
                 step, nearest, moves = bits, j, differ
+            leans = moved >= mean + LEAN * spread
+            if differ > wide and not leans:
+                continue  # nearly all
             if differ <= wide and bits - moved >= CHANCE_BITS:
                 fields = _changed(rows, i, memory, j)
                 if differ > few and (memory.worth[j] < VALID or _popcount(memory.swept[j] | fields) > wide):
@@ -245,9 +251,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
                     varied = varied or (rows.broken[i] <= ODD_FIELDS and rows.fields[i] & ~memory.fields[j] == 0)
                     if memory.worth[j] >= VALID and differ < closest:
                         anchor, closest = j, differ
-            if memory.worth[j] == 0 and memory.label[j] == rows.label[i]:
-                highest = max(highest, memory.score[j])
-            if differ <= FEW or moved < mean + LEAN * spread:
+            if differ <= FEW or not leans:
                 continue
             if bits > crowd[0]:  # the CROWD largest, the least of them first
                 c = 0

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -152,16 +153,15 @@ class Distinct:
         touched[home] = True
         owner = np.repeat(np.arange(len(self.ids)), self.length)
         old = touched[owner]
-        both = Sample(*(np.concatenate([a[old], b]) for a, b in _columns(self.kept, new)))
-        mine = np.concatenate([owner[old], home[who]])
-        when = np.concatenate([np.full(int(old.sum()), OLD, np.int64), row])
-        order = np.lexsort([when, both.hash, mine])
+        newly = np.lexsort([row, new.hash, home[who]])
+        both = Sample(*(np.concatenate([a[old], b[newly]]) for a, b in _columns(self.kept, new)))
+        mine = np.concatenate([owner[old], home[who][newly]])
+        when = np.concatenate([np.full(int(old.sum()), OLD, np.int64), row[newly]])
+        order = _merged(mine, both.hash, len(mine) - len(newly))
         mine, when, both = mine[order], when[order], both.take(order)
-        first = np.r_[True, (mine[1:] != mine[:-1]) | (both.hash[1:] != both.hash[:-1])][: len(mine)]
-        mine, when, both = mine[first], when[first], both.take(first)
         found = self._readings(mine, when, both, asked, dense)
-        begin = np.searchsorted(mine, mine, side="left")
-        keep = np.arange(len(mine)) - begin < KEPT
+        begin = np.flatnonzero(np.diff(mine, prepend=-1))
+        keep = np.arange(len(mine)) - np.repeat(begin, np.diff(begin, append=len(mine))) < KEPT
         owners = np.concatenate([owner[~old], mine[keep]])
         place_of = np.argsort(owners, kind="stable")
         self.kept = Sample(*(np.concatenate([a[~old], b[keep]])[place_of] for a, b in _columns(self.kept, both)))
@@ -212,6 +212,23 @@ class Distinct:
             both = both.take(np.sort(order[np.cumsum(size[order]) <= max_bytes * 0.9]))
         self.old = both
         self._set(both.take(np.zeros(0, np.int64)))
+
+
+@numba.njit(cache=True)
+def _merged(mine: Any, hashes: Any, second: int) -> Any:
+    """Places of rows by caller and hash, each row of a caller once, its first; before and from `second` on they are sorted."""
+    out, n, i, j = np.empty(len(mine), np.int64), 0, 0, second
+    for _ in range(len(mine)):
+        if j == len(mine) or (i < second and (mine[i], hashes[i]) <= (mine[j], hashes[j])):
+            at = i
+            i += 1
+        else:
+            at = j
+            j += 1
+        if n == 0 or mine[at] != mine[out[n - 1]] or hashes[at] != hashes[out[n - 1]]:
+            out[n] = at
+            n += 1
+    return out[:n]
 
 
 def _columns(one: Sample, other: Sample) -> Iterable[tuple[NDArray[Any], NDArray[Any]]]:

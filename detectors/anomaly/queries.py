@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from functools import cached_property
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -212,6 +212,21 @@ class _Why(Mapping[int, Mapping[str, Any]]):
     flagged: NDArray[np.int64]  # places of the flagged rows in frame
     rows: NDArray[np.int64]  # and in the stretch, in order
 
+    @cached_property
+    def _place(self) -> Mapping[int, int]:
+        return dict(zip(self.rows.tolist(), self.flagged.tolist(), strict=True))
+
+    @cached_property
+    def _broken(self) -> Mapping[int, Sequence[tuple[str, str]]]:
+        """The first rules that each row breaks: all rows at once cost little more than one."""
+        at = np.flatnonzero(self.on["schema"])
+        found: dict[int, list[tuple[str, str]]] = {k: [] for k in at.tolist()}
+        for rule, name, breaks in self.rules.breaches(self.frame.take(at)):
+            for k in at[breaks].tolist():
+                if len(found[k]) < SHOWN:
+                    found[k].append((rule, name))
+        return found
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -219,18 +234,13 @@ class _Why(Mapping[int, Mapping[str, Any]]):
         return iter(self.rows.tolist())
 
     def __contains__(self, row: object) -> bool:
-        i = int(np.searchsorted(self.rows, row)) if isinstance(row, int) else len(self.rows)
-        return i < len(self.rows) and bool(self.rows[i] == row)
+        return row in self._place
 
     def __getitem__(self, row: int) -> Mapping[str, Any]:
-        if row not in self:
-            raise KeyError(row)
-        k = int(self.flagged[np.searchsorted(self.rows, row)])
+        k = self._place[row]
         why: dict[str, Any] = {"signals": [s for s in SIGNALS if self.on[s][k]]}
         if self.on["schema"][k]:
-            part = self.frame.take(np.array([k]))
-            found = (f"{rule}: {name} = {_value(part, name, 0)}" for rule, name, m in self.rules.breaches(part) if m[0])
-            why["broken"] = list(islice(found, SHOWN))
+            why["broken"] = [f"{rule}: {name} = {_value(self.frame, name, k)}" for rule, name in self._broken[k]]
         if self.on["near"][k]:
             why["near"] = {"bits": round(float(self.met.bits[k]), 1), "fields_differ": int(self.met.differs[k])}
         elif self.on["crowd"][k] or self.on["cross"][k]:

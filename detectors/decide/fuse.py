@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.base import NAMED, TECHNIQUES, Evidence, Feedback, State
 from detectors.decide.made import Decided
@@ -135,12 +136,17 @@ def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> li
     order = np.argsort(ev.who, kind="stable")
     who, x = ev.who[order], ev.log_e[order]
     first = np.flatnonzero(np.r_[True, who[1:] != who[:-1]])
-    segment = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(who)]))
-    sums, since = cusum(x, first, segment, ledger.sums[who[first]])
+    segment = np.repeat(np.arange(len(first)), np.diff(first, append=len(who)))
+    sums, since = cusum(x, first, ledger.sums[who[first]])
     time_us = ev.time_us[order]
-    onset = np.where(since >= 0, time_us[np.maximum(since, 0)], ledger.onset_us[who])
-    index = np.arange(len(who))[:, None]
-    count = np.where(since >= 0, index - since + 1, ledger.count[who] + (index - first[segment][:, None]) + 1)
+
+    def begun(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Per bet when the sum at these rows began to build, and the caller's events since then."""
+        own, mine = since[rows], who[rows]
+        earlier = ledger.count[mine] + (rows - first[segment[rows]])[:, None] + 1
+        onset = np.where(own >= 0, time_us[np.maximum(own, 0)], ledger.onset_us[mine])
+        return onset, np.where(own >= 0, rows[:, None] - own + 1, earlier)
+
     ends = np.r_[first[1:], len(who)] - 1
     slow = np.zeros(len(first), dtype=bool)  # callers whose events are walked through one by one
     np.logical_or.at(slow, segment, ev.flag[order])
@@ -151,10 +157,13 @@ def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> li
     runs = []
     for g in np.flatnonzero(slow).tolist():
         span = slice(int(first[g]), int(ends[g]) + 1)
-        runs.append(Run(ledger.ids[int(who[first[g]])], order[span], sums[span], onset[span], count[span]))
+        run = Run(ledger.ids[int(who[first[g]])], order[span], sums[span], *begun(np.arange(span.start, span.stop)))
+        runs.append(run)
+    last, (onset, count) = who[ends], begun(ends)
     walk = Walk(ledger, ev, lane, level, model)
     decisions = walk.go(runs)
-    last = who[ends]
-    ledger.sums[last], ledger.onset_us[last], ledger.count[last] = sums[ends], onset[ends], count[ends]
+    for g, run in zip(np.flatnonzero(slow).tolist(), runs, strict=True):  # a sum that was settled began anew
+        onset[g], count[g] = run.onset[-1], run.count[-1]
+    ledger.sums[last], ledger.onset_us[last], ledger.count[last] = sums[ends], onset, count
     ledger.last_us[last] = np.maximum(ledger.last_us[last], time_us[ends])
     return sorted(decisions + walk.ended(), key=lambda d: (d.time_us, d.subject.id))

@@ -84,8 +84,7 @@ class Run:
         x = events.log_e[self.at[i:]]
         if not len(x):
             return
-        first, segment, nothing = np.zeros(1, np.int64), np.zeros(len(x), np.int64), np.zeros((1, x.shape[1]), np.int64)
-        self.sums[i:], since = cusum(x, first, segment, nothing)
+        self.sums[i:], since = cusum(x, np.zeros(1, np.int64), np.zeros((1, x.shape[1]), np.int64))
         self.onset[i:] = events.time_us[self.at[i:]][since]
         self.count[i:] = np.arange(len(x))[:, None] - since + 1
 
@@ -154,13 +153,13 @@ class Walk:
                 ledger.votes.pop(p, None)
                 self.noted.pop(p, None)
             return
-        named = self.leading(subject)
         case.queries += 1
         case.flagged += flag
-        woken = flag and case.quiet
+        news = case.queries & (case.queries - 1) == 0
         if flag:
+            news |= case.quiet or self.leading(subject).value != ledger.named.get(subject)
             case.quiet, case.last_us = False, max(case.last_us, now)
-        if woken or case.queries & (case.queries - 1) == 0 or named.value != ledger.named.get(subject):
+        if news:
             self.tell(subject, case, now, self.parts(run.sums[i]))
 
     def guilty(self, p: str) -> bool:
