@@ -17,6 +17,7 @@ from monitor.model import Family, parse_time_us
 Key = tuple[str | int, ...]
 Found = Iterator[tuple[Key, str]]
 
+METRICS_PORTS: Final = 3  # collect, schedule and web: `server.metrics_bind` and the two ports after it
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 # Which keys of a source belong to which type; the others belong to all.
 _ONLY: Final = {
@@ -280,9 +281,11 @@ def _addresses(config: Config) -> Found:
         if address is None:
             continue
         match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):(\d{1,5})", address)
-        if not match or int(match[2]) > 65535:
+        more = METRICS_PORTS - 1 if key[-1] == "metrics_bind" else 0
+        if not match or int(match[2]) + more > 65535:
             yield key, f"{_dotted(key)}: {address!r} is not an address; write host:port, for example 127.0.0.1:8080"
-        elif int(match[2]) and address in bound:
-            yield key, f"{_dotted(key)}: {address} is already the address of {bound[address]}"
-        else:
-            bound[address] = _dotted(key)
+        elif int(match[2]):
+            taken = {f"{match[1]}:{port}" for port in range(int(match[2]), int(match[2]) + more + 1)}
+            for double in sorted(taken & bound.keys()):
+                yield key, f"{_dotted(key)}: {double} is already the address of {bound[double]}"
+            bound |= dict.fromkeys(taken, _dotted(key))

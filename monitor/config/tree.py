@@ -355,7 +355,7 @@ class Server(Section):
     url: str | None = None
     """Where people reach the page, for links in alerts: https://lanner.example.org."""
     metrics_bind: str | None = None
-    """Where /metrics is served without login; nowhere when absent."""
+    """Where /metrics is served without login, nowhere when absent: collect at this port, schedule at the next, web after it."""
     log_format: Literal["console", "json"] = "console"
     """Lines for people or JSON."""
 

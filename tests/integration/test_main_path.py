@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +18,10 @@ from monitor.service.compose import open_service
 from monitor.store import ledger
 from monitor.store.engine import migrate, open_state
 from monitor.store.schema import dead_letters, models
+from tests.running import eventually, running
 from tests.servers import free_port
 from tests.servers.alerta import Alerta
 from tests.stories import DAY_US, MODEL, START_US, story, write_config
-
-LANNER = Path(sys.executable).parent / "lanner"
 
 
 def topic(bootstrap: str, name: str, partitions: int = 1) -> str:
@@ -45,33 +39,6 @@ def produce(bootstrap: str, name: str, messages: list[bytes]) -> None:
         producer.send(name, m, partition=0)
     producer.flush()
     producer.close()
-
-
-def eventually(what: Callable[[], Any], timeout_s: float) -> Any:
-    """Poll until something is true; its value. AssertionError with the last value otherwise."""
-    end, value = time.monotonic() + timeout_s, None
-    while time.monotonic() < end:
-        value = what()
-        if value:
-            return value
-        time.sleep(0.2)
-    raise AssertionError(f"not within {timeout_s} s; last seen: {value!r}")
-
-
-@contextmanager
-def running(file: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`lanner run` until the block ends, then SIGTERM; it must end cleanly by itself."""
-    with log.open("ab") as out:
-        process = subprocess.Popen([LANNER, "run", "-c", file], stdout=out, stderr=subprocess.STDOUT)
-    try:
-        yield process
-    except BaseException:
-        print(log.read_text(errors="replace")[-6000:])
-        raise
-    finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(40)
-    assert code == 0, log.read_text(errors="replace")[-3000:]
 
 
 def alerts_of(alerta: Alerta, environment: str) -> list[dict[str, Any]]:
