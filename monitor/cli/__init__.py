@@ -41,6 +41,7 @@ COMMANDS: Final = (
     Entry("maintain", "marks", "maintain", "Announce maintenance, with a reason and an end."),
     Entry("outbox", "alerts", "outbox", "List deliveries and try them again."),
     Entry("routes", "routes", "routes", "Show which sinks get which alerts, and why."),
+    Entry("connect", "connect", "connect", "Look at messages and write a configuration that reads them."),
     Entry("decode", "ingest", "decode", "Show what a source's messages become, or why not."),
     Entry("deadletter", "ingest", "deadletter", "List, show and re-drive undecodable messages."),
     Entry("check-config", "config", "check_config", "Name every mistake of a configuration with its line."),
