@@ -97,19 +97,19 @@ class Alerta:
     def _row(self, alert: Alert) -> Mapping[str, Any] | None:
         self._trust(self.timeout_s)
         query = [
-            ("environment", alert.environment), ("resource", resource(alert)), ("event", alert.event.value),
+            ("environment", _label(alert.environment)), ("resource", resource(alert)), ("event", alert.event.value),
             ("show-history", "true"), ("page-size", "20"),
         ]  # fmt: skip
         rows = self._read("/alerts", query, self.timeout_s).get("alerts")
         for row in rows if isinstance(rows, Sequence) else ():
-            if isinstance(row, Mapping) and (row.get("customer") or None) == alert.customer:
+            if isinstance(row, Mapping) and (row.get("customer") or None) == _customer(alert):
                 return row
         return None
 
     def beat(self, origin: str, timeout_s: float, environment: str) -> None:
         """Send a heartbeat that Alerta shows as expired when the next does not come within `timeout_s`."""
         attributes = {
-            "environment": environment,
+            "environment": _label(environment),
             "severity": "major",
             "service": ["lanner"],
             "group": "MonitorDegraded",
@@ -223,7 +223,7 @@ def payload(transition: Transition) -> dict[str, Any]:
     body: dict[str, Any] = {
         "resource": resource(alert),
         "event": alert.event.value,
-        "environment": alert.environment,
+        "environment": _label(alert.environment),
         "severity": CLEARED if cleared else alert.severity.value,
         "correlate": [],
         "service": [_label(alert.model)],
@@ -237,8 +237,8 @@ def payload(transition: Transition) -> dict[str, Any]:
         "timeout": 0 if alert.event in SECURITY else int(max(3 * window_s, 3600)),
         **_fixed(alert.event),
     }
-    if alert.customer is not None:
-        body["customer"] = alert.customer
+    if (customer := _customer(alert)) is not None:
+        body["customer"] = customer
     return body
 
 
@@ -252,11 +252,14 @@ def attributes(alert: Alert) -> dict[str, str | int]:
         "state_seq": alert.seq,
         "family": alert.family.value,
         "model": shown(alert.model),
+        "model_version": shown(alert.evidence.get("model_version", "")),
         "subject": f"{alert.subject.kind}: {shown(alert.subject.id)}",
         "first_seen": rfc3339(alert.opened_us),
         "last_eval": rfc3339(alert.updated_us),
         "detector": shown(alert.detector),
+        "detector_version": shown(alert.evidence.get("detector_version", "")),
         "calibration": shown(alert.evidence.get("calibration", "")),
+        "reference": shown(alert.evidence.get("reference", "")),
         "statistic": number(alert.statistic),
         "threshold": number(alert.threshold),
         "p_value": number(alert.p_value),
@@ -274,6 +277,10 @@ def attributes(alert: Alert) -> dict[str, str | int]:
         "evidence_url": shown(alert.page or "", 200),
         "look_alikes": LOOKALIKES[alert.event],
     }
+
+
+def _customer(alert: Alert) -> str | None:
+    return None if alert.customer is None else _label(alert.customer)
 
 
 def _fixed(event: Event) -> dict[str, str]:

@@ -160,7 +160,10 @@ def render(alert: Alert, action: Action, *, tier: int) -> str:
 
 
 def _why(alert: Alert) -> str:
-    parts = [f"{measure(alert)}, detector {shown(alert.detector)}"]
+    version = alert.evidence.get("detector_version")
+    parts = [
+        f"{measure(alert)}, detector {shown(alert.detector)}{'' if version is None else f' v{shown(version, 20)}'}"
+    ]
     if alert.statistic is not None and alert.log_e is not None:
         parts.append(f"evidence e^{number(alert.log_e)}")
     if alert.p_value is not None:

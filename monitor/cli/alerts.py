@@ -34,11 +34,11 @@ def list_alerts(
     from monitor.store import alertlog, people
 
     with store(config) as engine:
+        kind = event.value if event else None
         found = alertlog.find(
-            engine, model=model, event=event.value if event else None, open_only=open_only, limit=limit
+            engine, model=model, event=kind, min_severity=min_severity, open_only=open_only, limit=limit
         )
         acts = people.acts_of(engine, [a.alert_id for a in found])
-    found = [a for a in found if a.severity.rank >= min_severity.rank]
     if as_json:
         typer.echo(json.dumps({"alerts": [alert_json(a, acts.get(a.alert_id, ())) for a in found]}))
         return

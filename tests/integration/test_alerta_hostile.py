@@ -77,7 +77,7 @@ def test_only_escaped_sentences_leave(alerta: Server, api: Api, hostile: str) ->
             "examples": [{"messages": [{"role": "user", "content": hostile}], "features": {hostile: hostile}}],
         },
     )  # fmt: skip
-    policy = Policy(models={hostile: Named(owner=hostile, runbook=hostile)})
+    policy = Policy(models={hostile: Named(owner=hostile, runbook=hostile, customer=hostile)}, page=hostile)
     told = Told(marks=[Mark(None, hostile, at(5), None, hostile, hostile)])
     step = lifecycle.step([decision], (), {}, policy, told)
     (first,) = step.transitions

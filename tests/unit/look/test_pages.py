@@ -86,13 +86,13 @@ def test_the_model_page_names_the_drifting_features(scene: sa.Engine, browse: Br
 
 
 def test_markup_from_logs_is_text_everywhere(hostile_scene: sa.Engine, browse: Browse) -> None:
-    """No page lets a name from a log become markup."""
-    client = browse(hostile_scene)
+    """No page lets a name from a log or from the configuration become markup, or shows a control character."""
+    client = browse(hostile_scene, hostile=True)
     for address in addresses(hostile_scene):
         body = client.get(address).text
         assert "<img src=x" not in body, address
         assert "<script>alert" not in body, address
-        assert "\u202e" not in body, address
+        assert not set("\u202e\x1b\x07\r") & set(body), address
 
 
 def test_state_that_makes_no_sense_is_default(scene: sa.Engine, browse: Browse) -> None:
