@@ -44,6 +44,7 @@ REPORT_S = 900.0  # a report that takes longer is ended
 REPORT_LEASE_US = 3600 * SECOND_US  # so long nobody tries one again that failed
 CHILD_POLL_S = 0.5
 ATTEND_S = 60.0  # what people did and did not do, and signs of life
+ALIVE_S = 60.0  # that all is well, for /metrics; a configured dead-man's switch has its own
 
 
 def wall_us() -> int:
@@ -108,7 +109,7 @@ class Jobs:
         self.beaten_us = at
 
     def alive(self) -> None:
-        """Tell the dead-man's switch that all is well, if it is."""
+        """Say that all is well, if it is."""
         attention.alive(self.service, self.ticked_us, self.now_us())
 
     def attend_references(self) -> None:
@@ -205,11 +206,10 @@ def clockwork(service: Service, jobs: Jobs) -> BackgroundScheduler:
         ("upkeep", jobs.upkeep, UPKEEP_S),
         ("references", jobs.attend_references, REFERENCES_S),
         ("report", jobs.report, REPORT_CHECK_S),
+        ("alive", jobs.alive, ALIVE_S if service.config.deadman is None else service.config.deadman.every),
     ]
     for name, job, every_s in work:
         scheduler.add_job(guarded(name, job), "interval", seconds=every_s, id=name)
-    if service.config.deadman is not None:
-        scheduler.add_job(guarded("alive", jobs.alive), "interval", seconds=service.config.deadman.every, id="alive")
     return scheduler
 
 

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from alerts import deadman, pipeline
-from alerts.base import BeatingSink, Deed, Sink, TellableSink
+from alerts.base import BeatingSink, Deed, Sink, SinkRejected, TellableSink
 from alerts.quiet import HELD_BACK
 from monitor import telemetry
 from monitor.errors import LannerError
@@ -16,6 +16,7 @@ from monitor.model import SECOND_US, Act, Action, Alert, Event, Said, Severity, 
 from monitor.service.compose import Service
 from monitor.store import alertlog, ledger, people
 from monitor.store.engine import read, write
+from monitor.store.ledger import ALIVE
 from monitor.store.outbox import SqlOutbox, enqueue
 from monitor.store.people import ActRow
 from monitor.store.registry import UNREGISTERED
@@ -74,6 +75,8 @@ def _told(sinks: Mapping[str, Sink], row: ActRow, alert: Alert) -> bool:
             continue
         try:
             sink.tell(alert, row.act.kind, text)
+        except SinkRejected as error:  # never: it must not stand in the way of what others have to be told
+            log.error("sink_refused_note", sink=sink.name, alert_id=alert.alert_id, reason=str(error))
         except LannerError as error:
             log.warning("sink_not_told", sink=sink.name, alert_id=alert.alert_id, reason=str(error))
             return False
@@ -138,10 +141,9 @@ def beat(service: Service, sinks: Mapping[str, Sink], since_us: int, now_us: int
 
 
 def alive(service: Service, ticked_us: int, now_us: int) -> None:
-    """Ping the dead-man's switch, unless this process is stuck or alerts do not get out: the missing ping is the message."""
-    switch = service.config.deadman
-    if switch is None:
-        return
+    """Say that all is well, in the store for /metrics and to the dead-man's switch, unless this process is stuck or alerts
+    do not get out: what is not said is the message.
+    """
     with read(service.engine) as conn:
         standing = alertlog.open_alerts(conn, UNREGISTERED)
     broken = {a.event.value for a in standing if a.event in NOT_WELL or a.subject.kind == "sink"}
@@ -150,8 +152,11 @@ def alive(service: Service, ticked_us: int, now_us: int) -> None:
     if broken:
         log.warning("deadman_not_pinged", because=", ".join(sorted(broken)))
         return
+    ledger.beat(service.engine, ALIVE, now_us)
+    switch = service.config.deadman
+    if switch is None:
+        return
     try:
         deadman.ping(switch.url.get_secret_value())
-        telemetry.gauge("deadman_timestamp_seconds", now_us / SECOND_US)
     except LannerError as error:
         log.warning("deadman_failed", reason=str(error))

@@ -13,6 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from monitor.model import Severity
+from monitor.store.alertlog import column_text
 from monitor.store.schema import (
     alerts,
     dead_letters,
@@ -193,7 +194,7 @@ def incidents(
     if open is not None:
         wanted.append(a.open.is_(sa.true() if open else sa.false()))
     if model:
-        wanted.append(a.model == model)
+        wanted.append(a.model == column_text(model))
     if event:
         wanted.append(a.event == event)
     if min_severity is not None and min_severity in [*Severity]:

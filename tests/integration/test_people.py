@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from alerts.alerta import Alerta
-from alerts.base import SinkUnavailable
+from alerts.base import SinkRejected, SinkUnavailable
 from alerts.memory import MemorySink
 from monitor.config import load
 from monitor.model import (
@@ -41,6 +42,7 @@ from monitor.store import outbox as outboxes
 from monitor.store.engine import migrate, open_state, read, write
 from monitor.store.registry import UNREGISTERED
 from monitor.store.schema import unregistered
+from monitor.web import create_app
 from tests.alerting import alert
 from tests.integration.test_alerta import Api
 from tests.servers.alerta import Alerta as Server
@@ -161,6 +163,28 @@ def test_ack_and_shelve_in_alerta_are_acknowledgements(service: Service, alerta:
     assert current(service, first).open
 
 
+@pytest.mark.parametrize("action", ["ack", "shelve"])
+def test_an_acknowledgement_ends_with_its_time_in_alerta(
+    service: Service, alerta: Server, api: Api, name: str, action: str
+) -> None:
+    """Once Alerta's housekeeping has opened the row again, nobody is on it here either: escalation and reminders go on."""
+    jobs = Jobs(service, {"soc": Alerta("soc", alerta.url, alerta.key)})
+    first = stored(service, name)
+    jobs.deliver()
+    api.call("PUT", f"/alert/{api.one(first)['id']}/action", action=action, text="later", timeout=1)
+    jobs.attend()
+    end = time.monotonic() + 20
+    while api.one(first)["status"] != "open":
+        assert time.monotonic() < end
+        time.sleep(0.2)
+        api.call("GET", "/management/housekeeping")
+    for _ in range(2):
+        jobs.attend()
+    done = people.acts_of(service.engine, [first.alert.alert_id])[first.alert.alert_id]
+    assert [(a.act.kind, a.act.actor) for a in done] == [(action, "admin@example.org"), ("unack", "Alerta")]
+    assert people.acknowledged(first.alert, done) is None
+
+
 def test_a_verdict_becomes_a_note_and_an_ack_an_ack(service: Service, alerta: Server, api: Api, name: str) -> None:
     """What was done in Lanner is told where others look; telling it twice changes nothing; hostile words are escaped."""
     soc = Alerta("soc", alerta.url, alerta.key)
@@ -204,6 +228,24 @@ def test_a_note_waits_for_a_sink_that_is_away(service: Service) -> None:
     assert attention.tell(service, {"soc": sink}, now_us()) == 1
     assert attention.tell(service, {"soc": sink}, now_us()) == 0
     assert heard == ["verdict Lanner: verdict true by ann: because"]
+
+
+def test_a_refused_note_is_not_tried_for_ever(service: Service) -> None:
+    """What a sink will never take is told to the other sinks and is done with."""
+    heard: list[str] = []
+
+    class Refusing(MemorySink):
+        def tell(self, alert: Any, kind: str, text: str) -> None:
+            raise SinkRejected("403")
+
+    class Hearing(MemorySink):
+        def tell(self, alert: Any, kind: str, text: str) -> None:
+            heard.append(kind)
+
+    say(service, stored(service), Said.TRUE)
+    assert attention.tell(service, {"soc": Refusing("soc"), "pager": Hearing("pager")}, now_us()) == 1
+    assert attention.tell(service, {"soc": Refusing("soc"), "pager": Hearing("pager")}, now_us()) == 0
+    assert heard == ["verdict"]
 
 
 def test_a_verdict_without_a_tick_waits(service: Service) -> None:
@@ -371,6 +413,23 @@ def test_the_dead_mans_switch_is_asked_only_while_all_is_well(tmp_path: Path) ->
     server.shutdown()
     server.server_close()
     service.close()
+
+
+def test_prometheus_is_told_when_all_was_well_last(service: Service) -> None:
+    """No switch configured: /metrics of the page shows the scheduler's last sign of life, and it stands still in trouble."""
+    page = TestClient(create_app(service.config, service.engine), base_url="http://127.0.0.1")
+
+    def told() -> list[float]:
+        lines = page.get("/metrics").text.splitlines()
+        return [float(line.split()[1]) for line in lines if line.startswith("lanner_deadman_timestamp_seconds ")]
+
+    at = now_us()
+    Jobs(service, {}).alive()
+    (first,) = told()
+    assert first >= at // SECOND_US
+    stored(service, model=UNREGISTERED, event=Event.DELIVERY_DEGRADED, subject=Subject("sink", "soc"))
+    attention.alive(service, now_us(), now_us() + 600 * SECOND_US)
+    assert told() == [first]
 
 
 def test_two_processes_never_lose_an_act(tmp_path: Path, state_url: str) -> None:
