@@ -123,6 +123,11 @@ class Alerta:
         self._trust(self.timeout_s)
         self._call("post", "/heartbeat", body, timeout_s=self.timeout_s)
 
+    def admits(self, timeout_s: float = 5.0) -> None:
+        """Raise what alerts.base declares unless the server is safe and lets this key read alerts."""
+        self._trust(timeout_s)
+        self._read("/alerts/count", [], timeout_s)
+
     def unsafe(self, timeout_s: float = 5.0) -> Sequence[str]:
         """What is unsafe about this server, as far as it can be seen from here."""
         found = []

@@ -240,10 +240,16 @@ def group(found: Mapping[str, Any]) -> str:
 
 
 def _not(alert: Alert) -> str:
-    marks = [f"{shown(m.get('kind'), 20)} {shown(m.get('text'), 40)} at {m.get('at')}"
-             for m in _objects(alert.evidence.get("marks"))][:2]  # fmt: skip
+    marks = [_mark(m) for m in _objects(alert.evidence.get("marks"))[:2]]
     known = "known here: " + ", ".join(marks) if marks else "no deploy, batch job or maintenance known here"
     return f"NOT   {known}; benign look-alikes: {LOOKALIKES[alert.event]}"
+
+
+def _mark(mark: Mapping[str, Any]) -> str:
+    """A mark in words; its kind only where its text does not begin with it."""
+    kind, text = str(mark.get("kind")), str(mark.get("text"))
+    words = text if text.casefold().startswith(kind.casefold()) else f"{kind} {text}"
+    return f"{shown(words, 60)} at {shown(mark.get('at'), 30)}"
 
 
 def _percent(share: object) -> str:
@@ -257,7 +263,8 @@ def _link(alert: Alert) -> str:
     earlier = ""
     if isinstance(past, Mapping):
         said = [f"{n} {what}" for what, n in sorted(past.items()) if what != "incidents"]
-        earlier = f"   before: {past.get('incidents', 0)} incidents" + (f" ({', '.join(said)})" if said else "")
+        n = past.get("incidents", 0)
+        earlier = f"   before: {n} incident{'' if n == 1 else 's'}" + (f" ({', '.join(said)})" if said else "")
     where = shown(alert.page, 120) if alert.page else f"lanner alerts show {alert.alert_id}"
     return f"LINK  {where}   seq {alert.seq}{techniques}{earlier}"
 

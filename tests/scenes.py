@@ -262,6 +262,8 @@ def _incidents(engine: sa.Engine, bad: str | None) -> None:
     one = {
         "features": shares[:1],
         "detectors": [{"name": "marginals", "log_e": 9.2}],
+        "model_version": bad or "3.2",
+        "detector_version": 4,
         "onset": "2026-11-21T08:00:00.000Z",
         **_behind(amount, caller),
     }

@@ -91,7 +91,7 @@ def nobody_came(service: Service, now_us: int) -> int:
     with read(service.engine) as conn:
         standing = [a for a in alertlog.open_alerts(conn) if HELD_BACK not in a.evidence]
     acts = people.acts_of(service.engine, [a.alert_id for a in standing])
-    alone = [a for a in standing if people.acknowledged(a, acts.get(a.alert_id, ())) is None]
+    alone = [a for a in standing if people.acknowledged(a.severity, acts.get(a.alert_id, ())) is None]
     outbox = SqlOutbox(service.engine)
     made = escalate(service, alone, outbox.told([a.alert_id for a in alone]), now_us)
     before_us = now_us - round(rules.remind * SECOND_US)
@@ -102,20 +102,29 @@ def nobody_came(service: Service, now_us: int) -> int:
     return made
 
 
-def escalate(service: Service, alone: Sequence[Alert], told: set[tuple[str, str]], now_us: int) -> int:
-    """Put incidents that waited too long on their way to the sinks of the escalation, once each."""
+def escalate(service: Service, alone: Sequence[Alert], told: Mapping[tuple[str, str], int], now_us: int) -> int:
+    """Put incidents that waited too long on their way to the sinks of the escalation, once for each severity.
+
+    `told`: (alert, sink) -> rank of the worst severity that it was told.
+    """
     rules = service.config.alerting
     made = 0
     for alert in alone:
         after_s = rules.escalate.get(alert.severity.value)
-        to = [s for s in rules.escalate_to if (alert.alert_id, s) not in told]
-        if after_s is None or not to or now_us - alert.opened_us < after_s * SECOND_US:
+        to = [s for s in rules.escalate_to if told.get((alert.alert_id, s), -1) < alert.severity.rank]
+        if after_s is None or not to or now_us - _severe_since_us(service, alert) < after_s * SECOND_US:
             continue
         _also(service, alert, to, now_us)
         made += len(to)
         telemetry.count("escalations_total", severity=Severity(alert.severity).value)
         log.warning("escalated", alert_id=alert.alert_id, severity=alert.severity.value, sinks=",".join(to))
     return made
+
+
+def _severe_since_us(service: Service, alert: Alert) -> int:
+    """Since when people could know that it is this severe: what got worse just now gives them their time anew."""
+    line = alertlog.timeline(service.engine, alert.alert_id)
+    return next((e.recorded_us for e in line if e.body["severity"] == alert.severity.value), alert.opened_us)
 
 
 def _also(service: Service, alert: Alert, to: Sequence[str], now_us: int) -> None:

@@ -57,6 +57,8 @@ class IncidentRow:
     techniques: Sequence[str]
     text: str
     evidence: Mapping[str, Any]
+    owner: str | None = None
+    runbook: str = ""
 
     @property
     def whole_model(self) -> bool:
@@ -263,19 +265,10 @@ def all_partitions(engine: sa.Engine) -> list[PartitionRow]:
     with engine.connect() as conn:
         rows = conn.execute(sa.select(partitions).order_by(p.source, p.topic, p.partition).limit(2_000)).all()
     return [
-        PartitionRow(
-            r.source,
-            r.topic,
-            r.partition,
-            r.owner,
-            r.epoch,
-            r.next_offset,
-            r.max_event_us,
-            r.caught_up_since_us,
-            r.updated_us,
-        )
+        PartitionRow(r.source, r.topic, r.partition, r.owner, r.epoch, r.next_offset, r.max_event_us,
+                     r.caught_up_since_us, r.updated_us)
         for r in rows
-    ]
+    ]  # fmt: skip
 
 
 def dead_letter_counts(engine: sa.Engine) -> list[DeadLetterCount]:
@@ -373,6 +366,7 @@ def _incident(r: sa.Row[Any]) -> IncidentRow:
         statistic=b.get("statistic"), threshold=b.get("threshold"), p_value=b.get("p_value"), log_e=b.get("log_e"),
         n=b.get("n"), window_us=(int(window[0]), int(window[1])) if window else None,
         techniques=tuple(b.get("techniques") or ()), text=str(b.get("text") or ""), evidence=b.get("evidence") or {},
+        owner=b.get("owner"), runbook=str(b.get("runbook") or ""),
     )  # fmt: skip
 
 

@@ -62,7 +62,15 @@ def test_incidents_are_listed_and_shown(config: Path) -> None:
     shown = json.loads(run(alerts, "show", chosen["alert_id"][:12], "-c", str(config), "--json"))
     assert [t["action"] for t in shown["transitions"]] == ["open", "update"]
     assert shown["alert"]["evidence"]["queries"] == 5000
-    assert "WHY" in run(alerts, "show", chosen["alert_id"], "-c", str(config)) or shown["alert"]["text"] == "[MAJOR] x"
+    assert [(d["sink"], d["state"], d["error"]) for d in shown["deliveries"]] == [
+        ("soc", "dead", "403: <b>bad</b> environment"),
+    ]  # fmt: skip
+    sheet = run(alerts, "show", chosen["alert_id"], "-c", str(config))
+    for words in (
+        "nobody is on it", "soc: state 1 dead (403: \\x3cb", "AML.T0024.002  Extract AI Model", '"queries": 5000',
+        f"lanner alerts ack {chosen['alert_id'][:8]}",
+    ):  # fmt: skip
+        assert words in sheet
 
 
 def test_a_limit_counts_only_what_fits(config: Path, state_url: str) -> None:

@@ -18,8 +18,8 @@ from alerts.quiet import Told
 from alerts.text import shown
 from monitor.model import Act, Event, Mark, Said, Subject
 from tests.alerting import at, attack
-from tests.integration.test_alerta import Api
 from tests.servers.alerta import Alerta as Server
+from tests.soc import Api
 
 CORPUS = {
     "script": "<script>alert(document.cookie)</script>",
@@ -43,13 +43,6 @@ CORPUS = {
     "line": "x\r\nSet-Cookie: a=b\r\n\r\n<html>",
 }  # fmt: skip
 ACTIVE = set("<>\"'&`={}$\\\r\x00\x1b\x07") | {"\u202e", "\u2066", "\u2028", "\u2029", "\u200b", "\x9b"}
-
-
-@pytest.fixture
-def api(alerta: Server) -> Iterator[Api]:
-    made = Api(alerta)
-    yield made
-    made.session.close()
 
 
 def texts(value: Any) -> Iterator[str]:

@@ -25,24 +25,10 @@ from monitor.service.system import system_tick
 from monitor.store import alertlog, ledger
 from monitor.store.outbox import SqlOutbox, rows
 from tests.contract.test_sinks import receiving
-from tests.integration.test_alerta import Api
 from tests.integration.test_kafka import until
-from tests.integration.test_people import service_of, stored
 from tests.servers import proxy as proxies
 from tests.servers.alerta import Alerta as Server
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """A subject of the test's own, as the server is shared."""
-    return "t-" + stable_id(request.node.nodeid)[:12]
-
-
-@pytest.fixture
-def api(alerta: Server) -> Iterator[Api]:
-    made = Api(alerta)
-    yield made
-    made.session.close()
+from tests.soc import Api, service_of, stored
 
 
 def test_the_second_sink_hears_that_the_first_is_behind(tmp_path: Path, alerta: Server, api: Api, name: str) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from starlette.testclient import TestClient
 from alerts.alerta import Alerta
 from alerts.base import SinkRejected, SinkUnavailable
 from alerts.memory import MemorySink
-from monitor.config import load
 from monitor.model import (
     HOUR_US,
     SECOND_US,
@@ -30,12 +27,10 @@ from monitor.model import (
     Severity,
     Subject,
     Transition,
-    alert_id,
-    stable_id,
 )
 from monitor.scheduler import Jobs
 from monitor.service import attention
-from monitor.service.compose import Service, open_service
+from monitor.service.compose import Service
 from monitor.service.system import system_tick
 from monitor.store import alertlog, ledger, people
 from monitor.store import outbox as outboxes
@@ -43,23 +38,9 @@ from monitor.store.engine import migrate, open_state, read, write
 from monitor.store.registry import UNREGISTERED
 from monitor.store.schema import unregistered
 from monitor.web import create_app
-from tests.alerting import alert
-from tests.integration.test_alerta import Api
+from tests.alerting import alert, updated
 from tests.servers.alerta import Alerta as Server
-
-
-def now_us() -> int:
-    """Wall time."""
-    return time.time_ns() // 1000
-
-
-def service_of(folder: Path, **config: Any) -> Service:
-    """A service of the model `m` on SQLite, without a scheduler."""
-    file = folder / "lanner.yaml"
-    sinks = {"soc": {"type": "memory"}, "pager": {"type": "memory"}}
-    routes = [{"sinks": ["soc"]}]
-    file.write_text(json.dumps({"models": {"m": {}}, "sinks": sinks, "routes": routes, **config}))
-    return open_service(load(file), "test")
+from tests.soc import Api, now_us, service_of, stored
 
 
 @pytest.fixture
@@ -67,31 +48,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
     made = service_of(tmp_path)
     yield made
     made.close()
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """A subject of the test's own, as the server is shared."""
-    return "t-" + stable_id(request.node.nodeid)[:12]
-
-
-@pytest.fixture
-def api(alerta: Server) -> Iterator[Api]:
-    made = Api(alerta)
-    yield made
-    made.session.close()
-
-
-def stored(service: Service, who: str = "p1", **fields: Any) -> Transition:
-    """An open incident, as a tick would have committed it a moment ago."""
-    at = fields.pop("opened_us", now_us())
-    made = replace(alert(who, opened_us=at, updated_us=at), **fields)
-    made = replace(made, alert_id=alert_id(made.key, at))
-    t = Transition(Action.OPEN, at, made)
-    with write(service.engine) as conn:
-        alertlog.write(conn, [made], [t], at)
-        outboxes.enqueue(conn, [t], service.sinks_for, at)
-    return t
 
 
 def current(service: Service, t: Transition) -> Any:
@@ -147,14 +103,13 @@ def test_ack_and_shelve_in_alerta_are_acknowledgements(service: Service, alerta:
     def acknowledged() -> Any:
         jobs.attend()
         acts = people.acts_of(service.engine, [first.alert.alert_id]).get(first.alert.alert_id, [])
-        return people.acknowledged(first.alert, acts)
+        return people.acknowledged(first.alert.severity, acts)
 
     assert acknowledged() is None
     api.act(first, "ack")
     found = acknowledged()
     assert (found.act.kind, found.act.actor) == ("ack", "admin@example.org")
-    worse = replace(first.alert, severity=Severity.CRITICAL)
-    assert people.acknowledged(worse, [found]) is None
+    assert people.acknowledged(Severity.CRITICAL, [found]) is None
     api.act(first, "unack")
     assert acknowledged() is None
     api.act(first, "shelve")
@@ -182,7 +137,7 @@ def test_an_acknowledgement_ends_with_its_time_in_alerta(
         jobs.attend()
     done = people.acts_of(service.engine, [first.alert.alert_id])[first.alert.alert_id]
     assert [(a.act.kind, a.act.actor) for a in done] == [(action, "admin@example.org"), ("unack", "Alerta")]
-    assert people.acknowledged(first.alert, done) is None
+    assert people.acknowledged(first.alert.severity, done) is None
 
 
 def test_a_verdict_becomes_a_note_and_an_ack_an_ack(service: Service, alerta: Server, api: Api, name: str) -> None:
@@ -291,22 +246,32 @@ def test_an_unknown_model_stays_closed_until_there_is_another(service: Service) 
 
 
 def test_nobody_came(tmp_path: Path) -> None:
-    """After its time an incident is told to the sinks of the escalation, once; acknowledged ones are not."""
-    service = service_of(tmp_path, alerting={"escalate": {"major": "10m"}, "escalate_to": ["pager"]})
+    """After its time an incident is told to the sinks of the escalation, once for each severity; acknowledged ones are not."""
+    service = service_of(tmp_path, alerting={"escalate": {"critical": "3m", "major": "10m"}, "escalate_to": ["pager"]})
     soc, pager = MemorySink("soc"), MemorySink("pager")
     jobs = Jobs(service, {"soc": soc, "pager": pager})
     late = stored(service, "late", opened_us=now_us() - 700 * SECOND_US)
     stored(service, "early", opened_us=now_us() - 500 * SECOND_US)
     taken = stored(service, "taken", opened_us=now_us() - 700 * SECOND_US)
+    mild = stored(service, "worse just now", severity=Severity.MINOR, opened_us=now_us() - 700 * SECOND_US).alert
+    worse = updated(Transition(Action.OPEN, mild.opened_us, mild), severity=Severity.MAJOR)
+    with write(service.engine) as conn:
+        alertlog.write(conn, [worse.alert], [worse], now_us() - 100 * SECOND_US)
     say(service, taken, kind="ack")
     for _ in range(3):
         jobs.attend()
         jobs.deliver()
     assert [t.alert.subject.id for t in pager.sent] == ["late"]
-    say(service, late, Said.TRUE)
+    worse = updated(late, severity=Severity.CRITICAL)
+    with write(service.engine) as conn:
+        alertlog.write(conn, [worse.alert], [worse], now_us() - 200 * SECOND_US)
+    for _ in range(2):
+        jobs.attend()
+        jobs.deliver()
+    say(service, worse, Said.TRUE)
     tick(service)
     jobs.deliver()
-    assert [t.action for t in pager.sent] == [Action.OPEN, Action.CLEAR]
+    assert [t.action for t in pager.sent] == [Action.OPEN, Action.UPDATE, Action.CLEAR]
     service.close()
 
 

@@ -58,6 +58,8 @@ def test_the_page_takes_a_verdict_and_shows_it(engine: sa.Engine) -> None:
     assert "Nobody has acknowledged it" in client.get(address).text
     answer = client.post(f"{address}/acts", data={"what": "ack", "by": "ann"}, headers=PAGE)
     assert (answer.status_code, answer.headers["location"]) == (303, address)
+    assert "ann is on it" in client.get(address).text
+    assert '<td data-label="People"><span>ann</span></td>' in client.get("/incidents").text
     sent = {"what": "benign-true", "by": "<b>ann</b>", "reason": "<script>x</script>"}
     assert client.post(f"{address}/acts", data=sent, headers=PAGE).status_code == 303
     assert acts(engine) == [("ack", None, "ann", "page"), ("verdict", "benign-true", "<b>ann</b>", "page")]
