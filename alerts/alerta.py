@@ -274,6 +274,7 @@ def attributes(alert: Alert) -> dict[str, str | int]:
         "features": ", ".join(names[:20]),
         "principals": len(principals) if isinstance(principals, Sequence) else 0,
         "techniques": " ".join(alert.techniques),
+        "confidence": shown(alert.evidence.get("confidence", "")),
         "quiet": "yes" if alert.quiet else "no",
         "reason": shown(alert.evidence.get("reason", "")),
         "into": shown(alert.evidence.get("into", "")),

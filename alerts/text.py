@@ -193,8 +193,7 @@ def _what(alert: Alert, action: Action) -> str:
     if features:
         more = f" and {len(features) - 5} more" if len(features) > 5 else ""
         parts[:0] = ["features " + ", ".join(features[:5]) + more, *reasons(alert.evidence)]
-    if isinstance(queries := alert.evidence.get("queries"), int):
-        parts.insert(0, f"{queries:,} queries")
+    parts[:0] = _queries(alert.evidence)
     principals = alert.evidence.get("principals")
     if isinstance(principals, list) and len(principals) > 1:
         parts.insert(0, f"{len(principals)} principals")
@@ -205,6 +204,17 @@ def _what(alert: Alert, action: Action) -> str:
     if detail := alert.evidence.get("detail") or alert.evidence.get("reason"):
         parts.insert(0, shown(detail, 100))
     return "WHAT  " + "; ".join(parts)
+
+
+def _queries(evidence: Mapping[str, Any]) -> list[str]:
+    """How much a caller asked, how much of it spoke against it, and what it looks like."""
+    told = []
+    if isinstance(queries := evidence.get("queries"), int):
+        flagged = evidence.get("flagged")
+        told.append(f"{queries:,} queries" + (f", {flagged:,} of them flagged" if isinstance(flagged, int) else ""))
+    if technique := evidence.get("technique"):
+        told.append(f"looks like {shown(technique, 40).replace('_', ' ')}{_percent(evidence.get('confidence'))}")
+    return told
 
 
 def change(found: Mapping[str, Any]) -> str:
@@ -242,6 +252,8 @@ def group(found: Mapping[str, Any]) -> str:
 def _not(alert: Alert) -> str:
     marks = [_mark(m) for m in _objects(alert.evidence.get("marks"))[:2]]
     known = "known here: " + ", ".join(marks) if marks else "no deploy, batch job or maintenance known here"
+    if isinstance(nearest := alert.evidence.get("look_alike"), Mapping):
+        known += f"; closest honest use {shown(nearest.get('profile'), 20)}, but {shown(nearest.get('why_not'), 100)}"
     return f"NOT   {known}; benign look-alikes: {LOOKALIKES[alert.event]}"
 
 
