@@ -29,7 +29,7 @@ from alerts.policy import MONITOR, SECURITY
 from alerts.text import LOOKALIKES, measure, number, shown
 from alerts.wire import Bounded, loopback, never_connected
 from monitor import telemetry
-from monitor.model import Action, Alert, Event, Transition, rfc3339
+from monitor.model import UNREGISTERED, Action, Alert, Event, Transition, rfc3339
 
 log = structlog.get_logger("lanner.alerts.alerta")
 
@@ -231,7 +231,7 @@ def payload(transition: Transition) -> dict[str, Any]:
         "environment": _label(alert.environment),
         "severity": CLEARED if cleared else alert.severity.value,
         "correlate": [],
-        "service": [_label(alert.model)],
+        "service": [_label("lanner" if alert.model == UNREGISTERED else alert.model)],
         "value": measure(alert),
         "text": alert.text[:TEXT_CHARS],
         "tags": ["lanner"],

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from alerts.policy import RAISED, RAISES
-from monitor.model import SECOND_US, Action, Alert, Event, Family, finite, rfc3339
+from monitor.model import SECOND_US, UNREGISTERED, Action, Alert, Event, Family, finite, rfc3339
 
 _SAFE: Final = frozenset(" -_.,:;/@+#()[]*?!%~|")  # beside letters and digits
 LINE_CHARS: Final = 240  # longest line; six of them stay under the 1,500 characters that sinks cut at
@@ -133,10 +133,10 @@ def measure(alert: Alert) -> str:
 
 def about(alert: Alert) -> str:
     """Who or what the alert is about, in words."""
-    model = shown(alert.model)
     if alert.subject.kind == "model":
-        return model
-    return f"{alert.subject.kind} {shown(alert.subject.id)} on {model}"
+        return shown(alert.model)
+    on = "" if alert.model == UNREGISTERED else f" on {shown(alert.model)}"
+    return f"{alert.subject.kind} {shown(alert.subject.id)}{on}"
 
 
 def title(alert: Alert) -> str:
@@ -150,9 +150,13 @@ def title(alert: Alert) -> str:
 def render(alert: Alert, action: Action, *, tier: int) -> str:
     """The text of an alert: headline, WHY, WHAT, NOT, DO, LINK; six lines at most, safe in every sink."""
     head = "CLEARED" if action is Action.CLEAR else alert.severity.value.upper()
-    owned = f"tier {tier}, owner: {shown(alert.owner) if alert.owner else 'not set'}"
+    owned = f" (tier {tier}, owner: {shown(alert.owner) if alert.owner else 'not set'})"
     steps = f"DO    {STEPS[alert.event]}  3 runbook {shown(alert.runbook, 120)}  4 record a verdict"
-    lines = [f"[{head}] {title(alert)} ({owned})", _why(alert), _what(alert, action)]
+    lines = [
+        f"[{head}] {title(alert)}{'' if alert.model == UNREGISTERED else owned}",
+        _why(alert),
+        _what(alert, action),
+    ]
     if action is not Action.CLEAR:
         lines += [_not(alert), steps]
     lines.append(_link(alert))

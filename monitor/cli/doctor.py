@@ -68,6 +68,7 @@ def service(config: Config) -> Iterator[Finding]:
         for address in (source.bootstrap or "").split(","):
             if address:
                 yield _answers(f"sources.{name}", address)
+    yield _routed(config)
     for name, sink in config.sinks.items():
         if sink.url:
             url = urlsplit(sink.url)
@@ -197,6 +198,19 @@ def _secrets(config: Config) -> Iterator[Finding]:
         path = config.path(file)
         if path.exists() and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
             yield Finding("secrets", "warn", f"{path} can be read by others; chmod 600")
+
+
+def _routed(config: Config) -> Finding:
+    """Kinds of alerts that no sink would get: routes made for attacks easily forget Lanner's own silence."""
+    from alerts.routes import choices
+    from monitor.cli.routes import alerts
+
+    if not config.sinks:
+        return Finding("routes", "warn", "there are no sinks: alerts are shown on the page only")
+    asked = alerts(config, None, None, None, None, None, None)
+    lost = sorted({a.event.value for a in asked if not any(c.told for c in choices(config, a))})
+    says = f"no sink gets {', '.join(lost)}: lanner routes test --all" if lost else "every kind of alert has a sink"
+    return Finding("routes", "warn" if lost else "ok", says)
 
 
 def _admitted(name: str, sink: SinkConfig, config: Config) -> Finding:

@@ -12,14 +12,13 @@ from alerts.base import BeatingSink, Deed, Sink, SinkRejected, TellableSink
 from alerts.quiet import HELD_BACK
 from monitor import telemetry
 from monitor.errors import LannerError
-from monitor.model import SECOND_US, Act, Action, Alert, Event, Said, Severity, Transition
+from monitor.model import SECOND_US, UNREGISTERED, Act, Action, Alert, Event, Said, Severity, Transition
 from monitor.service.compose import Service
 from monitor.store import alertlog, ledger, people
 from monitor.store.engine import read, write
 from monitor.store.ledger import ALIVE
 from monitor.store.outbox import SqlOutbox, enqueue
 from monitor.store.people import ActRow
-from monitor.store.registry import UNREGISTERED
 
 log = structlog.get_logger("lanner.attention")
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Final
 
-from monitor.model import SECOND_US, Decision, Event, Family, Severity, Subject
+from monitor.model import SECOND_US, UNREGISTERED, Decision, Event, Family, Severity, Subject
 from monitor.service.compose import Service
 from monitor.service.told import demoted
 from monitor.store import alertlog, ledger
@@ -18,7 +18,6 @@ from monitor.store import references as store
 from monitor.store.engine import read
 from monitor.store.lookups import PartitionRow, all_partitions
 from monitor.store.outbox import SqlOutbox
-from monitor.store.registry import UNREGISTERED
 
 MINUTE_US: Final = 60 * SECOND_US
 LATE_PUBLISH_US: Final = MINUTE_US

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from monitor.model import Severity
+from monitor.model import UNREGISTERED, Severity
 from monitor.store.alertlog import column_text
 from monitor.store.schema import (
     alerts,
@@ -63,6 +63,10 @@ class IncidentRow:
     @property
     def whole_model(self) -> bool:
         return self.subject_kind == "model" and self.subject_id == self.model
+
+    @property
+    def of_a_model(self) -> bool:
+        return self.model != UNREGISTERED
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from alerts.memory import MemorySink
 from monitor.model import (
     HOUR_US,
     SECOND_US,
+    UNREGISTERED,
     Act,
     Action,
     Event,
@@ -35,7 +36,6 @@ from monitor.service.system import system_tick
 from monitor.store import alertlog, ledger, people
 from monitor.store import outbox as outboxes
 from monitor.store.engine import migrate, open_state, read, write
-from monitor.store.registry import UNREGISTERED
 from monitor.store.schema import unregistered
 from monitor.web import create_app
 from tests.alerting import alert, updated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -18,8 +19,8 @@ from alerts.techniques import table, techniques
 from alerts.text import duration, number, shown
 from detectors.decide.naming import look_alike
 from monitor.config import Config
-from monitor.model import Event, Family, Subject
-from tests.alerting import alert, attack, opened
+from monitor.model import UNREGISTERED, Event, Family, Subject
+from tests.alerting import alert, attack, missing, opened
 from tests.servers import ROOT
 
 HOSTILE = [
@@ -98,6 +99,17 @@ def test_the_text_answers_why_what_not_do_and_where() -> None:
     assert max(map(len, text)) <= 240
     assert "docs/runbooks/AttackSuspected.md" in text[4]
     assert "AML.T0024.002" in text[5]
+
+
+def test_alerts_about_lanner_itself_name_no_model() -> None:
+    """A sink, a disk or a detector has no tier and no owner, and is of the service lanner."""
+    decision = replace(
+        missing(700), model=UNREGISTERED, event=Event.DELIVERY_DEGRADED, family=Family.MONITOR,
+        subject=Subject("sink", "soc"),
+    )  # fmt: skip
+    (t,) = lifecycle.step([decision], (), {}, Policy()).transitions
+    assert t.alert.text.splitlines()[0] == "[MAJOR] Alert delivery degraded: sink soc"
+    assert (payload(t)["service"], payload(t)["resource"]) == (["lanner"], "model:_unregistered/sink:soc")
 
 
 def test_links_lead_to_the_page_and_the_runbook() -> None:
