@@ -336,6 +336,13 @@ def beat(engine: sa.Engine, name: str, now_us: int, detail: Mapping[str, Any] | 
         conn.execute(heartbeats.insert().values(name=name, beat_us=now_us, detail=dict(detail or {})))
 
 
+def expect(engine: sa.Engine, name: str, now_us: int) -> None:
+    """From now on this component's silence counts, though it has never completed a run."""
+    with write(engine) as conn:
+        row = {"name": name, "beat_us": now_us, "detail": {}}
+        conn.execute(alertlog.insert_of(conn)(heartbeats).values(row).on_conflict_do_nothing(index_elements=["name"]))
+
+
 def beat_all(
     engine: sa.Engine,
     done: Mapping[str, Mapping[str, Any]],
