@@ -29,7 +29,7 @@ from alerts.policy import MONITOR, SECURITY
 from alerts.text import LOOKALIKES, measure, number, shown
 from alerts.wire import Bounded, loopback, never_connected
 from monitor import telemetry
-from monitor.model import Action, Alert, Event, Transition, rfc3339
+from monitor.model import UNREGISTERED, Action, Alert, Event, Transition, rfc3339
 
 log = structlog.get_logger("lanner.alerts.alerta")
 
@@ -97,19 +97,19 @@ class Alerta:
     def _row(self, alert: Alert) -> Mapping[str, Any] | None:
         self._trust(self.timeout_s)
         query = [
-            ("environment", alert.environment), ("resource", resource(alert)), ("event", alert.event.value),
+            ("environment", _label(alert.environment)), ("resource", resource(alert)), ("event", alert.event.value),
             ("show-history", "true"), ("page-size", "20"),
         ]  # fmt: skip
         rows = self._read("/alerts", query, self.timeout_s).get("alerts")
         for row in rows if isinstance(rows, Sequence) else ():
-            if isinstance(row, Mapping) and (row.get("customer") or None) == alert.customer:
+            if isinstance(row, Mapping) and (row.get("customer") or None) == _customer(alert):
                 return row
         return None
 
     def beat(self, origin: str, timeout_s: float, environment: str) -> None:
         """Send a heartbeat that Alerta shows as expired when the next does not come within `timeout_s`."""
         attributes = {
-            "environment": environment,
+            "environment": _label(environment),
             "severity": "major",
             "service": ["lanner"],
             "group": "MonitorDegraded",
@@ -122,6 +122,11 @@ class Alerta:
         }
         self._trust(self.timeout_s)
         self._call("post", "/heartbeat", body, timeout_s=self.timeout_s)
+
+    def admits(self, timeout_s: float = 5.0) -> None:
+        """Raise what alerts.base declares unless the server is safe and lets this key read alerts."""
+        self._trust(timeout_s)
+        self._read("/alerts/count", [], timeout_s)
 
     def unsafe(self, timeout_s: float = 5.0) -> Sequence[str]:
         """What is unsafe about this server, as far as it can be seen from here."""
@@ -223,10 +228,10 @@ def payload(transition: Transition) -> dict[str, Any]:
     body: dict[str, Any] = {
         "resource": resource(alert),
         "event": alert.event.value,
-        "environment": alert.environment,
+        "environment": _label(alert.environment),
         "severity": CLEARED if cleared else alert.severity.value,
         "correlate": [],
-        "service": [_label(alert.model)],
+        "service": [_label("lanner" if alert.model == UNREGISTERED else alert.model)],
         "value": measure(alert),
         "text": alert.text[:TEXT_CHARS],
         "tags": ["lanner"],
@@ -237,8 +242,8 @@ def payload(transition: Transition) -> dict[str, Any]:
         "timeout": 0 if alert.event in SECURITY else int(max(3 * window_s, 3600)),
         **_fixed(alert.event),
     }
-    if alert.customer is not None:
-        body["customer"] = alert.customer
+    if (customer := _customer(alert)) is not None:
+        body["customer"] = customer
     return body
 
 
@@ -252,11 +257,14 @@ def attributes(alert: Alert) -> dict[str, str | int]:
         "state_seq": alert.seq,
         "family": alert.family.value,
         "model": shown(alert.model),
+        "model_version": shown(alert.evidence.get("model_version", "")),
         "subject": f"{alert.subject.kind}: {shown(alert.subject.id)}",
         "first_seen": rfc3339(alert.opened_us),
         "last_eval": rfc3339(alert.updated_us),
         "detector": shown(alert.detector),
+        "detector_version": shown(alert.evidence.get("detector_version", "")),
         "calibration": shown(alert.evidence.get("calibration", "")),
+        "reference": shown(alert.evidence.get("reference", "")),
         "statistic": number(alert.statistic),
         "threshold": number(alert.threshold),
         "p_value": number(alert.p_value),
@@ -266,6 +274,7 @@ def attributes(alert: Alert) -> dict[str, str | int]:
         "features": ", ".join(names[:20]),
         "principals": len(principals) if isinstance(principals, Sequence) else 0,
         "techniques": " ".join(alert.techniques),
+        "confidence": shown(alert.evidence.get("confidence", "")),
         "quiet": "yes" if alert.quiet else "no",
         "reason": shown(alert.evidence.get("reason", "")),
         "into": shown(alert.evidence.get("into", "")),
@@ -274,6 +283,10 @@ def attributes(alert: Alert) -> dict[str, str | int]:
         "evidence_url": shown(alert.page or "", 200),
         "look_alikes": LOOKALIKES[alert.event],
     }
+
+
+def _customer(alert: Alert) -> str | None:
+    return None if alert.customer is None else _label(alert.customer)
 
 
 def _fixed(event: Event) -> dict[str, str]:

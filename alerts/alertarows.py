@@ -26,13 +26,17 @@ def state(row: Mapping[str, Any]) -> SinkState:
     if status == "closed" and severity == CLEARED and last == "close":
         before = [str(h.get("severity")) for h in steps if h.get("severity") not in {CLEARED, None}]
         severity = before[-1] if before else severity
-    wanted = {"ack": ("ack",), "shelved": ("shelve",), "closed": ("close",), "open": ("unack", "unshelve")}.get(
-        status, ()
-    )
+    wanted = {
+        "ack": ("ack",), "shelved": ("shelve",), "closed": ("close",), "open": ("unack", "unshelve", "timeout"),
+    }.get(status, ())  # fmt: skip
     # A row stays acknowledged or shelved through later severities; closed and open are of whoever came last.
     acted = [h for h in steps if h.get("type") in wanted] if status in {"ack", "shelved"} or last in wanted else []
-    deed = Deed(*(str(acted[-1].get(k) or "") for k in ("type", "user", "text", "updateTime"))) if acted else None
-    return SinkState(severity, status, str(row.get("id")), deed)
+    return SinkState(severity, status, str(row.get("id")), _deed(acted[-1]) if acted else None)
+
+
+def _deed(turn: Mapping[str, Any]) -> Deed:
+    kind, who, note, ref = (str(turn.get(k) or "") for k in ("type", "user", "text", "updateTime"))
+    return Deed(kind, "Alerta" if kind == "timeout" else who, note, ref)  # its user is whoever called the housekeeping
 
 
 def risen_since_shelving(row: Mapping[str, Any], now: Severity) -> bool:

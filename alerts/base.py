@@ -58,7 +58,10 @@ class ReadableSink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """What a person did in a sink: ack, unack, shelve, unshelve or close. `ref` tells one from the next of its kind."""
+    """What a person did in a sink: ack, unack, shelve, unshelve or close; or timeout, when the sink ended an ack or a shelve.
+
+    `ref` tells one from the next of its kind.
+    """
 
     kind: str
     who: str

@@ -139,7 +139,14 @@ def finding(transition: Transition) -> dict[str, Any]:
             "product": {"vendor_name": "Lanner", "name": "lanner", "version": version("lanner")},
         },
         "finding_info": _info(alert),
-        "resources": [{"uid": shown(alert.model), "name": shown(alert.model), "type": "AI model"}],
+        "resources": [
+            _known(
+                uid=shown(alert.model),
+                name=shown(alert.model),
+                type="AI model",
+                version=alert.evidence.get("model_version"),
+            )
+        ],
         "remediation": {"desc": STEPS[alert.event], "references": [shown(alert.runbook, 200)]},
         "unmapped": _unmapped(alert),
     }
@@ -157,7 +164,12 @@ def _info(alert: Alert) -> dict[str, Any]:
         "modified_time": alert.updated_us // 1000,
         "first_seen_time": alert.opened_us // 1000,
         "last_seen_time": alert.window_us[1] // 1000,
-        "analytic": {"uid": shown(alert.detector), "name": shown(alert.detector), "type_id": 3},
+        "analytic": _known(
+            uid=shown(alert.detector),
+            name=shown(alert.detector),
+            type_id=3,
+            version=alert.evidence.get("detector_version"),
+        ),
     }
     if alert.page is not None:
         found["src_url"] = alert.page
@@ -167,6 +179,11 @@ def _info(alert: Alert) -> dict[str, Any]:
             {"technique": {"uid": uid, "name": names.get(uid, uid)}, "version": f"ATLAS {version_}"} for uid in atlas
         ]
     return found
+
+
+def _known(*, version: object, **named: Any) -> dict[str, Any]:
+    """An object of the schema, with its version when that is known."""
+    return named if version is None else {**named, "version": shown(version)}
 
 
 def _unmapped(alert: Alert) -> Mapping[str, Any]:

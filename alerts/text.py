@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from alerts.policy import RAISED, RAISES
-from monitor.model import SECOND_US, Action, Alert, Event, Family, finite, rfc3339
+from monitor.model import SECOND_US, UNREGISTERED, Action, Alert, Event, Family, finite, rfc3339
 
 _SAFE: Final = frozenset(" -_.,:;/@+#()[]*?!%~|")  # beside letters and digits
 LINE_CHARS: Final = 240  # longest line; six of them stay under the 1,500 characters that sinks cut at
@@ -133,10 +133,10 @@ def measure(alert: Alert) -> str:
 
 def about(alert: Alert) -> str:
     """Who or what the alert is about, in words."""
-    model = shown(alert.model)
     if alert.subject.kind == "model":
-        return model
-    return f"{alert.subject.kind} {shown(alert.subject.id)} on {model}"
+        return shown(alert.model)
+    on = "" if alert.model == UNREGISTERED else f" on {shown(alert.model)}"
+    return f"{alert.subject.kind} {shown(alert.subject.id)}{on}"
 
 
 def title(alert: Alert) -> str:
@@ -150,9 +150,13 @@ def title(alert: Alert) -> str:
 def render(alert: Alert, action: Action, *, tier: int) -> str:
     """The text of an alert: headline, WHY, WHAT, NOT, DO, LINK; six lines at most, safe in every sink."""
     head = "CLEARED" if action is Action.CLEAR else alert.severity.value.upper()
-    owned = f"tier {tier}, owner: {shown(alert.owner) if alert.owner else 'not set'}"
+    owned = f" (tier {tier}, owner: {shown(alert.owner) if alert.owner else 'not set'})"
     steps = f"DO    {STEPS[alert.event]}  3 runbook {shown(alert.runbook, 120)}  4 record a verdict"
-    lines = [f"[{head}] {title(alert)} ({owned})", _why(alert), _what(alert, action)]
+    lines = [
+        f"[{head}] {title(alert)}{'' if alert.model == UNREGISTERED else owned}",
+        _why(alert),
+        _what(alert, action),
+    ]
     if action is not Action.CLEAR:
         lines += [_not(alert), steps]
     lines.append(_link(alert))
@@ -160,7 +164,10 @@ def render(alert: Alert, action: Action, *, tier: int) -> str:
 
 
 def _why(alert: Alert) -> str:
-    parts = [f"{measure(alert)}, detector {shown(alert.detector)}"]
+    version = alert.evidence.get("detector_version")
+    parts = [
+        f"{measure(alert)}, detector {shown(alert.detector)}{'' if version is None else f' v{shown(version, 20)}'}"
+    ]
     if alert.statistic is not None and alert.log_e is not None:
         parts.append(f"evidence e^{number(alert.log_e)}")
     if alert.p_value is not None:
@@ -190,8 +197,7 @@ def _what(alert: Alert, action: Action) -> str:
     if features:
         more = f" and {len(features) - 5} more" if len(features) > 5 else ""
         parts[:0] = ["features " + ", ".join(features[:5]) + more, *reasons(alert.evidence)]
-    if isinstance(queries := alert.evidence.get("queries"), int):
-        parts.insert(0, f"{queries:,} queries")
+    parts[:0] = _queries(alert.evidence)
     principals = alert.evidence.get("principals")
     if isinstance(principals, list) and len(principals) > 1:
         parts.insert(0, f"{len(principals)} principals")
@@ -202,6 +208,17 @@ def _what(alert: Alert, action: Action) -> str:
     if detail := alert.evidence.get("detail") or alert.evidence.get("reason"):
         parts.insert(0, shown(detail, 100))
     return "WHAT  " + "; ".join(parts)
+
+
+def _queries(evidence: Mapping[str, Any]) -> list[str]:
+    """How much a caller asked, how much of it spoke against it, and what it looks like."""
+    told = []
+    if isinstance(queries := evidence.get("queries"), int):
+        flagged = evidence.get("flagged")
+        told.append(f"{queries:,} queries" + (f", {flagged:,} of them flagged" if isinstance(flagged, int) else ""))
+    if technique := evidence.get("technique"):
+        told.append(f"looks like {shown(technique, 40).replace('_', ' ')}{_percent(evidence.get('confidence'))}")
+    return told
 
 
 def change(found: Mapping[str, Any]) -> str:
@@ -237,10 +254,18 @@ def group(found: Mapping[str, Any]) -> str:
 
 
 def _not(alert: Alert) -> str:
-    marks = [f"{shown(m.get('kind'), 20)} {shown(m.get('text'), 40)} at {m.get('at')}"
-             for m in _objects(alert.evidence.get("marks"))][:2]  # fmt: skip
+    marks = [_mark(m) for m in _objects(alert.evidence.get("marks"))[:2]]
     known = "known here: " + ", ".join(marks) if marks else "no deploy, batch job or maintenance known here"
+    if isinstance(nearest := alert.evidence.get("look_alike"), Mapping):
+        known += f"; closest honest use {shown(nearest.get('profile'), 20)}, but {shown(nearest.get('why_not'), 100)}"
     return f"NOT   {known}; benign look-alikes: {LOOKALIKES[alert.event]}"
+
+
+def _mark(mark: Mapping[str, Any]) -> str:
+    """A mark in words; its kind only where its text does not begin with it."""
+    kind, text = str(mark.get("kind")), str(mark.get("text"))
+    words = text if text.casefold().startswith(kind.casefold()) else f"{kind} {text}"
+    return f"{shown(words, 60)} at {shown(mark.get('at'), 30)}"
 
 
 def _percent(share: object) -> str:
@@ -254,7 +279,8 @@ def _link(alert: Alert) -> str:
     earlier = ""
     if isinstance(past, Mapping):
         said = [f"{n} {what}" for what, n in sorted(past.items()) if what != "incidents"]
-        earlier = f"   before: {past.get('incidents', 0)} incidents" + (f" ({', '.join(said)})" if said else "")
+        n = past.get("incidents", 0)
+        earlier = f"   before: {n} incident{'' if n == 1 else 's'}" + (f" ({', '.join(said)})" if said else "")
     where = shown(alert.page, 120) if alert.page else f"lanner alerts show {alert.alert_id}"
     return f"LINK  {where}   seq {alert.seq}{techniques}{earlier}"
 

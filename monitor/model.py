@@ -18,6 +18,9 @@ import msgspec
 
 SECOND_US: Final = 1_000_000
 HOUR_US: Final = 3600 * SECOND_US
+UNREGISTERED: Final = (
+    "_unregistered"  # stands for a model where there is none: events of unknown ones, and Lanner itself
+)
 NAMESPACE: Final = uuid.UUID("6c616e6e-6572-5000-8000-000000000001")  # root of every uuid5 that Lanner derives
 
 

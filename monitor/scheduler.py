@@ -44,6 +44,7 @@ REPORT_S = 900.0  # a report that takes longer is ended
 REPORT_LEASE_US = 3600 * SECOND_US  # so long nobody tries one again that failed
 CHILD_POLL_S = 0.5
 ATTEND_S = 60.0  # what people did and did not do, and signs of life
+ALIVE_S = 60.0  # that all is well, for /metrics; a configured dead-man's switch has its own
 
 
 def wall_us() -> int:
@@ -74,22 +75,38 @@ class Jobs:
         """Pair what has met, then make every recorded segment readable."""
         service, at = self.service, self.now_us()
         pair(service.log, at, self.timeout_us, service.owner)
-        for table in service.tables.values():
-            self.publisher.publish(table.model_id, at)
+        for name, table in service.tables.items():
+            self._apart("publish", name, partial(self.publisher.publish, table.model_id, at))
         ledger.beat(service.engine, f"component:publisher:{service.owner}", at)
 
     def tick(self) -> None:
         """One tick of every model whose lease is free or ours, then one of the system."""
         for name in sorted(self.service.config.models):
-            at = self.now_us()
-            try:
-                if self.service.model(name, at).tick(self.service.owner, at):
-                    ledger.beat(self.service.engine, f"model:{name}", at, {"owner": self.service.owner})
-                    telemetry.observe("tick_duration_seconds", (self.now_us() - at) / SECOND_US, model=name)
-            except FencedOut as error:
-                log.warning("fenced_out", model=name, reason=str(error))
+            if not self._apart("tick", name, partial(self._tick, name)):
+                ledger.expect(self.service.engine, f"model:{name}", self.now_us())  # its silence counts from here on
         system_tick(self.service, self.now_us())
         self.ticked_us = self.now_us()
+
+    def _tick(self, name: str) -> None:
+        at = self.now_us()
+        if self.service.model(name, at).tick(self.service.owner, at):
+            ledger.beat(self.service.engine, f"model:{name}", at, {"owner": self.service.owner})
+            telemetry.observe("tick_duration_seconds", (self.now_us() - at) / SECOND_US, model=name)
+
+    def _apart(self, job: str, about: str, work: Callable[[], object]) -> bool:
+        """Do one part of a job; whether it ended well. What fails in one model or task holds up no other and no alert."""
+        try:
+            work()
+        except FencedOut as error:
+            log.warning("fenced_out", job=job, about=about, reason=str(error))
+        except Exception as error:
+            telemetry.count("job_failures_total", job=job)
+            strange = not isinstance(error, LannerError | OSError)
+            kind = type(error).__name__
+            log.error("part_failed", job=job, about=about, error=kind, reason=str(error), exc_info=strange)
+        else:
+            return True
+        return False
 
     def deliver(self, *names: str) -> None:
         """Send what is due at these sinks, or at all, one after the other; outcomes are settled in the outbox."""
@@ -99,16 +116,16 @@ class Jobs:
 
     def attend(self) -> None:
         """Mend what sinks show wrongly, hear and tell what people did, escalate what nobody took, pass heartbeats on."""
-        at = self.now_us()
+        at, service = self.now_us(), self.service
         if self.sinks:
-            attention.read_back(self.service, self.sinks, at)
-            attention.nobody_came(self.service, at)
-        attention.tell(self.service, self.sinks, at)
-        attention.beat(self.service, self.sinks, self.beaten_us, at)
-        self.beaten_us = at
+            self._apart("attend", "sinks", partial(attention.read_back, service, self.sinks, at))
+            self._apart("attend", "people", partial(attention.nobody_came, service, at))
+        self._apart("attend", "notes", partial(attention.tell, service, self.sinks, at))
+        if self._apart("attend", "heartbeats", partial(attention.beat, service, self.sinks, self.beaten_us, at)):
+            self.beaten_us = at
 
     def alive(self) -> None:
-        """Tell the dead-man's switch that all is well, if it is."""
+        """Say that all is well, if it is."""
         attention.alive(self.service, self.ticked_us, self.now_us())
 
     def attend_references(self) -> None:
@@ -205,11 +222,10 @@ def clockwork(service: Service, jobs: Jobs) -> BackgroundScheduler:
         ("upkeep", jobs.upkeep, UPKEEP_S),
         ("references", jobs.attend_references, REFERENCES_S),
         ("report", jobs.report, REPORT_CHECK_S),
+        ("alive", jobs.alive, ALIVE_S if service.config.deadman is None else service.config.deadman.every),
     ]
     for name, job, every_s in work:
         scheduler.add_job(guarded(name, job), "interval", seconds=every_s, id=name)
-    if service.config.deadman is not None:
-        scheduler.add_job(guarded("alive", jobs.alive), "interval", seconds=service.config.deadman.every, id="alive")
     return scheduler
 
 

@@ -88,7 +88,11 @@ METRICS: Final = (
         "escalations_total", "counter", "incidents told to further sinks because nobody acknowledged", ("severity",)
     ),
     Metric("reminders_total", "counter", "incidents told again because nobody acknowledged", ("sink",)),
-    Metric("deadman_timestamp_seconds", "gauge", "when the dead-man's switch was last pinged"),
+    Metric(
+        "deadman_timestamp_seconds",
+        "gauge",
+        "when ticks last completed and alerts got out, by the store; served by `lanner web`",
+    ),
     # look
     Metric("http_requests_total", "counter", "requests to the page and the API", ("route", "status")),
     Metric("http_request_duration_seconds", "histogram", "time to answer a request", ("route",), _SECONDS),

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from alerts.text import render
 from detectors.base import Calibration
 from detectors.profile import Bins, compare
+from monitor.config import Config
 from monitor.model import (
     HOUR_US,
     SECOND_US,
@@ -31,6 +32,7 @@ from monitor.model import (
     alert_id,
     parse_time_us,
     stable_id,
+    transition_to_json,
 )
 from monitor.store import alertlog
 from monitor.store.engine import write
@@ -52,7 +54,7 @@ from monitor.store.schema import (
 NOW_US = parse_time_us("2026-11-22T14:05:20Z")
 END_US = parse_time_us("2026-11-22T13:00:00Z")
 WINDOWS = 9 * 24  # hours of history
-HOSTILE = "<img src=x onerror=alert(1)>\"'&{{7*7}}\u202e</script><script>alert(2)</script>"
+HOSTILE = "<img src=x onerror=alert(1)>\"'&{{7*7}}\u202e</script><script>alert(2)</script>\x1b[2J\x07\r\nCLEARED"
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,16 @@ def rows(w: Watched, n: int, rng: np.random.Generator, shift: float = 0.0) -> pa
     return table.append_column("scores", pa.array(np.stack([1 - p, p], axis=1).tolist()))
 
 
+def configured(*, hostile: bool = False, **settings: Any) -> Config:
+    """The configuration of the scene; `hostile` puts markup and controls wherever it can name something."""
+    bad = HOSTILE if hostile else None
+    told = {"owner": bad or "cards-ml", "customer": bad, "runbook": bad or "RB-12"}
+    models = {m.name: told for m in MODELS}
+    return Config.model_validate({"environment": bad or "Production", "models": models, **settings})
+
+
 def seed(engine: sa.Engine, *, hostile: bool = False, windows: int = WINDOWS) -> None:
-    """Fill an empty, migrated store with the scene; `hostile` puts markup wherever a log could put text."""
+    """Fill an empty, migrated store with the scene; `hostile` puts markup wherever a log or a configuration could put text."""
     rng = np.random.default_rng(7)
     bad = HOSTILE if hostile else None
     for w in MODELS:
@@ -210,7 +220,7 @@ def _alert(
     fields = {
         "open": True, "seq": 1, "updated_us": opened, "cleared_us": None, "detector": "marginals", "statistic": 0.31,
         "threshold": 6.58, "p_value": None, "log_e": 9.2, "n": 412, "window_us": (opened - HOUR_US, opened), "techniques": (),
-        "text": "", "evidence": {}, "owner": "cards-ml", "runbook": "RB-12", **known,
+        "text": "", "evidence": {}, **known,
     }  # fmt: skip
     return Alert(
         alert_id=alert_id(key, opened), environment="Production", customer=None, model=model, event=event, subject=subject,
@@ -243,6 +253,7 @@ def _behind(amount: str, caller: str) -> dict[str, Any]:
 
 def _incidents(engine: sa.Engine, bad: str | None) -> None:
     amount, caller = bad or "amount", bad or "c-7f3a91"
+    told = {"owner": bad or "cards-ml", "runbook": bad or "RB-12"}  # by the configuration, when they opened
     shares = [
         {"name": amount, "share": 0.58},
         {"name": "merchant_age_days", "share": 0.27},
@@ -251,6 +262,8 @@ def _incidents(engine: sa.Engine, bad: str | None) -> None:
     one = {
         "features": shares[:1],
         "detectors": [{"name": "marginals", "log_e": 9.2}],
+        "model_version": bad or "3.2",
+        "detector_version": 4,
         "onset": "2026-11-21T08:00:00.000Z",
         **_behind(amount, caller),
     }
@@ -262,6 +275,7 @@ def _incidents(engine: sa.Engine, bad: str | None) -> None:
         Severity.MAJOR,
         END_US - 22 * HOUR_US,
         evidence=one,
+        **told,
     )
     drift2 = replace(drift, seq=2, updated_us=END_US - 18 * HOUR_US, log_e=14.1, evidence={**one, "features": shares})
     asked = {
@@ -289,6 +303,7 @@ def _incidents(engine: sa.Engine, bad: str | None) -> None:
         END_US - 2 * HOUR_US,
         evidence=asked,
         **known,
+        **told,
     )
     attack2 = replace(
         attack,
@@ -301,7 +316,7 @@ def _incidents(engine: sa.Engine, bad: str | None) -> None:
     )
     traffic = _alert(
         Event.TRAFFIC_ANOMALY, Family.ANOMALY, "churn", Subject("model", "churn"), Severity.WARNING, END_US - 80 * HOUR_US,
-        detector="volume", statistic=4.1, threshold=3.2, log_e=None,
+        detector="volume", statistic=4.1, threshold=3.2, log_e=None, **told,
     )  # fmt: skip
     cleared = replace(traffic, open=False, seq=2, updated_us=END_US - 70 * HOUR_US, cleared_us=END_US - 70 * HOUR_US)
     steps = [
@@ -322,7 +337,7 @@ def _incidents(engine: sa.Engine, bad: str | None) -> None:
                 conn.execute(
                     outbox.insert().values(
                         row_id=stable_id("outbox", sink, s.alert.alert_id, s.alert.seq), sink=sink, lane=f"{sink}:{s.alert.alert_id}",
-                        alert_id=s.alert.alert_id, seq=s.alert.seq, severity_rank=s.alert.severity.rank, ordinal=s.alert.seq, body=s.to_json(),
+                        alert_id=s.alert.alert_id, seq=s.alert.seq, severity_rank=s.alert.severity.rank, ordinal=s.alert.seq, body=transition_to_json(s),
                         state=state, attempts=1, next_try_us=s.time_us, last_error=error, created_us=s.time_us, settled_us=s.time_us,
                     )
                 )  # fmt: skip

@@ -7,6 +7,7 @@ module run as a program: `python -m tests.storm STORE ALERTA KEY SKEW_S SEED REA
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import subprocess
 import sys
@@ -57,8 +58,43 @@ FAULTS: Sequence[proxies.Fault] = (
 
 
 @dataclass
+class Sender:
+    """A sender process. Its life begins when it says that it is ready, however long a busy machine takes to start it."""
+
+    process: subprocess.Popen[bytes]
+    lives_s: float
+    until: float | None = None
+
+    @classmethod
+    def start(cls, words: Sequence[str], lives_s: float) -> Sender:
+        """Start the program of this module."""
+        command = [sys.executable, "-m", "tests.storm", *words]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, bufsize=0)
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        return cls(process, lives_s)
+
+    def due(self) -> bool:
+        """Whether it has lived long enough. AssertionError when it has died by itself: only SIGKILL ends a sender."""
+        assert self.process.poll() is None, f"a sender ended by itself, with {self.process.returncode}"
+        if self.until is None and self.process.stdout is not None and self.process.stdout.read(1):
+            self.until = time.monotonic() + self.lives_s
+        return self.until is not None and time.monotonic() >= self.until
+
+    def kill(self) -> None:
+        """End it with SIGKILL, in the middle of whatever it does."""
+        self.process.kill()
+        self.process.wait(10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+@dataclass
 class Storm:
-    """One run. `share`: of writing requests that meet a fault. `kill_s`: how long a sender lives."""
+    """One run. `share`: of writing requests that meet a fault. `kill_s`: how long a sender that is ready lives.
+
+    It lasts until all transitions are in and `least_kills` senders have been killed.
+    """
 
     url: str  # of the state store
     upstream: Any  # the real Alerta: url, key
@@ -68,7 +104,8 @@ class Storm:
     seconds: float
     seed: int
     share: float = 0.3
-    kill_s: tuple[float, float] = (4.0, 12.0)  # about two of them go by before a sender sends
+    kill_s: tuple[float, float] = (2.0, 10.0)
+    least_kills: int = 0
     senders: int = 2
     skews_s: tuple[float, ...] = (-120.0, 0.0, 120.0)
     settings: Delivery = field(default_factory=Delivery)
@@ -81,14 +118,13 @@ class Storm:
         self.engine = open_state(self.url)
         self.outbox = SqlOutbox(self.engine)
         self.sink = Alerta("soc", self.upstream.url, self.upstream.key)
-        self.running: list[tuple[subprocess.Popen[bytes], float]] = []
+        self.running: list[Sender] = []
         self.tag = f"storm{self.seed}"
 
     def close(self) -> None:
         """End the senders."""
-        for process, _ in self.running:
-            process.kill()
-            process.wait(10)
+        for sender in self.running:
+            sender.kill()
         self.engine.dispose()
 
     async def _fault(self, x: proxies.Exchange) -> None:
@@ -103,7 +139,7 @@ class Storm:
         self.proxy.always = self._fault
         started, todo = time.monotonic(), sorted(moments, key=lambda m: m[0])
         done = 0
-        while done < self.transitions:
+        while done < self.transitions or self.kills < self.least_kills:
             passed = time.monotonic() - started
             if todo and passed >= todo[0][0] * self.seconds:
                 todo.pop(0)[1]()
@@ -141,35 +177,24 @@ class Storm:
         return made
 
     def tend(self, *, kill: bool = True) -> None:
-        """Kill the senders whose time has come, with SIGKILL, and start others, each with a clock of its own."""
-        now = time.monotonic()
-        for process, until in list(self.running):
-            if (kill and now >= until) or process.poll() is not None:
-                process.kill()
-                process.wait(10)
+        """Kill the senders whose time has come and start others, each with a clock of its own."""
+        for sender in list(self.running):
+            if sender.due() and kill:
+                sender.kill()
                 self.kills += 1
-                self.running.remove((process, until))
+                self.running.remove(sender)
         while len(self.running) < self.senders:
             skew = self.rng.choice(self.skews_s) if kill else 0.0
             seed = self.rng.randrange(1 << 30)
-            words = [
-                self.url,
-                self.proxy.url,
-                self.upstream.key,
-                str(skew),
-                str(seed),
-                str(self.settings.reassert_s),
-                str(self.settings.lease_s),
-            ]
-            process = subprocess.Popen([sys.executable, "-m", "tests.storm", *words], cwd=ROOT)
-            self.running.append((process, now + self.rng.uniform(*self.kill_s)))
+            settings = (skew, seed, self.settings.reassert_s, self.settings.lease_s)
+            words = [self.url, self.proxy.url, self.upstream.key, *map(str, settings)]
+            self.running.append(Sender.start(words, self.rng.uniform(*self.kill_s)))
 
     def calm(self) -> None:
         """The storm is over: no faults, one sender, and its clock is right."""
         self.share = 0.0
-        for process, _ in self.running:
-            process.kill()
-            process.wait(10)
+        for sender in self.running:
+            sender.kill()
         self.running.clear()
         self.senders = 1
 
@@ -212,6 +237,8 @@ def send(url: str, address: str, key: str, skew_s: float, seed: int, reassert_s:
         timeout_s=2.0, longest_retry_s=10.0, reassert_s=reassert_s, stop_after=20, lease_s=lease_s, pass_s=lease_s / 2
     )
     rng, reconciled = random.Random(seed), time.monotonic()
+    print("ready", flush=True)
+    os.dup2(2, 1)  # nobody reads what comes after it: logs go where errors go
     while True:
         try:
             now_us = clock()

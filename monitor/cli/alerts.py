@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -34,19 +34,27 @@ def list_alerts(
     from monitor.store import alertlog, people
 
     with store(config) as engine:
+        kind = event.value if event else None
         found = alertlog.find(
-            engine, model=model, event=event.value if event else None, open_only=open_only, limit=limit
+            engine, model=model, event=kind, min_severity=min_severity, open_only=open_only, limit=limit
         )
         acts = people.acts_of(engine, [a.alert_id for a in found])
-    found = [a for a in found if a.severity.rank >= min_severity.rank]
     if as_json:
         typer.echo(json.dumps({"alerts": [alert_json(a, acts.get(a.alert_id, ())) for a in found]}))
         return
     for a in found:
         state = "quiet" if a.open and a.quiet else "open" if a.open else "cleared"
-        if a.open and people.acknowledged(a, acts.get(a.alert_id, ())) is not None:
+        taken, said = _people(a, acts.get(a.alert_id, ()))
+        if a.open and taken is not None:
             state = "taken"
-        typer.echo(f"{a.alert_id[:8]}  {rfc3339(a.opened_us)}  {state:7}  {a.severity.value:8}  {title(a)}")
+        who = (
+            f"  ({said.act.said}, {shown(said.act.actor, 40)})"
+            if said
+            else f"  ({shown(taken.act.actor, 40)})"
+            if taken
+            else ""
+        )
+        typer.echo(f"{a.alert_id[:8]}  {rfc3339(a.opened_us)}  {state:7}  {a.severity.value:8}  {title(a)}{who}")
     if not found:
         typer.echo("no incidents" + (f" of {shown(model)}" if model else ""), err=True)
 
@@ -58,31 +66,84 @@ def show_alert(
     as_json: AsJson = False,
 ) -> None:
     """Show one incident: what is known, its evidence, and every step it made."""
-    from alerts.text import shown
-    from monitor.store import alertlog, people
-    from monitor.telemetry import escaped
+    from monitor.store import alertlog, lookups, people
 
     with store(config) as engine:
         a = one_alert(engine, alert_id)
         line = alertlog.timeline(engine, a.alert_id)
         acts = people.acts_of(engine, [a.alert_id]).get(a.alert_id, [])
+        sent = lookups.deliveries(engine, a.alert_id)
     if as_json:
         steps = [{"seq": e.seq, "recorded": rfc3339(e.recorded_us), **e.body} for e in line]
-        typer.echo(
-            json.dumps({"alert": alert_json(a, acts), "transitions": steps, "acts": [act_json(x) for x in acts]})
-        )
+        told = [
+            {"sink": d.sink, "seq": d.seq, "state": d.state, "attempts": d.attempts, "error": d.last_error}
+            for d in sent
+        ]
+        typer.echo(json.dumps({"alert": alert_json(a, acts), "transitions": steps, "acts": [act_json(x) for x in acts],
+                               "deliveries": told}))  # fmt: skip
         return
     typer.echo(a.text)
-    typer.echo(f"\nalert {a.alert_id}")
-    for e in line:
-        typer.echo(
-            f"  {e.seq:3}  {rfc3339(e.time_us)}  {e.action:6}  {e.body['severity']}  recorded {rfc3339(e.recorded_us)}"
+    for heading, lines in _sheet(a, line, acts, sent):
+        typer.echo("\n".join(["", heading, *(f"  {text}" for text in lines)]))
+
+
+def _sheet(a: Alert, line: Sequence[Any], acts: Sequence[Any], sent: Sequence[Any]) -> Iterator[tuple[str, list[str]]]:
+    """What an analyst needs below the text: how it stands, its steps, what people and sinks did, techniques, evidence."""
+    from alerts.techniques import table
+    from alerts.text import duration, shown
+    from monitor.telemetry import escaped
+
+    end_us = time.time_ns() // 1000 if a.cleared_us is None else a.cleared_us
+    taken, said = _people(a, acts)
+    stands = f"{'open' if a.open else 'cleared'}, for {duration(end_us - a.opened_us)}{', quiet' if a.open and a.quiet else ''}"
+    if said is not None:
+        stands += f", {said.act.said.value} says {shown(said.act.actor, 40)}"
+    elif a.open:
+        stands += f", {shown(taken.act.actor, 40)} is on it" if taken is not None else ", nobody is on it"
+    yield (
+        f"alert {a.alert_id}: {stands}",
+        [
+            f"{e.seq:3}  {rfc3339(e.time_us)}  {e.action:6}  {e.body['severity']:8}  recorded {rfc3339(e.recorded_us)}"
+            for e in line
+        ],
+    )
+    if acts:
+        yield (
+            "people",
+            [
+                f"{rfc3339(x.act.time_us)}  {x.act.kind if x.act.said is None else f'verdict {x.act.said.value}'} by "
+                f"{shown(x.act.actor)}: {shown(x.act.reason, 200)}"
+                for x in acts
+            ],
         )
-    for x in acts:
-        what = x.act.kind if x.act.said is None else f"verdict {x.act.said.value}"
-        typer.echo(f"  {rfc3339(x.act.time_us)}  {what} by {shown(x.act.actor)}: {shown(x.act.reason, 200)}")
-    typer.echo("\nevidence")
-    typer.echo("\n".join(escaped(text) for text in json.dumps(a.evidence, indent=2).splitlines()))
+    newest = {d.sink: d for d in reversed(sent)}
+    yield (
+        "sinks",
+        [
+            f"{shown(d.sink)}: state {d.seq} {d.state}" + (f" ({shown(d.last_error, 200)})" if d.last_error else "")
+            for _, d in sorted(newest.items())
+        ]
+        or ["none was told"],
+    )
+    if a.techniques:
+        yield "techniques", [f"{uid}  {table().names.get(uid, '')}" for uid in a.techniques]
+    yield "evidence", [escaped(text) for text in json.dumps(a.evidence, indent=2).splitlines()]
+    if a.open:
+        short = a.alert_id[:8]
+        yield (
+            "next",
+            [
+                f"lanner alerts ack {short}",
+                f"lanner alerts verdict {short} true|benign-true|false|undetermined --reason TEXT",
+            ],
+        )
+
+
+def _people(a: Alert, acts: Sequence[Any]) -> tuple[Any, Any]:
+    """Who is on it and whose verdict counts: acts, or None."""
+    from monitor.store import people
+
+    return people.acknowledged(a.severity, acts), people.verdict(acts)
 
 
 @outbox.command("list")
@@ -159,9 +220,7 @@ def act_json(row: Any) -> dict[str, Any]:
 
 def alert_json(alert: Alert, acts: Sequence[Any] = ()) -> dict[str, Any]:
     """An alert as commands print it: the fields of a replay line, its state, and what people did about it."""
-    from monitor.store import people
-
-    taken, said = people.acknowledged(alert, acts), people.verdict(acts)
+    taken, said = _people(alert, acts)
     line = Transition(Action.UPDATE, alert.updated_us, alert).to_json()
     del line["time"], line["action"]
     return {
@@ -174,6 +233,9 @@ def alert_json(alert: Alert, acts: Sequence[Any] = ()) -> dict[str, Any]:
         "opened": rfc3339(alert.opened_us),
         "updated": rfc3339(alert.updated_us),
         "cleared": None if alert.cleared_us is None else rfc3339(alert.cleared_us),
+        "owner": alert.owner,
+        "runbook": alert.runbook,
+        "page": alert.page,
         "acknowledged": None if taken is None else act_json(taken),
         "verdict": None if said is None else act_json(said),
     }

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
-from monitor.config import Config
+from monitor.config import Config, SinkConfig
 from monitor.errors import LannerError
 
 PACKAGES: Final = ("monitor", "collectors", "detectors", "alerts")
@@ -68,11 +68,15 @@ def service(config: Config) -> Iterator[Finding]:
         for address in (source.bootstrap or "").split(","):
             if address:
                 yield _answers(f"sources.{name}", address)
+    yield _routed(config)
     for name, sink in config.sinks.items():
         if sink.url:
             url = urlsplit(sink.url)
             port = url.port or (443 if url.scheme == "https" else 80)
-            yield _answers(f"sinks.{name}", f"{url.hostname}:{port}")
+            answers = _answers(f"sinks.{name}", f"{url.hostname}:{port}")
+            yield answers
+            if sink.type == "alerta" and answers.state == "ok":
+                yield _admitted(name, sink, config)
         for address in (*(sink.bootstrap or "").split(","), sink.address or ""):
             if address:
                 yield _answers(f"sinks.{name}", address.strip())
@@ -194,6 +198,35 @@ def _secrets(config: Config) -> Iterator[Finding]:
         path = config.path(file)
         if path.exists() and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
             yield Finding("secrets", "warn", f"{path} can be read by others; chmod 600")
+
+
+def _routed(config: Config) -> Finding:
+    """Kinds of alerts that no sink would get: routes made for attacks easily forget Lanner's own silence."""
+    from alerts.routes import choices
+    from monitor.cli.routes import alerts
+
+    if not config.sinks:
+        return Finding("routes", "warn", "there are no sinks: alerts are shown on the page only")
+    asked = alerts(config, None, None, None, None, None, None)
+    lost = sorted({a.event.value for a in asked if not any(c.told for c in choices(config, a))})
+    says = f"no sink gets {', '.join(lost)}: lanner routes test --all" if lost else "every kind of alert has a sink"
+    return Finding("routes", "warn" if lost else "ok", says)
+
+
+def _admitted(name: str, sink: SinkConfig, config: Config) -> Finding:
+    """Whether alerts would be sent to this Alerta: unsafe servers and refused keys show before the first alert does."""
+    from alerts.alerta import Alerta
+    from alerts.registry import SINKS
+
+    try:
+        made = SINKS[sink.type](name, sink, config)
+        if isinstance(made, Alerta):
+            made.admits(CONNECT_S)
+    except LannerError as error:
+        return Finding(f"sinks.{name}", "fail", str(error))
+    if sink.allow_insecure:
+        return Finding(f"sinks.{name}", "warn", "takes the key; whether it is safe is not asked (allow_insecure)")
+    return Finding(f"sinks.{name}", "ok", "a safe Alerta that takes the key")
 
 
 def _answers(what: str, address: str) -> Finding:

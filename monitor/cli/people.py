@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import os
 import time
 from dataclasses import asdict
@@ -125,6 +126,8 @@ def exemption(a: Alert, reason: str, by: str, lasts: str, at_most: Any, at_us: i
         name, _, value = text.partition("=")
         try:
             bounds[name] = float(value)
+            if not math.isfinite(bounds[name]):
+                raise ValueError
         except ValueError:
             raise UsageError(f"--max {text[:60]!a}: write NAME=NUMBER, for example queries=5000") from None
     try:
@@ -196,6 +199,7 @@ def stats(
     as_json: AsJson = False,
 ) -> None:
     """Per detector: incidents per model and week, precision by verdicts, time to acknowledgement and verdict."""
+    from alerts.text import duration
     from monitor.config import load
     from monitor.service.feedback import qualities
     from monitor.service.told import demoted
@@ -213,8 +217,11 @@ def stats(
         right = "-" if q.precision is None else f"{q.precision:.0%}"
         said = ", ".join(f"{n} {what}" for what, n in q.verdicts.items() if n) or "no verdicts"
         note = "  REPORT ONLY" if q.detector in reported else ""
+        times = [f"{what} after {duration(round(s * SECOND_US))}" for what, s in
+                 (("taken", q.acknowledged_s), ("verdict", q.verdict_s)) if s is not None]  # fmt: skip
+        told = ", ".join([said, *times])
         typer.echo(
-            f"{q.detector:16} {q.incidents:5}  {q.per_model_week:.2f} a model and week  precision {right}  {said}{note}"
+            f"{q.detector:16} {q.incidents:5}  {q.per_model_week:.2f} a model and week  precision {right}  {told}{note}"
         )
     if not found:
         typer.echo(f"no incidents in {days} days", err=True)

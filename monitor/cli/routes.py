@@ -11,7 +11,7 @@ import typer
 
 from monitor.config import Config, load
 from monitor.errors import UsageError
-from monitor.model import Alert, Decision, Event, Family, Severity, Subject
+from monitor.model import UNREGISTERED, Alert, Decision, Event, Family, Severity, Subject
 
 ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
 FAMILIES: Final[Mapping[Event, tuple[Family, ...]]] = {  # which families make an event; the first is the usual one
@@ -36,6 +36,10 @@ FAMILIES: Final[Mapping[Event, tuple[Family, ...]]] = {  # which families make a
     Event.DELIVERY_DEGRADED: (Family.MONITOR,),
     Event.MONITOR_DEGRADED: (Family.MONITOR,),
 }  # fmt: skip
+
+OF_NO_MODEL: Final = frozenset(
+    {Event.UNREGISTERED_MODEL, Event.DETECTOR_SILENT, Event.DELIVERY_DEGRADED, Event.MONITOR_DEGRADED}
+)
 
 routes = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show which sinks get which alerts, and why.")
 
@@ -76,8 +80,8 @@ def try_routes(
                 "family": alert.family.value, "severity": alert.severity.value}  # fmt: skip
         found.append({**what, "sinks": [{"sink": c.sink, "told": c.told, "why": c.why} for c in chosen]})
         if not as_json:
-            words = (what["event"], what["family"], what["severity"], f"on {shown(alert.model)}")
-            typer.echo(" ".join(map(str, words)))
+            on = "" if alert.model == UNREGISTERED else f" on {shown(alert.model)}"
+            typer.echo(f"{what['event']} {what['family']} {what['severity']}{on}")
             for c in chosen:
                 typer.echo(f"  {'yes' if c.told else 'no ':3}  {shown(c.sink)}: {shown(c.why, 200)}")
     if as_json:
@@ -93,14 +97,17 @@ def alerts(
     customer: str | None,
     sink: str | None,
 ) -> Iterator[Alert]:
-    """The alerts that a question is about: severity by policy, customer by the model, unless it says otherwise."""
+    """The alerts that a question is about: severity by policy, customer by the model, unless it says otherwise.
+
+    Those about Lanner itself and about unknown models belong to no model, so that no route by model gets them.
+    """
     from alerts.policy import policy
 
     rules = policy(config)
-    for name in [model] if model is not None else config.models:
+    for name in [*([model] if model is not None else config.models), UNREGISTERED]:
         for kind in [event] if event is not None else Event:
             for kin in FAMILIES[kind]:
-                if family is not None and kin is not family:
+                if (kind in OF_NO_MODEL) != (name == UNREGISTERED) or family not in (None, kin):
                     continue
                 subject = Subject("sink", sink) if sink is not None else Subject("model", name)
                 decision = Decision(

@@ -8,17 +8,17 @@ from typing import Final
 import structlog
 
 from alerts import deadman, pipeline
-from alerts.base import BeatingSink, Deed, Sink, TellableSink
+from alerts.base import BeatingSink, Deed, Sink, SinkRejected, TellableSink
 from alerts.quiet import HELD_BACK
 from monitor import telemetry
 from monitor.errors import LannerError
-from monitor.model import SECOND_US, Act, Action, Alert, Event, Said, Severity, Transition
+from monitor.model import SECOND_US, UNREGISTERED, Act, Action, Alert, Event, Said, Severity, Transition
 from monitor.service.compose import Service
 from monitor.store import alertlog, ledger, people
 from monitor.store.engine import read, write
+from monitor.store.ledger import ALIVE
 from monitor.store.outbox import SqlOutbox, enqueue
 from monitor.store.people import ActRow
-from monitor.store.registry import UNREGISTERED
 
 log = structlog.get_logger("lanner.attention")
 
@@ -74,6 +74,8 @@ def _told(sinks: Mapping[str, Sink], row: ActRow, alert: Alert) -> bool:
             continue
         try:
             sink.tell(alert, row.act.kind, text)
+        except SinkRejected as error:  # never: it must not stand in the way of what others have to be told
+            log.error("sink_refused_note", sink=sink.name, alert_id=alert.alert_id, reason=str(error))
         except LannerError as error:
             log.warning("sink_not_told", sink=sink.name, alert_id=alert.alert_id, reason=str(error))
             return False
@@ -88,7 +90,7 @@ def nobody_came(service: Service, now_us: int) -> int:
     with read(service.engine) as conn:
         standing = [a for a in alertlog.open_alerts(conn) if HELD_BACK not in a.evidence]
     acts = people.acts_of(service.engine, [a.alert_id for a in standing])
-    alone = [a for a in standing if people.acknowledged(a, acts.get(a.alert_id, ())) is None]
+    alone = [a for a in standing if people.acknowledged(a.severity, acts.get(a.alert_id, ())) is None]
     outbox = SqlOutbox(service.engine)
     made = escalate(service, alone, outbox.told([a.alert_id for a in alone]), now_us)
     before_us = now_us - round(rules.remind * SECOND_US)
@@ -99,20 +101,29 @@ def nobody_came(service: Service, now_us: int) -> int:
     return made
 
 
-def escalate(service: Service, alone: Sequence[Alert], told: set[tuple[str, str]], now_us: int) -> int:
-    """Put incidents that waited too long on their way to the sinks of the escalation, once each."""
+def escalate(service: Service, alone: Sequence[Alert], told: Mapping[tuple[str, str], int], now_us: int) -> int:
+    """Put incidents that waited too long on their way to the sinks of the escalation, once for each severity.
+
+    `told`: (alert, sink) -> rank of the worst severity that it was told.
+    """
     rules = service.config.alerting
     made = 0
     for alert in alone:
         after_s = rules.escalate.get(alert.severity.value)
-        to = [s for s in rules.escalate_to if (alert.alert_id, s) not in told]
-        if after_s is None or not to or now_us - alert.opened_us < after_s * SECOND_US:
+        to = [s for s in rules.escalate_to if told.get((alert.alert_id, s), -1) < alert.severity.rank]
+        if after_s is None or not to or now_us - _severe_since_us(service, alert) < after_s * SECOND_US:
             continue
         _also(service, alert, to, now_us)
         made += len(to)
         telemetry.count("escalations_total", severity=Severity(alert.severity).value)
         log.warning("escalated", alert_id=alert.alert_id, severity=alert.severity.value, sinks=",".join(to))
     return made
+
+
+def _severe_since_us(service: Service, alert: Alert) -> int:
+    """Since when people could know that it is this severe: what got worse just now gives them their time anew."""
+    line = alertlog.timeline(service.engine, alert.alert_id)
+    return next((e.recorded_us for e in line if e.body["severity"] == alert.severity.value), alert.opened_us)
 
 
 def _also(service: Service, alert: Alert, to: Sequence[str], now_us: int) -> None:
@@ -138,10 +149,9 @@ def beat(service: Service, sinks: Mapping[str, Sink], since_us: int, now_us: int
 
 
 def alive(service: Service, ticked_us: int, now_us: int) -> None:
-    """Ping the dead-man's switch, unless this process is stuck or alerts do not get out: the missing ping is the message."""
-    switch = service.config.deadman
-    if switch is None:
-        return
+    """Say that all is well, in the store for /metrics and to the dead-man's switch, unless this process is stuck or alerts
+    do not get out: what is not said is the message.
+    """
     with read(service.engine) as conn:
         standing = alertlog.open_alerts(conn, UNREGISTERED)
     broken = {a.event.value for a in standing if a.event in NOT_WELL or a.subject.kind == "sink"}
@@ -150,8 +160,11 @@ def alive(service: Service, ticked_us: int, now_us: int) -> None:
     if broken:
         log.warning("deadman_not_pinged", because=", ".join(sorted(broken)))
         return
+    ledger.beat(service.engine, ALIVE, now_us)
+    switch = service.config.deadman
+    if switch is None:
+        return
     try:
         deadman.ping(switch.url.get_secret_value())
-        telemetry.gauge("deadman_timestamp_seconds", now_us / SECOND_US)
     except LannerError as error:
         log.warning("deadman_failed", reason=str(error))

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Final
 
-from monitor.model import SECOND_US, Decision, Event, Family, Severity, Subject
+from monitor.model import SECOND_US, UNREGISTERED, Decision, Event, Family, Severity, Subject
 from monitor.service.compose import Service
 from monitor.service.told import demoted
 from monitor.store import alertlog, ledger
@@ -18,7 +18,6 @@ from monitor.store import references as store
 from monitor.store.engine import read
 from monitor.store.lookups import PartitionRow, all_partitions
 from monitor.store.outbox import SqlOutbox
-from monitor.store.registry import UNREGISTERED
 
 MINUTE_US: Final = 60 * SECOND_US
 LATE_PUBLISH_US: Final = MINUTE_US
@@ -28,6 +27,7 @@ REFUSED_US: Final = (
 )  # a refused alert is an incident for a day; it stays listed until it is sent again
 DEAD_COLLECTOR_US: Final = 5 * MINUTE_US
 LAG_US: Final = 15 * MINUTE_US
+SILENT_US: Final = 4 * MINUTE_US  # three times the minute that may pass between ticks, and a minute
 DISK_SHARE: Final = 0.05
 DISK_BYTES: Final = 1 << 30
 
@@ -38,6 +38,7 @@ def decisions(service: Service, now_us: int, clock: str) -> list[Decision]:
     if clock == "wall":
         found += publisher(service, now_us)
         found += sinks(service, now_us)
+        found += models(service, now_us)
         found += detectors(service, now_us)
         found += collectors(service, now_us)
         found += disk(service, now_us)
@@ -77,8 +78,24 @@ def sinks(service: Service, now_us: int) -> Iterator[Decision]:
         yield _state("sink", sink, now_us, dead)
 
 
+def models(service: Service, now_us: int) -> Iterator[Decision]:
+    """A model whose ticks do not complete: nothing of it is judged, and that is one incident, not one per detector."""
+    late = _silent_models(service, now_us)
+    for name in service.config.models:
+        reason = "its ticks do not complete, see the log of the scheduler" if name in late else None
+        yield _state("component", f"model {name}", late.get(name, now_us), reason, Event.DETECTOR_SILENT)
+
+
+def _silent_models(service: Service, now_us: int) -> dict[str, int]:
+    """Since when the ticks of these models are late."""
+    beats = ledger.beats(service.engine)
+    since = {n: beats[f"model:{n}"][0] + SILENT_US for n in service.config.models if f"model:{n}" in beats}
+    return {name: at_us for name, at_us in since.items() if at_us < now_us}
+
+
 def detectors(service: Service, now_us: int) -> Iterator[Decision]:
     """Detectors that have not completed within three schedules and a minute, and those on report only."""
+    late_models = _silent_models(service, now_us)
     with read(service.engine) as conn:
         failed = {f"{a.model}/{a.subject.id}" for a in alertlog.open_alerts(conn) if a.event is Event.DETECTOR_FAILED}
     lateness_us = round((service.config.schedule.lateness + service.config.schedule.idle) * SECOND_US)
@@ -89,7 +106,8 @@ def detectors(service: Service, now_us: int) -> Iterator[Decision]:
         schedule_us = round(float(detail.get("schedule_s", 60.0)) * SECOND_US)
         # A window is judged only after its lateness, which is part of the schedule and no silence.
         limit_us = 3 * schedule_us + MINUTE_US + (lateness_us if schedule_us > MINUTE_US else 0)
-        late = now_us - beat_us > limit_us and subject not in failed
+        explained = subject in failed or subject.rpartition("/")[0] in late_models
+        late = now_us - beat_us > limit_us and not explained
         reason = f"no completed run for more than {limit_us // MINUTE_US} min" if late else None
         yield _state("detector", subject, beat_us + limit_us if late else now_us, reason, Event.DETECTOR_SILENT)
     yield from _demotions(service, now_us)

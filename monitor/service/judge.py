@@ -388,7 +388,7 @@ class Judge:
 
     def _decide(self, work: Work, decisions: Iterable[Decision]) -> None:
         """Decisions become transitions of incidents, one by one in time order."""
-        made = (self.watched.based(d) for d in decisions)
+        made = (self.watched.based(d, work.version_by(d.time_us)) for d in decisions)
         ordered = sorted(made, key=lambda d: (d.time_us, d.subject.kind, d.subject.id, d.event))
         if not ordered or work.silent:
             return

@@ -11,12 +11,11 @@ import msgspec
 from alerts import lifecycle, quiet
 from alerts.base import Step
 from alerts.policy import policy
-from monitor.model import SECOND_US, Alert, Decision, Event, Family, Subject, Transition
+from monitor.model import SECOND_US, UNREGISTERED, Alert, Decision, Event, Family, Subject, Transition
 from monitor.service import health
 from monitor.service.compose import Service
 from monitor.service.told import told
 from monitor.store import leases, ledger
-from monitor.store.registry import UNREGISTERED
 
 QUIET_US: Final = 86_400 * SECOND_US  # an unregistered model that is not seen for so long is no problem any more
 

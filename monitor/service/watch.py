@@ -40,6 +40,7 @@ from monitor.store import registry
 from monitor.store.eventlog import ModelTable
 from monitor.store.queries import Engine
 
+MAX_VERSIONS: Final = 100  # of a model that are told apart; a producer that writes other things there marks no more
 CALENDAR: Final = ("timezone", "weekend", "holidays")  # parameters that detectors take from the model's calendar
 
 log = structlog.get_logger("lanner.watch")
@@ -85,7 +86,7 @@ class Watched:
     known: Known  # training rows and canaries, marked in every stretch of the log
     reference: Rows  # a sample of the frozen reference's rows, to explain drift with
     units: Mapping[str, str]  # of features, where the configuration tells them
-    versions: tuple[str, ...] = ()  # of the model, in its reference
+    versions: tuple[str, ...] = ()  # of the model, in its reference, the newest last
 
     @property
     def model_id(self) -> str:
@@ -103,14 +104,14 @@ class Watched:
     def monitor(self, name: str) -> Monitor:
         return next(m for m in self.monitors if m.name == name)
 
-    def based(self, d: Decision) -> Decision:
-        """A decision with what its detector was calibrated to and on: an alert can be checked long after."""
+    def based(self, d: Decision, model_version: str | None) -> Decision:
+        """A decision with what it was made of and about: versions, calibration, reference. It can be checked long after."""
         known = next((m.calibration for m in self.monitors if m.detector.name == d.detector), None)
-        if known is None:
-            return d
-        return replace(
-            d, evidence={**d.evidence, "calibration": known.hash[:16], "reference": self.reference_hash[:16]}
-        )
+        made: dict[str, Any] = {} if model_version is None else {"model_version": model_version}
+        if known is not None:
+            made |= {"detector_version": known.version, "calibration": known.hash[:16]}
+            made["reference"] = self.reference_hash[:16]
+        return replace(d, evidence={**d.evidence, **made})
 
     @property
     def columns(self) -> list[str]:
@@ -160,7 +161,7 @@ def watch(config: Config, engine: Engine, table: ModelTable, reference: Held, fo
         known=found,
         reference=reference_rows(reference.file, stored_name(config)),
         units={name: f.unit for name, f in model.features.items() if f.unit},
-        versions=tuple(v for v in pc.unique(rows["model_version"]).to_pylist() if v is not None)[:100],
+        versions=_versions(rows),
     )
 
 
@@ -174,6 +175,12 @@ def _known(config: Config, table: ModelTable, folder: Path) -> Known:
             own = folder / table.model_id
             made[kind] = known.index(config, events, file_hash(file), table.schema, own, kind)
     return Known(**made)
+
+
+def _versions(rows: pa.Table) -> tuple[str, ...]:
+    """Versions in the order in which they came."""
+    ordered = rows.select(["event_time", "model_version"]).sort_by("event_time")
+    return tuple(v for v in pc.unique(ordered["model_version"]).to_pylist() if v is not None)[-MAX_VERSIONS:]
 
 
 def pace_per_s(rows: pa.Table) -> float:

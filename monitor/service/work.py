@@ -16,11 +16,10 @@ from alerts.quiet import Told
 from detectors.base import Detection, Feedback, State
 from detectors.profile import Profile
 from monitor.model import Alert, Decision, Event, Family, Mark, Transition
-from monitor.service.watch import Monitor
+from monitor.service.watch import MAX_VERSIONS, Monitor
 from monitor.store import ledger
 from monitor.store.alertlog import column_text
 
-MAX_VERSIONS: Final = 100  # of a model that are told apart; a producer that writes other things there marks no more
 NEVER: Final = -(1 << 62)  # an event time before all others
 
 
@@ -77,6 +76,11 @@ class Work:
                 self.marks.append(made)
                 self.told = replace(self.told, marks=[*self.told.marks, made])
             self.versions[version] = at_us
+
+    def version_by(self, time_us: int) -> str | None:
+        """The newest version of the model that had answered by then; None where nothing tells versions."""
+        known = [v for v, at_us in self.versions.items() if at_us <= time_us]
+        return max(reversed(known), key=lambda v: self.versions[v], default=None)
 
     def told_to(self, m: Monitor) -> Feedback:
         """What the deciders tell this detector: whom to suspect are callers, or labelers where labels are judged."""

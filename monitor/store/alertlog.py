@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from monitor.model import Alert, Transition, alert_from_json, alert_to_json
+from monitor.model import Alert, Severity, Transition, alert_from_json, alert_to_json
 from monitor.store.engine import read
 from monitor.store.schema import alerts, transitions
 
@@ -85,10 +85,17 @@ def opened_between(engine: sa.Engine, from_us: int, to_us: int, limit: int = 20_
 
 
 def find(
-    engine: sa.Engine, *, model: str | None = None, event: str | None = None, open_only: bool = False, limit: int = 100
+    engine: sa.Engine,
+    *,
+    model: str | None = None,
+    event: str | None = None,
+    min_severity: Severity = Severity.WARNING,
+    open_only: bool = False,
+    limit: int = 100,
 ) -> list[Alert]:
-    """Alerts, the most recently changed first."""
-    query = sa.select(alerts.c.body)
+    """The `limit` most recently changed alerts of those that fit, newest change first."""
+    severe = [s.value for s in Severity if s.rank >= min_severity.rank]
+    query = sa.select(alerts.c.body).where(alerts.c.severity.in_(severe))
     if model is not None:
         query = query.where(alerts.c.model == column_text(model))
     if event is not None:

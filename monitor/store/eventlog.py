@@ -15,14 +15,14 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from monitor.intake import Claim, IngestBatch, IngestResult, PartitionKey
-from monitor.model import stable_id
+from monitor.model import UNREGISTERED, stable_id
 from monitor.store import ingest, labels, reading
 from monitor.store.columns import FeatureSchema, physical, view
 from monitor.store.engine import read
 from monitor.store.schema import segments
-from monitor.store.segments import UNREGISTERED, Files, ModelTable
+from monitor.store.segments import Files, ModelTable
 
-__all__ = ["UNREGISTERED", "EventLog", "ModelTable"]
+__all__ = ["EventLog", "ModelTable"]
 
 MAX_ROWS: Final = 50_000
 

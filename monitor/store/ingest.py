@@ -18,13 +18,13 @@ import sqlalchemy as sa
 
 from monitor.errors import FencedOut, StoreError
 from monitor.intake import Advance, Claim, IngestBatch, IngestResult, PartitionKey, Placed
-from monitor.model import HOUR_US, SECOND_US, FeedbackEvent, Half, InferenceEvent, Mark, stable_id
+from monitor.model import HOUR_US, SECOND_US, UNREGISTERED, FeedbackEvent, Half, InferenceEvent, Mark, stable_id
 from monitor.store.columns import EARLIEST_US, LATEST_US, json_text, storable
 from monitor.store.engine import insert, write
 from monitor.store.features import clean
 from monitor.store.people import put_mark
 from monitor.store.schema import dead_letters, feedback, halves, idempotency, partitions, unregistered
-from monitor.store.segments import UNREGISTERED, Files, ModelTable, Segment, record, write_segment
+from monitor.store.segments import Files, ModelTable, Segment, record, write_segment
 
 MAX_FILE_AGE_S: Final = 3600.0  # an older file may already be near the sweep's day: it is written again, not recorded
 IDEMPOTENCY_US: Final = 24 * HOUR_US

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -29,6 +29,8 @@ from monitor.store.schema import (
     states,
     unregistered,
 )
+
+ALIVE: Final = "alive"  # the sign of life of the whole service, among those of its parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +336,13 @@ def beat(engine: sa.Engine, name: str, now_us: int, detail: Mapping[str, Any] | 
         conn.execute(heartbeats.insert().values(name=name, beat_us=now_us, detail=dict(detail or {})))
 
 
+def expect(engine: sa.Engine, name: str, now_us: int) -> None:
+    """From now on this component's silence counts, though it has never completed a run."""
+    with write(engine) as conn:
+        row = {"name": name, "beat_us": now_us, "detail": {}}
+        conn.execute(alertlog.insert_of(conn)(heartbeats).values(row).on_conflict_do_nothing(index_elements=["name"]))
+
+
 def beat_all(
     engine: sa.Engine,
     done: Mapping[str, Mapping[str, Any]],
@@ -360,6 +369,12 @@ def beats(engine: sa.Engine) -> dict[str, tuple[int, Mapping[str, Any]]]:
     """Last completed run of every component: (time, detail)."""
     with read(engine) as conn:
         return {r.name: (int(r.beat_us), r.detail) for r in conn.execute(sa.select(heartbeats)).all()}
+
+
+def alive_us(engine: sa.Engine) -> int | None:
+    """When some scheduler last found that ticks complete and alerts get out; None before the first time."""
+    with read(engine) as conn:
+        return conn.scalar(sa.select(heartbeats.c.beat_us).where(heartbeats.c.name == ALIVE))
 
 
 def unregistered_names(engine: sa.Engine) -> dict[str, list[tuple[str, int, int, int]]]:

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from monitor.model import Severity
+from monitor.model import UNREGISTERED, Severity
+from monitor.store.alertlog import column_text
 from monitor.store.schema import (
     alerts,
     dead_letters,
@@ -56,10 +57,16 @@ class IncidentRow:
     techniques: Sequence[str]
     text: str
     evidence: Mapping[str, Any]
+    owner: str | None = None
+    runbook: str = ""
 
     @property
     def whole_model(self) -> bool:
         return self.subject_kind == "model" and self.subject_id == self.model
+
+    @property
+    def of_a_model(self) -> bool:
+        return self.model != UNREGISTERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +200,7 @@ def incidents(
     if open is not None:
         wanted.append(a.open.is_(sa.true() if open else sa.false()))
     if model:
-        wanted.append(a.model == model)
+        wanted.append(a.model == column_text(model))
     if event:
         wanted.append(a.event == event)
     if min_severity is not None and min_severity in [*Severity]:
@@ -262,19 +269,10 @@ def all_partitions(engine: sa.Engine) -> list[PartitionRow]:
     with engine.connect() as conn:
         rows = conn.execute(sa.select(partitions).order_by(p.source, p.topic, p.partition).limit(2_000)).all()
     return [
-        PartitionRow(
-            r.source,
-            r.topic,
-            r.partition,
-            r.owner,
-            r.epoch,
-            r.next_offset,
-            r.max_event_us,
-            r.caught_up_since_us,
-            r.updated_us,
-        )
+        PartitionRow(r.source, r.topic, r.partition, r.owner, r.epoch, r.next_offset, r.max_event_us,
+                     r.caught_up_since_us, r.updated_us)
         for r in rows
-    ]
+    ]  # fmt: skip
 
 
 def dead_letter_counts(engine: sa.Engine) -> list[DeadLetterCount]:
@@ -372,6 +370,7 @@ def _incident(r: sa.Row[Any]) -> IncidentRow:
         statistic=b.get("statistic"), threshold=b.get("threshold"), p_value=b.get("p_value"), log_e=b.get("log_e"),
         n=b.get("n"), window_us=(int(window[0]), int(window[1])) if window else None,
         techniques=tuple(b.get("techniques") or ()), text=str(b.get("text") or ""), evidence=b.get("evidence") or {},
+        owner=b.get("owner"), runbook=str(b.get("runbook") or ""),
     )  # fmt: skip
 
 

@@ -188,11 +188,12 @@ class SqlOutbox:
             told = (*sent, outbox.c.alert_id.in_(alert_ids), outbox.c.lease_owner.is_(None), alone)
             return conn.execute(outbox.update().where(*told).values(next_try_us=now_us)).rowcount
 
-    def told(self, alert_ids: Sequence[str]) -> set[tuple[str, str]]:
-        """(alert, sink) of what has been put on its way."""
-        query = sa.select(outbox.c.alert_id, outbox.c.sink).where(outbox.c.alert_id.in_(alert_ids)).distinct()
+    def told(self, alert_ids: Sequence[str]) -> Mapping[tuple[str, str], int]:
+        """(alert, sink) of what has been put on its way, with the rank of the worst severity that was told."""
+        o = outbox.c
+        query = sa.select(o.alert_id, o.sink, sa.func.max(o.severity_rank)).where(o.alert_id.in_(alert_ids))
         with read(self.engine) as conn:
-            return {(alert_id, sink) for alert_id, sink in conn.execute(query)}
+            return {(alert_id, sink): int(n) for alert_id, sink, n in conn.execute(query.group_by(o.alert_id, o.sink))}
 
     def refused(self, since_us: int) -> Mapping[str, int]:
         """Per sink, how many rows it has refused for good since then and nobody has sent again."""

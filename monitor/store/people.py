@@ -114,9 +114,9 @@ def tell(engine: sa.Engine, ids: Sequence[int], now_us: int) -> None:
             conn.execute(acts.update().where(acts.c.id.in_(ids)).values(told_us=now_us))
 
 
-def acknowledged(alert: Alert, done: Sequence[ActRow]) -> ActRow | None:
+def acknowledged(severity: Severity, done: Sequence[ActRow]) -> ActRow | None:
     """The acknowledgement (or verdict) that stands: the newest one, unless the incident has become more severe since."""
-    valid = [a for a in done if a.severity.rank >= alert.severity.rank]
+    valid = [a for a in done if a.severity.rank >= severity.rank]
     return valid[-1] if valid and valid[-1].act.kind != "unack" else None
 
 

@@ -14,11 +14,10 @@ from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 
-from monitor.model import Severity
+from monitor.model import UNREGISTERED, Severity
 from monitor.store.schema import alerts, calibrations, detections, ledger, marks, models, profiles
 
 Engine: TypeAlias = sa.Engine  # the page and the reports hand the engine through and need its name
-UNREGISTERED: Final = "_unregistered"
 SPARK_WINDOWS: Final = 48  # windows shown beside a model's name
 MAX_WINDOWS: Final = 2_000  # windows read for one chart
 LATE_US: Final = 900 * 1_000_000  # a watermark older than this beyond one window and its lateness is called late

@@ -7,13 +7,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from monitor.model import stable_id
+from monitor.model import UNREGISTERED, stable_id
 from monitor.store.engine import read, write
 from monitor.store.eventlog import ModelTable
 from monitor.store.features import FeatureSchema
 from monitor.store.schema import calibrations, models
-
-UNREGISTERED = "_unregistered"
 
 
 def register(engine: sa.Engine, environment: str, configured: Mapping[str, FeatureSchema]) -> dict[str, ModelTable]:

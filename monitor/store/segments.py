@@ -26,9 +26,6 @@ from monitor.model import SECOND_US
 from monitor.store.columns import FeatureSchema, to_table
 from monitor.store.schema import segments
 
-UNREGISTERED: Final = "_unregistered"  # the table of events whose model the configuration does not know
-
-
 IDENTITY: Final = (
     "_state_store"  # a file in the folder of the event log: the id of the state store that names its files
 )

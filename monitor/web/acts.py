@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from fastapi import APIRouter, Body, HTTPException, Query, Request
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from alerts.quiet import contributors
 from monitor.model import MAINTENANCE, SECOND_US, Act, Alert, Exemption, Mark, Said, parse_time_us, rfc3339, stable_id
@@ -45,7 +45,7 @@ class Exempted(Told):
     """An exception for what an incident is about. `at_most`: numbers up to which it holds, such as queries."""
 
     days: float = Field(default=30, gt=0, le=366)
-    at_most: dict[str, float] = {}
+    at_most: dict[str, FiniteFloat] = {}
 
 
 class Marked(BaseModel):
@@ -82,12 +82,7 @@ def router(site: Site) -> APIRouter:
     def exception(request: Request, alert_id: str, told: Exempted) -> dict[str, str]:
         """Let what it is about open no incident for a while."""
         allowed(site, request)
-        a, at = _alert(site, alert_id), site.now_us()
-        made = Exemption(
-            stable_id("exemption", a.alert_id, at), a.model, a.event, a.subject, contributors(a), told.at_most,
-            told.reason, told.by, at, at + round(told.days * DAY_US),
-        )  # fmt: skip
-        people.except_(site.engine, made, a.alert_id, at)
+        made = _except(site, alert_id, told)
         return {"exception_id": made.exemption_id, "expires": rfc3339(made.expires_us)}
 
     @routes.post("/marks", status_code=201)
@@ -131,8 +126,7 @@ def forms(site: Site) -> APIRouter:
     @routes.post("/incidents/{alert_id}/acts")
     async def act(request: Request, alert_id: str) -> RedirectResponse:
         allowed(site, request, form=True)
-        sent = parse_qs((await request.body())[:20_000].decode("utf-8", "replace"))
-        what, by, why = (sent.get(name, [""])[0].strip() for name in ("what", "by", "reason"))
+        what, by, why = await _sent(request, "what", "by", "reason")
         if not by or what not in {"ack", *Said}:
             raise HTTPException(422, "who: say who you are")
         said = None if what == "ack" else Said(what)
@@ -140,7 +134,27 @@ def forms(site: Site) -> APIRouter:
         _say(site, alert_id, kind, said, by[:100], why[:1000], "page", closes=said is not None)
         return RedirectResponse(f"/incidents/{alert_id}", 303)
 
+    @routes.post("/incidents/{alert_id}/exception")
+    async def exception(request: Request, alert_id: str) -> RedirectResponse:
+        allowed(site, request, form=True)
+        by, why, days, queries = await _sent(request, "by", "reason", "days", "queries")
+        try:
+            at_most = {"queries": float(queries)} if queries else {}
+            told = Exempted(by=by, reason=why, days=float(days), at_most=at_most)
+        except ValueError:
+            raise HTTPException(422, "an exception names who and at most 366 days") from None
+        if not why:
+            raise HTTPException(422, "an exception says why")
+        _except(site, alert_id, told)
+        return RedirectResponse(f"/incidents/{alert_id}", 303)
+
     return routes
+
+
+async def _sent(request: Request, *names: str) -> list[str]:
+    """Fields of a form, empty where they are not sent."""
+    sent = parse_qs((await request.body())[:20_000].decode("utf-8", "replace"))
+    return [sent.get(name, [""])[0].strip() for name in names]
 
 
 def allowed(site: Site, request: Request, *, form: bool = False) -> None:
@@ -162,6 +176,16 @@ def _say(
     with write(site.engine) as conn:
         people.say(conn, Act(a.alert_id, kind, by, why, source, at, said, closes), a, at)
     return {"alert_id": a.alert_id, "at": rfc3339(at)}
+
+
+def _except(site: Site, alert_id: str, told: Exempted) -> Exemption:
+    a, at = _alert(site, alert_id), site.now_us()
+    made = Exemption(
+        stable_id("exemption", a.alert_id, at), a.model, a.event, a.subject, contributors(a), told.at_most,
+        told.reason, told.by, at, at + round(told.days * DAY_US),
+    )  # fmt: skip
+    people.except_(site.engine, made, a.alert_id, at)
+    return made
 
 
 def _alert(site: Site, alert_id: str) -> Alert:

@@ -107,6 +107,8 @@ class Incident(Body):
     n: int | None
     window: list[str] | None
     techniques: list[str]
+    owner: str | None
+    runbook: str
     text: str
     evidence: dict[str, Any]
 
@@ -325,7 +327,9 @@ def _incident(i: lookups.IncidentRow) -> Incident:
     shared = {
         k: getattr(i, k) for k in ("alert_id", "model", "event", "family", "severity", "open", "quiet", "detector")
     }
-    numbers = {k: getattr(i, k) for k in ("statistic", "threshold", "p_value", "log_e", "n", "text")}
+    numbers = {
+        k: getattr(i, k) for k in ("statistic", "threshold", "p_value", "log_e", "n", "text", "owner", "runbook")
+    }
     return Incident(
         **shared, **numbers, subject={"kind": i.subject_kind, "id": i.subject_id}, opened=rfc3339(i.opened_us),
         updated=rfc3339(i.updated_us), cleared=_when(i.cleared_us), techniques=list(i.techniques), evidence=dict(i.evidence),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from importlib import metadata
 from typing import Final
 
@@ -21,6 +22,8 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from monitor import telemetry
 from monitor.config import Config
+from monitor.model import SECOND_US
+from monitor.store import ledger
 from monitor.store.engine import check_migrated
 from monitor.store.eventlog import EventLog
 from monitor.store.queries import Engine
@@ -148,6 +151,9 @@ def _operations(app: FastAPI, site: Site) -> None:
 
     @app.get("/metrics", include_in_schema=False)
     def metrics() -> Response:
+        with suppress(Exception):  # while the store is away the time stands still, and pages
+            if (alive_us := ledger.alive_us(site.engine)) is not None:
+                telemetry.gauge("deadman_timestamp_seconds", alive_us / SECOND_US)
         return Response(generate_latest(telemetry.REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from alerts.text import TITLES
 from collectors.base import REASONS
-from monitor.model import Said, rfc3339
+from monitor.model import Said, Severity, rfc3339
 from monitor.reports import charts, features, owner
 from monitor.reports.charts import Annotation, Chart, Span
 from monitor.reports.words import moment, number
@@ -134,6 +134,7 @@ def router(site: Site) -> APIRouter:
     def incident_list(request: Request, wanted: Annotated[Wanted, Query()]) -> HTMLResponse:
         rows, following = lookups.incidents(site.engine, **wanted.filters())
         models = site.models()
+        acts = people.acts_of(site.engine, [i.alert_id for i in rows])
         return render(
             site,
             request,
@@ -141,6 +142,7 @@ def router(site: Site) -> APIRouter:
             section="/incidents",
             now_us=site.clock_us(models),
             rows=rows,
+            people={i.alert_id: view.by_people(i, acts.get(i.alert_id, ())) for i in rows},
             next=following,
             state=wanted.state if wanted.state in STATES else "open",
             opened=sum(lookups.open_counts(site.engine).values()),
@@ -158,7 +160,7 @@ def router(site: Site) -> APIRouter:
         features = incident_features(found)
         chart = _incident_chart(site, found, model)
         sent = lookups.deliveries(site.engine, alert_id)
-        configured = site.config.models.get(found.model)
+        acts = people.acts_of(site.engine, [alert_id]).get(alert_id, [])
         return render(
             site,
             request,
@@ -177,8 +179,8 @@ def router(site: Site) -> APIRouter:
             history=lookups.history(site.engine, alert_id),
             deliveries=[d for i, d in enumerate(sent) if i == 0 or sent[i - 1].sink != d.sink],
             delivered_before=[d for i, d in enumerate(sent) if i and sent[i - 1].sink == d.sink],
-            runbook=configured.runbook if configured else None,
-            acts=people.acts_of(site.engine, [alert_id]).get(alert_id, []),
+            acts=acts,
+            taken=people.acknowledged(Severity(found.severity), acts) if found.open else None,
             reports=reports_about(site, found, model),
             may_act=site.may_act,
             verdicts=[s.value for s in Said],

@@ -16,10 +16,12 @@ import jinja2
 
 from alerts.techniques import table as technique_table
 from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES, group, reasons
-from monitor.model import HOUR_US, SECOND_US, Act, Event, Family, rfc3339
+from monitor.model import HOUR_US, SECOND_US, Act, Event, Family, Severity, rfc3339
 from monitor.reports.charts import Chart, histogram, share_bar, spark
 from monitor.reports.words import VERSION_WORDS, moment, number, seen
+from monitor.store import people
 from monitor.store.lookups import IncidentRow, TransitionRow
+from monitor.store.people import ActRow
 from monitor.store.queries import Status
 from monitor.web.assets import Assets
 
@@ -43,7 +45,7 @@ DELIVERY_WORDS: Final = {
     "dead": "refused for good",
 }
 KNOWN_EVIDENCE: Final = frozenset({
-    "features", "detectors", "principals",
+    "features", "detectors", "principals", "model_version", "detector_version",
     "bets", "causes", "changes", "compared", "concentrates", "explained_by", "pictures", "score", "versions",
 })  # shown in their own tables  # fmt: skip
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -124,6 +126,15 @@ def act_words(act: Act) -> str:
     if act.said is not None:
         return f"verdict {act.said.value}"
     return {"ack": "acknowledged", "shelve": "shelved", "unack": "taken back"}.get(act.kind, act.kind)
+
+
+def by_people(incident: IncidentRow, done: Sequence[ActRow]) -> str:
+    """What people say of an incident, short: the verdict, else who is on it; nothing when nobody has come."""
+    said = people.verdict(done)
+    if said is not None and said.act.said is not None:
+        return f"{said.act.said.value}, {seen(said.act.actor)}"
+    taken = people.acknowledged(Severity(incident.severity), done) if incident.open else None
+    return "" if taken is None else seen(taken.act.actor)
 
 
 def technique(code: str) -> str:

@@ -56,7 +56,7 @@ def note(name: str, **numbers: object) -> None:
 def test_a_short_storm_leaves_the_console_right(alerta: Server, url: str) -> None:
     """Six hundred transitions over twenty keys, a third of all requests failing, senders killed every few seconds."""
     with proxies.running(alerta.port) as proxy:
-        storm = Storm(url, alerta, proxy, keys=20, transitions=600, seconds=24, seed=1,
+        storm = Storm(url, alerta, proxy, keys=20, transitions=600, seconds=24, seed=1, least_kills=3,
                       settings=Delivery(reassert_s=5.0, lease_s=6.0))  # fmt: skip
         try:
             storm.feed()

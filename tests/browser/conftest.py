@@ -16,7 +16,6 @@ import sqlalchemy as sa
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, Request, sync_playwright
 
-from monitor.config import Config
 from monitor.store.engine import migrate, open_state
 from monitor.store.eventlog import EventLog
 from monitor.web import create_app
@@ -33,14 +32,12 @@ class Served:
 
 
 @contextmanager
-def serving(engine: sa.Engine, log: EventLog | None = None) -> Iterator[Served]:
+def serving(engine: sa.Engine, log: EventLog | None = None, *, hostile: bool = False) -> Iterator[Served]:
     """The page over a store and its event log, on a free port."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    config = Config.model_validate(
-        {"models": {m.name: {"owner": "cards-ml"} for m in scenes.MODELS}, "server": {"bind": f"127.0.0.1:{port}"}}
-    )
+    config = scenes.configured(hostile=hostile, server={"bind": f"127.0.0.1:{port}"})
     app = create_app(config, engine, log=log, now_us=lambda: scenes.NOW_US)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -71,10 +68,10 @@ def page_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def hostile_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The scene with markup wherever a log could put text."""
+    """The scene with markup wherever a log or the configuration could put text."""
     folder = tmp_path_factory.mktemp("hostile")
     engine = _store(folder, windows=40, hostile=True)
-    with serving(engine, evidence.seed(engine, folder, hostile=True)) as served:
+    with serving(engine, evidence.seed(engine, folder, hostile=True), hostile=True) as served:
         yield served
 
 

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 
 from monitor.errors import FencedOut, StoreError
 from monitor.intake import Advance, DeadLetter, Placed
-from monitor.model import FeedbackEvent, Half, Mark
+from monitor.model import UNREGISTERED, FeedbackEvent, Half, Mark
 from monitor.store import deadletters, ingest, people
 from monitor.store.engine import read, write
-from monitor.store.eventlog import UNREGISTERED, EventLog
+from monitor.store.eventlog import EventLog
 from monitor.store.schema import (
     audit,
     dead_letters,

@@ -277,6 +277,17 @@ def test_a_webhook_that_is_not_trusted_or_not_there(https: Any) -> None:
         Webhook("siem", f"http://127.0.0.1:{free_port()}/", SECRET, ("127.0.0.1",)).send(opened(), timeout_s=5)
 
 
+def test_a_name_that_leads_elsewhere_gets_nothing(https: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When DNS sends an allowed name to another server, its certificate is of another name: not a byte of the finding."""
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: real("127.0.0.1", *a, **k))
+    https.seen.clear()
+    url = https.url.replace("localhost", "siem.example.org")
+    with pytest.raises(SinkUnavailable):
+        Webhook("siem", url, SECRET, ("siem.example.org",), verify=https.ca).send(opened(), timeout_s=5)
+    assert https.seen == []
+
+
 @pytest.mark.parametrize(
     "url",
     ["http://siem.example.org/in", "https://evil.example/in", "https://user:pw@siem.example.org/", "file:///etc/passwd",

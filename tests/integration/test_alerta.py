@@ -7,14 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from alerts import lifecycle, pipeline
 from alerts.alerta import Alerta, resource
@@ -22,7 +20,9 @@ from alerts.base import SinkRejected, SinkState, SinkSuppressed, SinkUnavailable
 from alerts.memory import MemoryOutbox
 from alerts.pipeline import Delivery
 from alerts.policy import Policy
-from monitor.model import Alert, Event, OutboxState, Severity, Subject, Transition, stable_id
+from monitor.cli import doctor
+from monitor.config import Config
+from monitor.model import Alert, Event, OutboxState, Severity, Subject, Transition
 from monitor.store.engine import migrate, open_state, write
 from monitor.store.outbox import SqlOutbox, enqueue, rows
 from tests.alerting import at, cleared, opened, traffic, updated
@@ -32,14 +32,9 @@ from tests.servers import proxy as proxies
 from tests.servers.alerta import Alerta as Server
 from tests.servers.postgres import Postgres
 from tests.servers.proxy import Proxy
+from tests.soc import Api
 
 QUICK = Delivery(timeout_s=1.0, first_retry_s=0.05, longest_retry_s=0.2, reassert_s=0.5, refresh_s=30.0, stop_after=50)
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """A subject of the test's own, as the server is shared."""
-    return "t-" + stable_id(request.node.nodeid)[:12]
 
 
 @pytest.fixture
@@ -57,41 +52,6 @@ def proxy(alerta: Server) -> Iterator[Proxy]:
 def through(alerta: Server, proxy: Proxy) -> Alerta:
     """The sink with the proxy between."""
     return Alerta("soc", proxy.url, alerta.key, timeout_s=1.0)
-
-
-class Api:
-    """What an operator does, with plain requests."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.session = requests.Session()
-        self.session.trust_env = False
-        self.session.headers["Authorization"] = f"Key {server.key}"
-
-    def call(self, verb: str, path: str, **body: Any) -> Any:
-        return self.session.request(verb, self.server.url + path, json=body or None, timeout=10).json()
-
-    def find(self, t: Transition) -> list[Any]:
-        query = urllib.parse.urlencode({"resource": resource(t.alert), "event": t.alert.event.value})
-        found: list[Any] = self.call("GET", f"/alerts?{query}&show-history=true&show-raw-data=true")["alerts"]
-        return found
-
-    def one(self, t: Transition) -> Any:
-        (row,) = self.find(t)
-        return row
-
-    def has_shown(self, t: Transition, severity: str) -> bool:
-        return any(h["severity"] == severity for row in self.find(t) for h in row["history"])
-
-    def act(self, t: Transition, action: str) -> None:
-        self.call("PUT", f"/alert/{self.one(t)['id']}/action", action=action, text="operator")
-
-
-@pytest.fixture
-def api(alerta: Server) -> Iterator[Api]:
-    made = Api(alerta)
-    yield made
-    made.session.close()
 
 
 @pytest.fixture
@@ -418,8 +378,26 @@ def test_a_server_with_unsafe_defaults_is_refused(
         assert (
             Alerta("soc", server.url, server.key, allow_insecure=True).send(opened(name), timeout_s=5).status == "open"
         )
+        assert diagnosed(server.url, server.key)[0] == "fail"
+        assert "AUTH_REQUIRED" in diagnosed(server.url, server.key)[1]
+        assert diagnosed(server.url, server.key, allow_insecure=True)[0] == "warn"
     finally:
         server.stop()
+
+
+def diagnosed(url: str, key: str, **more: Any) -> tuple[str, str]:
+    """What `lanner doctor -c` says of an Alerta, at last."""
+    sinks = {"soc": {"type": "alerta", "url": url, "key": key, **more}}
+    config = Config.model_validate({"models": {"m": {}}, "sinks": sinks})
+    return [(f.state, f.says) for f in doctor.service(config) if f.what == "sinks.soc"][-1]
+
+
+def test_doctor_asks_whether_alerta_takes_the_key(alerta: Server) -> None:
+    """Before the first alert does: a good key, a wrong one whose echo is not shown."""
+    assert diagnosed(alerta.url, alerta.key) == ("ok", "a safe Alerta that takes the key")
+    wrong = "canary-0123456789-abcdefghijklmnop"
+    state, says = diagnosed(alerta.url, wrong)
+    assert (state, "401" in says, wrong in says) == ("fail", True, False)
 
 
 def test_a_scoped_key_does_it_all_and_no_more(

@@ -18,8 +18,8 @@ from alerts.quiet import Told
 from alerts.text import shown
 from monitor.model import Act, Event, Mark, Said, Subject
 from tests.alerting import at, attack
-from tests.integration.test_alerta import Api
 from tests.servers.alerta import Alerta as Server
+from tests.soc import Api
 
 CORPUS = {
     "script": "<script>alert(document.cookie)</script>",
@@ -43,13 +43,6 @@ CORPUS = {
     "line": "x\r\nSet-Cookie: a=b\r\n\r\n<html>",
 }  # fmt: skip
 ACTIVE = set("<>\"'&`={}$\\\r\x00\x1b\x07") | {"\u202e", "\u2066", "\u2028", "\u2029", "\u200b", "\x9b"}
-
-
-@pytest.fixture
-def api(alerta: Server) -> Iterator[Api]:
-    made = Api(alerta)
-    yield made
-    made.session.close()
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -77,7 +70,7 @@ def test_only_escaped_sentences_leave(alerta: Server, api: Api, hostile: str) ->
             "examples": [{"messages": [{"role": "user", "content": hostile}], "features": {hostile: hostile}}],
         },
     )  # fmt: skip
-    policy = Policy(models={hostile: Named(owner=hostile, runbook=hostile)})
+    policy = Policy(models={hostile: Named(owner=hostile, runbook=hostile, customer=hostile)}, page=hostile)
     told = Told(marks=[Mark(None, hostile, at(5), None, hostile, hostile)])
     step = lifecycle.step([decision], (), {}, policy, told)
     (first,) = step.transitions

@@ -16,6 +16,7 @@ from alerts.alerta import Alerta
 from alerts.base import SinkRejected
 from alerts.memory import MemorySink
 from alerts.registry import sinks as configured
+from monitor.errors import StoreError
 from monitor.intake import Advance, IngestBatch, Placed
 from monitor.model import SECOND_US, Event, InferenceEvent, OutboxState, Severity, Transition, stable_id
 from monitor.scheduler import Jobs, clockwork
@@ -25,24 +26,10 @@ from monitor.service.system import system_tick
 from monitor.store import alertlog, ledger
 from monitor.store.outbox import SqlOutbox, rows
 from tests.contract.test_sinks import receiving
-from tests.integration.test_alerta import Api
 from tests.integration.test_kafka import until
-from tests.integration.test_people import service_of, stored
 from tests.servers import proxy as proxies
 from tests.servers.alerta import Alerta as Server
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """A subject of the test's own, as the server is shared."""
-    return "t-" + stable_id(request.node.nodeid)[:12]
-
-
-@pytest.fixture
-def api(alerta: Server) -> Iterator[Api]:
-    made = Api(alerta)
-    yield made
-    made.session.close()
+from tests.soc import Api, service_of, stored
 
 
 def test_the_second_sink_hears_that_the_first_is_behind(tmp_path: Path, alerta: Server, api: Api, name: str) -> None:
@@ -183,6 +170,35 @@ def test_a_dead_detector_is_seen_in_alerta(lone: Service, alerta: Server, api: A
     assert shown(241 + 86_400) == ["critical"]
     (row,) = [r for r in api.call("GET", "/alerts?event=DetectorSilent")["alerts"] if detector in r["resource"]]
     assert "more severe because it lasts" in row["text"]
+
+
+def test_a_model_whose_ticks_fail_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are judged, and after four minutes there is one incident about it, which its next tick ends."""
+    service = service_of(tmp_path, models={"a": {}, "b": {}}, sinks={}, routes=[])
+    clock = [time.time_ns() // 1000]
+    jobs = Jobs(service, {})
+    monkeypatch.setattr(jobs, "now_us", lambda: clock[0])
+    first = service.model("a", clock[0])
+
+    def broken(*_: object, **__: object) -> bool:
+        raise StoreError("a page of its table cannot be read")
+
+    with monkeypatch.context() as broke:
+        broke.setattr(first, "tick", broken)
+        seen: list[list[str]] = []
+        for minutes in (0, 3, 5):
+            clock[0] += minutes * 60 * SECOND_US
+            jobs.tick()
+            seen.append([f"{a.event.value} {a.subject.id}" for a in alertlog.find(service.engine) if a.open])
+    assert seen == [[], [], ["DetectorSilent model a"]]
+    beats = ledger.beats(service.engine)
+    assert beats["model:b"][0] > beats["model:a"][0]
+    clock[0] += SECOND_US
+    jobs.tick()
+    clock[0] += SECOND_US
+    jobs.tick()
+    assert [a.open for a in alertlog.find(service.engine)] == [False]
+    service.close()
 
 
 class Hung:

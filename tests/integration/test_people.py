@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from alerts.alerta import Alerta
-from alerts.base import SinkUnavailable
+from alerts.base import SinkRejected, SinkUnavailable
 from alerts.memory import MemorySink
-from monitor.config import load
 from monitor.model import (
     HOUR_US,
     SECOND_US,
+    UNREGISTERED,
     Act,
     Action,
     Event,
@@ -29,35 +28,19 @@ from monitor.model import (
     Severity,
     Subject,
     Transition,
-    alert_id,
-    stable_id,
 )
 from monitor.scheduler import Jobs
 from monitor.service import attention
-from monitor.service.compose import Service, open_service
+from monitor.service.compose import Service
 from monitor.service.system import system_tick
 from monitor.store import alertlog, ledger, people
 from monitor.store import outbox as outboxes
 from monitor.store.engine import migrate, open_state, read, write
-from monitor.store.registry import UNREGISTERED
 from monitor.store.schema import unregistered
-from tests.alerting import alert
-from tests.integration.test_alerta import Api
+from monitor.web import create_app
+from tests.alerting import alert, updated
 from tests.servers.alerta import Alerta as Server
-
-
-def now_us() -> int:
-    """Wall time."""
-    return time.time_ns() // 1000
-
-
-def service_of(folder: Path, **config: Any) -> Service:
-    """A service of the model `m` on SQLite, without a scheduler."""
-    file = folder / "lanner.yaml"
-    sinks = {"soc": {"type": "memory"}, "pager": {"type": "memory"}}
-    routes = [{"sinks": ["soc"]}]
-    file.write_text(json.dumps({"models": {"m": {}}, "sinks": sinks, "routes": routes, **config}))
-    return open_service(load(file), "test")
+from tests.soc import Api, now_us, service_of, stored
 
 
 @pytest.fixture
@@ -65,31 +48,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
     made = service_of(tmp_path)
     yield made
     made.close()
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """A subject of the test's own, as the server is shared."""
-    return "t-" + stable_id(request.node.nodeid)[:12]
-
-
-@pytest.fixture
-def api(alerta: Server) -> Iterator[Api]:
-    made = Api(alerta)
-    yield made
-    made.session.close()
-
-
-def stored(service: Service, who: str = "p1", **fields: Any) -> Transition:
-    """An open incident, as a tick would have committed it a moment ago."""
-    at = fields.pop("opened_us", now_us())
-    made = replace(alert(who, opened_us=at, updated_us=at), **fields)
-    made = replace(made, alert_id=alert_id(made.key, at))
-    t = Transition(Action.OPEN, at, made)
-    with write(service.engine) as conn:
-        alertlog.write(conn, [made], [t], at)
-        outboxes.enqueue(conn, [t], service.sinks_for, at)
-    return t
 
 
 def current(service: Service, t: Transition) -> Any:
@@ -145,20 +103,41 @@ def test_ack_and_shelve_in_alerta_are_acknowledgements(service: Service, alerta:
     def acknowledged() -> Any:
         jobs.attend()
         acts = people.acts_of(service.engine, [first.alert.alert_id]).get(first.alert.alert_id, [])
-        return people.acknowledged(first.alert, acts)
+        return people.acknowledged(first.alert.severity, acts)
 
     assert acknowledged() is None
     api.act(first, "ack")
     found = acknowledged()
     assert (found.act.kind, found.act.actor) == ("ack", "admin@example.org")
-    worse = replace(first.alert, severity=Severity.CRITICAL)
-    assert people.acknowledged(worse, [found]) is None
+    assert people.acknowledged(Severity.CRITICAL, [found]) is None
     api.act(first, "unack")
     assert acknowledged() is None
     api.act(first, "shelve")
     assert acknowledged().act.kind == "shelve"
     tick(service)
     assert current(service, first).open
+
+
+@pytest.mark.parametrize("action", ["ack", "shelve"])
+def test_an_acknowledgement_ends_with_its_time_in_alerta(
+    service: Service, alerta: Server, api: Api, name: str, action: str
+) -> None:
+    """Once Alerta's housekeeping has opened the row again, nobody is on it here either: escalation and reminders go on."""
+    jobs = Jobs(service, {"soc": Alerta("soc", alerta.url, alerta.key)})
+    first = stored(service, name)
+    jobs.deliver()
+    api.call("PUT", f"/alert/{api.one(first)['id']}/action", action=action, text="later", timeout=1)
+    jobs.attend()
+    end = time.monotonic() + 20
+    while api.one(first)["status"] != "open":
+        assert time.monotonic() < end
+        time.sleep(0.2)
+        api.call("GET", "/management/housekeeping")
+    for _ in range(2):
+        jobs.attend()
+    done = people.acts_of(service.engine, [first.alert.alert_id])[first.alert.alert_id]
+    assert [(a.act.kind, a.act.actor) for a in done] == [(action, "admin@example.org"), ("unack", "Alerta")]
+    assert people.acknowledged(first.alert.severity, done) is None
 
 
 def test_a_verdict_becomes_a_note_and_an_ack_an_ack(service: Service, alerta: Server, api: Api, name: str) -> None:
@@ -206,6 +185,24 @@ def test_a_note_waits_for_a_sink_that_is_away(service: Service) -> None:
     assert heard == ["verdict Lanner: verdict true by ann: because"]
 
 
+def test_a_refused_note_is_not_tried_for_ever(service: Service) -> None:
+    """What a sink will never take is told to the other sinks and is done with."""
+    heard: list[str] = []
+
+    class Refusing(MemorySink):
+        def tell(self, alert: Any, kind: str, text: str) -> None:
+            raise SinkRejected("403")
+
+    class Hearing(MemorySink):
+        def tell(self, alert: Any, kind: str, text: str) -> None:
+            heard.append(kind)
+
+    say(service, stored(service), Said.TRUE)
+    assert attention.tell(service, {"soc": Refusing("soc"), "pager": Hearing("pager")}, now_us()) == 1
+    assert attention.tell(service, {"soc": Refusing("soc"), "pager": Hearing("pager")}, now_us()) == 0
+    assert heard == ["verdict"]
+
+
 def test_a_verdict_without_a_tick_waits(service: Service) -> None:
     """Only ticks write incidents: until the next one the verdict is recorded and nothing has changed."""
     first = stored(service)
@@ -249,22 +246,32 @@ def test_an_unknown_model_stays_closed_until_there_is_another(service: Service) 
 
 
 def test_nobody_came(tmp_path: Path) -> None:
-    """After its time an incident is told to the sinks of the escalation, once; acknowledged ones are not."""
-    service = service_of(tmp_path, alerting={"escalate": {"major": "10m"}, "escalate_to": ["pager"]})
+    """After its time an incident is told to the sinks of the escalation, once for each severity; acknowledged ones are not."""
+    service = service_of(tmp_path, alerting={"escalate": {"critical": "3m", "major": "10m"}, "escalate_to": ["pager"]})
     soc, pager = MemorySink("soc"), MemorySink("pager")
     jobs = Jobs(service, {"soc": soc, "pager": pager})
     late = stored(service, "late", opened_us=now_us() - 700 * SECOND_US)
     stored(service, "early", opened_us=now_us() - 500 * SECOND_US)
     taken = stored(service, "taken", opened_us=now_us() - 700 * SECOND_US)
+    mild = stored(service, "worse just now", severity=Severity.MINOR, opened_us=now_us() - 700 * SECOND_US).alert
+    worse = updated(Transition(Action.OPEN, mild.opened_us, mild), severity=Severity.MAJOR)
+    with write(service.engine) as conn:
+        alertlog.write(conn, [worse.alert], [worse], now_us() - 100 * SECOND_US)
     say(service, taken, kind="ack")
     for _ in range(3):
         jobs.attend()
         jobs.deliver()
     assert [t.alert.subject.id for t in pager.sent] == ["late"]
-    say(service, late, Said.TRUE)
+    worse = updated(late, severity=Severity.CRITICAL)
+    with write(service.engine) as conn:
+        alertlog.write(conn, [worse.alert], [worse], now_us() - 200 * SECOND_US)
+    for _ in range(2):
+        jobs.attend()
+        jobs.deliver()
+    say(service, worse, Said.TRUE)
     tick(service)
     jobs.deliver()
-    assert [t.action for t in pager.sent] == [Action.OPEN, Action.CLEAR]
+    assert [t.action for t in pager.sent] == [Action.OPEN, Action.UPDATE, Action.CLEAR]
     service.close()
 
 
@@ -371,6 +378,23 @@ def test_the_dead_mans_switch_is_asked_only_while_all_is_well(tmp_path: Path) ->
     server.shutdown()
     server.server_close()
     service.close()
+
+
+def test_prometheus_is_told_when_all_was_well_last(service: Service) -> None:
+    """No switch configured: /metrics of the page shows the scheduler's last sign of life, and it stands still in trouble."""
+    page = TestClient(create_app(service.config, service.engine), base_url="http://127.0.0.1")
+
+    def told() -> list[float]:
+        lines = page.get("/metrics").text.splitlines()
+        return [float(line.split()[1]) for line in lines if line.startswith("lanner_deadman_timestamp_seconds ")]
+
+    at = now_us()
+    Jobs(service, {}).alive()
+    (first,) = told()
+    assert first >= at // SECOND_US
+    stored(service, model=UNREGISTERED, event=Event.DELIVERY_DEGRADED, subject=Subject("sink", "soc"))
+    attention.alive(service, now_us(), now_us() + 600 * SECOND_US)
+    assert told() == [first]
 
 
 def test_two_processes_never_lose_an_act(tmp_path: Path, state_url: str) -> None:

@@ -126,6 +126,7 @@ def test_marks_and_maintenance(config: Path) -> None:
         (alerts, ("except", "aaa", "--reason", "x", "--for", "5y")),
         (alerts, ("except", "aaa", "--reason", "x", "--for", "800d")),
         (alerts, ("except", "aaa", "--reason", "x", "--max", "queries")),
+        (alerts, ("except", "aaa", "--reason", "x", "--max", "queries=inf")),
         (alerts, ("revoke", "zzz")),
         (mark, ("add", "x", "--model", "nobody")),
         (mark, ("add", "x", "--kind", "maintenance")),

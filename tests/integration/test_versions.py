@@ -6,10 +6,11 @@ from pathlib import Path
 
 from starlette.testclient import TestClient
 
+from detectors.drift.marginals import VERSION
 from monitor.model import HOUR_US
 from monitor.service import renewal
 from monitor.service.compose import open_service
-from monitor.store import comparisons, people
+from monitor.store import alertlog, comparisons, people
 from monitor.store.engine import read
 from monitor.web import create_app
 from tests.smalllogs import MODEL, START_US, feed, jsonl, made, service
@@ -41,6 +42,8 @@ def test_a_new_version_is_marked_and_compared(tmp_path: Path) -> None:
     (pair,) = comparisons.listed(found.engine, key)
     assert (pair["old"], pair["new"], pair["verdict"], pair["final"]) == ("1", NEW, "changed", False)
     assert pair["rows"] == [60 * 20, 30 * 20 - 1]
+    (drift,) = alertlog.find(found.engine)  # of the traffic's shift, not of the comparison
+    assert (drift.evidence["model_version"], drift.evidence["detector_version"]) == (NEW, VERSION)
     by = {f["name"]: f for f in pair["features"]}
     assert by["score:yes"]["answer"]
     assert by["x"]["after"] - by["x"]["before"] > 0.8

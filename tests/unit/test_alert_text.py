@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,9 +17,10 @@ from alerts.policy import SEVERITY, Named, Policy, policy
 from alerts.syslog import cef
 from alerts.techniques import table, techniques
 from alerts.text import duration, number, shown
+from detectors.decide.naming import look_alike
 from monitor.config import Config
-from monitor.model import Event, Family, Subject
-from tests.alerting import alert, attack, opened
+from monitor.model import UNREGISTERED, Event, Family, Subject
+from tests.alerting import alert, attack, missing, opened
 from tests.servers import ROOT
 
 HOSTILE = [
@@ -70,7 +72,8 @@ def test_nothing_hostile_leaves_for_the_console(word: str) -> None:
         "features": [{"name": word, "share": 0.5}], "principals": [word], "queries": 5, "detail": word, "explained_by": group,
         "changes": [{"name": word, "measure": f"share of {word}", "before": 1.0, "after": 2.0, "unit": word}],
         "causes": [{"name": word, "cause": "new values", "value": word, "share": 0.4}],
-        "versions": [{"version": word, "first_seen": word}],
+        "versions": [{"version": word, "first_seen": word}], "technique": word, "look_alike": {"profile": word, "why_not": word},
+        "model_version": word, "detector_version": word, "confidence": word,
     }  # fmt: skip
     decision = attack(1, word, model=word, detector=word, evidence=evidence)
     step = lifecycle.step([decision], (), {}, Policy(models={word: Named(owner=word)}))
@@ -83,6 +86,7 @@ def test_the_text_answers_why_what_not_do_and_where() -> None:
     """Six lines, each with its question, the owner and the runbook among them."""
     evidence = {
         "principals": ["c-7f3a"], "queries": 41230, "detectors": [{"name": "queries", "log_e": 9.0}, {"name": "shape", "log_e": 2.0}],
+        "flagged": 38000, "technique": "made_up_rows", "confidence": 0.987, "look_alike": look_alike(Family.EXTRACTION),
     }  # fmt: skip
     decision = attack(1, "c-7f3a", family=Family.EXTRACTION, evidence=evidence)
     policy = Policy(models={"m": Named(owner="cards-ml", tier=1)})
@@ -90,9 +94,22 @@ def test_the_text_answers_why_what_not_do_and_where() -> None:
     assert [line.split()[0] for line in text] == ["[CRITICAL]", "WHY", "WHAT", "NOT", "DO", "LINK"]
     assert "Model extraction suspected: principal c-7f3a on m (tier 1, owner: cards-ml)" in text[0]
     assert "also shape" in text[1]
-    assert "41,230 queries" in text[2]
+    assert "41,230 queries, 38,000 of them flagged; looks like made up rows 99%; first seen" in text[2]
+    assert "closest honest use explainer, but its made-up rows are not spread around rows that it sent" in text[3]
+    assert max(map(len, text)) <= 240
     assert "docs/runbooks/AttackSuspected.md" in text[4]
     assert "AML.T0024.002" in text[5]
+
+
+def test_alerts_about_lanner_itself_name_no_model() -> None:
+    """A sink, a disk or a detector has no tier and no owner, and is of the service lanner."""
+    decision = replace(
+        missing(700), model=UNREGISTERED, event=Event.DELIVERY_DEGRADED, family=Family.MONITOR,
+        subject=Subject("sink", "soc"),
+    )  # fmt: skip
+    (t,) = lifecycle.step([decision], (), {}, Policy()).transitions
+    assert t.alert.text.splitlines()[0] == "[MAJOR] Alert delivery degraded: sink soc"
+    assert (payload(t)["service"], payload(t)["resource"]) == (["lanner"], "model:_unregistered/sink:soc")
 
 
 def test_links_lead_to_the_page_and_the_runbook() -> None:
@@ -162,6 +179,7 @@ def test_a_payload_carries_no_state_in_its_tags_and_no_id() -> None:
     assert not {"id", "createTime"} & set(sent)
     assert sent["timeout"] == 0
     assert not any("." in key or "$" in key for key in sent["attributes"])
+    assert len(sent["attributes"]) <= 30
     assert payload(opened(event=Event.FEATURE_DRIFT, subject="m"))["timeout"] >= 3600
     assert Subject("principal", "p1") == opened("p1").alert.subject
 

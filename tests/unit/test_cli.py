@@ -122,6 +122,19 @@ def test_doctor_sees_servers_that_do_not_answer(tmp_path: Path) -> None:
     assert done.returncode == 4
 
 
+def test_doctor_sees_alerts_that_nobody_would_get(tmp_path: Path) -> None:
+    """Routes made for attacks alone leave drift and Lanner's own silence without a sink, which is a warning."""
+    file = tmp_path / "lanner.yaml"
+    routes = "[{sinks: [out], families: [anomaly, extraction, evasion, membership, inversion]}]"
+    file.write_text(f"models: {{m: {{}}}}\nsinks: {{out: {{type: console}}}}\nroutes: {routes}\n")
+    (found,) = [f for f in json.loads(lanner("doctor", "-c", file, "--json").stdout) if f["what"] == "routes"]
+    assert found["state"] == "warn"
+    assert "DetectorSilent" in found["says"]
+    assert "AttackSuspected" not in found["says"]
+    file.write_text("models: {m: {}}\nsinks: {out: {type: console}}\n")
+    assert "every kind of alert has a sink" in lanner("doctor", "-c", file).stdout
+
+
 def test_doctor_sees_secrets_that_others_can_read(tmp_path: Path) -> None:
     """A secret file with open permissions is a warning."""
     (tmp_path / "key").write_text("k")

@@ -130,7 +130,7 @@ def test_new_evidence_of_an_attack_is_always_news() -> None:
     line.tick(attack(20))
     assert line.made[-1].action is Action.OPEN
     assert line.made[-1].alert.evidence["before"] == {"incidents": 1, "undetermined": 1}
-    assert "before: 1 incidents (1 undetermined)" in line.made[-1].alert.text
+    assert "before: 1 incident (1 undetermined)" in line.made[-1].alert.text
 
 
 def test_an_exception_is_narrow_and_expires() -> None:

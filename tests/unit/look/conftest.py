@@ -9,7 +9,6 @@ import pytest
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
-from monitor.config import Config
 from monitor.store.engine import migrate, open_state
 from monitor.web import create_app
 from tests import scenes
@@ -33,7 +32,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Engine]:
 
 @pytest.fixture(scope="session")
 def hostile_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Engine]:
-    """The scene with markup wherever a log could put text."""
+    """The scene with markup wherever a log or the configuration could put text."""
     engine = store(tmp_path_factory.mktemp("hostile"), windows=40, hostile=True)
     yield engine
     engine.dispose()
@@ -43,8 +42,8 @@ def hostile_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Engin
 def browse() -> Callable[..., TestClient]:
     """A client of the page over a store, at the scene's time."""
 
-    def make(engine: sa.Engine, **settings: object) -> TestClient:
-        config = Config.model_validate({"models": {m.name: {"owner": "cards-ml"} for m in scenes.MODELS}, **settings})
+    def make(engine: sa.Engine, *, hostile: bool = False, **settings: object) -> TestClient:
+        config = scenes.configured(hostile=hostile, **settings)
         return TestClient(create_app(config, engine, now_us=lambda: scenes.NOW_US), base_url="http://127.0.0.1")
 
     return make

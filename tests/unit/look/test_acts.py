@@ -15,6 +15,7 @@ from monitor.model import Alert
 from monitor.store import alertlog, people
 from monitor.store.engine import migrate, open_state, write
 from monitor.web import create_app
+from monitor.web.acts import DAY_US
 from tests.alerting import at, opened
 
 PAGE = {"origin": "http://127.0.0.1", "sec-fetch-site": "same-origin"}
@@ -58,6 +59,8 @@ def test_the_page_takes_a_verdict_and_shows_it(engine: sa.Engine) -> None:
     assert "Nobody has acknowledged it" in client.get(address).text
     answer = client.post(f"{address}/acts", data={"what": "ack", "by": "ann"}, headers=PAGE)
     assert (answer.status_code, answer.headers["location"]) == (303, address)
+    assert "ann is on it" in client.get(address).text
+    assert '<td data-label="People"><span>ann</span></td>' in client.get("/incidents").text
     sent = {"what": "benign-true", "by": "<b>ann</b>", "reason": "<script>x</script>"}
     assert client.post(f"{address}/acts", data=sent, headers=PAGE).status_code == 303
     assert acts(engine) == [("ack", None, "ann", "page"), ("verdict", "benign-true", "<b>ann</b>", "page")]
@@ -125,6 +128,22 @@ def test_exceptions_and_marks_by_api(engine: sa.Engine) -> None:
         assert client.post("/api/v1/marks", json={"by": "ci", "text": "x", **bad}).status_code == 422
     (mark,) = client.get("/api/v1/marks").json()["items"]
     assert (mark["text"], mark["by"], mark["model"]) == ("version 4", "ci", "m")
+
+
+def test_an_exception_by_form(engine: sa.Engine) -> None:
+    """As narrow as by command: the detectors of the incident, up to so many queries, for so many days, with a reason."""
+    client, address = browse(engine), f"/incidents/{incident(engine).alert_id}"
+    assert 'name="queries" type="number" min="1" value="1000"' in client.get(address).text
+    sent = {"by": "ann", "reason": "monthly batch", "days": "7", "queries": "5000"}
+    for bad in ({"days": "400"}, {"days": "x"}, {"queries": "inf"}, {"by": ""}, {"reason": ""}):
+        assert client.post(f"{address}/exception", data={**sent, **bad}, headers=PAGE).status_code == 422
+    assert client.post(f"{address}/exception", data=sent, headers={"origin": "http://evil.example"}).status_code == 403
+    assert people.all_exemptions(engine) == []
+    assert client.post(f"{address}/exception", data=sent, headers=PAGE).status_code == 303
+    (held,) = people.all_exemptions(engine)
+    e = held.exemption
+    assert (e.detectors, e.bounds, e.actor, e.reason) == (("queries",), {"queries": 5000.0}, "ann", "monthly batch")
+    assert e.expires_us - e.created_us == 7 * DAY_US
 
 
 def test_quality_by_api(engine: sa.Engine) -> None:

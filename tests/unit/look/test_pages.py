@@ -85,14 +85,30 @@ def test_the_model_page_names_the_drifting_features(scene: sa.Engine, browse: Br
     assert "version 3.2 of the feature pipeline" in body
 
 
+def test_an_incident_says_whose_it_is_and_what_it_rests_on(scene: sa.Engine, browse: Browse) -> None:
+    """Owner, versions and runbook stand on the incident, and who is on it; the list says the same."""
+    client = browse(scene)
+    (drift,) = [i for i in lookups.incidents(scene)[0] if i.event == "FeatureDrift"]
+    body = client.get(f"/incidents/{drift.alert_id}").text
+    for words in (
+        "<dd>cards-ml</dd>",
+        "<dd>marginals v4</dd>",
+        "<dd>3.2</dd>",
+        "Runbook: RB-12",
+        "nobody is on it yet",
+    ):
+        assert words in body
+    assert client.get(f"/api/v1/incidents/{drift.alert_id}").json()["incident"]["runbook"] == "RB-12"
+
+
 def test_markup_from_logs_is_text_everywhere(hostile_scene: sa.Engine, browse: Browse) -> None:
-    """No page lets a name from a log become markup."""
-    client = browse(hostile_scene)
+    """No page lets a name from a log or from the configuration become markup, or shows a control character."""
+    client = browse(hostile_scene, hostile=True)
     for address in addresses(hostile_scene):
         body = client.get(address).text
         assert "<img src=x" not in body, address
         assert "<script>alert" not in body, address
-        assert "\u202e" not in body, address
+        assert not set("\u202e\x1b\x07\r") & set(body), address
 
 
 def test_state_that_makes_no_sense_is_default(scene: sa.Engine, browse: Browse) -> None:

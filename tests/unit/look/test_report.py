@@ -12,12 +12,14 @@ from monitor.store import queries
 from tests import scenes
 
 
-def made(engine: sa.Engine, model: str = "card-fraud") -> owner.Report:
+def made(
+    engine: sa.Engine, model: str = "card-fraud", *, owned: str = "cards-ml", environment: str = "Production"
+) -> owner.Report:
     """A report over everything the scene holds."""
     row = queries.one_model(engine, model, scenes.NOW_US, clock="wall", grace_us=0)
     assert row is not None
     return owner.report(
-        engine, row, 0, scenes.END_US, environment="Production", owner="cards-ml", made_us=scenes.NOW_US, version="1"
+        engine, row, 0, scenes.END_US, environment=environment, owner=owned, made_us=scenes.NOW_US, version="1"
     )
 
 
@@ -52,11 +54,11 @@ def test_a_model_without_incidents_is_said_to_be_as_usual(scene: sa.Engine) -> N
 
 
 def test_names_from_logs_are_text_in_the_report(hostile_scene: sa.Engine) -> None:
-    """Hostile feature names, categories and principals do not become markup."""
-    html = made(hostile_scene).html
+    """Hostile feature names, categories, principals, owners and environments do not become markup or controls."""
+    html = made(hostile_scene, owned=scenes.HOSTILE, environment=scenes.HOSTILE).html
     assert "<img" not in html
     assert "<script" not in html
-    assert "\u202e" not in html
+    assert not set("\u202e\x1b\x07\r") & set(html)
 
 
 def test_what_evidently_gets_is_harmless_and_bounded() -> None:
