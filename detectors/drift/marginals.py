@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import stats
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, few_rows
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, few_rows, own_state
 from detectors.conformal import MIN_HISTORY, History, Live
 from detectors.dependence import between, relate
 from detectors.directions import Compared, Layout, lay_out
@@ -133,7 +133,7 @@ class Marginals:
         """One detection of the model and one of each segment: the largest change of shape as statistic, distances and
         evidence per feature, streams to bet on.
         """
-        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
+        own = own_state(state, cal, VERSION)
         reference = _reference(cal)
         detections: list[Detection] = []
         arrays: dict[str, NDArray[Any]] = {}
