@@ -212,6 +212,7 @@ class Marginals:
         ]
         if learning:
             evidence["reason"] = f"learning: {evidence['history']} of {MIN_HISTORY} windows"
+        staked = max(float(streams.weight.sum()), 1e-300)
         p_values = [
             row["p_value"] for f, row in per_feature.items() if row["p_value"] is not None and f not in judged.muted
         ]
@@ -222,7 +223,7 @@ class Marginals:
             verdict=Verdict.INSUFFICIENT if learning else Verdict.OK,
             n=n,
             p_value=None if learning else min(1.0, min(p_values, default=1.0) * max(1, len(p_values))),
-            log_e=None if learning else stats.log_sum_exp(streams.log_e, streams.weight),
+            log_e=None if learning else stats.log_sum_exp(streams.log_e, streams.weight / staked),
             evidence=evidence,
             streams=None if learning else streams,
         )
