@@ -7,9 +7,9 @@ lanes of their own (drift, traffic); the detectors of all lanes split the budget
 split it by the weights of their bets, so that whichever reaches the level first costs the same budget. What the model's
 own incident names is not told again by its segments.
 
-While an incident is open, a second e-detector per named feature tests "the shift is still at least half of its size at
-the alarm": bet exp(-h z + h h / 2) with h half of that size, level 100, at least three windows on the way to it. A feature that came
-back leaves by update; when none is left the incident clears and the lane starts afresh.
+While an incident is open, a second e-detector per named feature tests "the shift is still at least three fifths of its size
+at the alarm": bet exp(-h z + h h / 2) with h three fifths of that size, level 100, at least three windows on the way to it.
+A feature that came back leaves by update; when none is left the incident clears and the lane starts afresh.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ from monitor.model import SECOND_US, Alert, Decision, Event, Family, Subject, fi
 VERSION: Final = 2
 MIN_BLAME: Final = 0.05  # features with this share of the evidence are named
 RETURN_LEVEL: Final = 100.0
+RETURN_PART: Final = 0.6  # of the shift at the alarm; more ends incidents sooner, but also under shifts that go on
 RETURN_WINDOWS: Final = 3
-MIN_SHIFT: Final = (
-    0.6  # half of it is the smallest shift, in sd between windows, that the return test can tell from none
-)
+MIN_SHIFT: Final = 0.6  # in sd between windows: a smaller one the return test could hardly tell from none
 SUSPECT_SHARE: Final = 0.1  # from this part of the level on nothing is learnt from the windows
 LANES: Final[Mapping[Event, str]] = {  # event of a detection -> its lane
     Event.FEATURE_DRIFT: "drift",
@@ -234,7 +233,7 @@ def _crossed(lane: _Lane, d: Detection, log_level: float) -> tuple[Event | None,
         shift = max(MIN_SHIFT, lane.z_sum[lead] / max(1, lane.z_n[lead]))
         features.append(
             {
-                "name": feature, "share": float(share), "bet": d.streams.names[lead], "h": float(shift / 2), "log_m": -math.inf,
+                "name": feature, "share": float(share), "bet": d.streams.names[lead], "h": float(RETURN_PART * shift), "log_m": -math.inf,
                 "windows": 0, "onset_us": int(lane.onset_us[lead]), "log_e": float(stats.log_sum_exp(parts[own])),
             }
         )  # fmt: skip

@@ -110,13 +110,17 @@ class Marginals:
         """What is kept of the reference for one thing that is judged: numbers about it, and arrays."""
         enough = [(w, p) for w, p in windows if judged.plain(p).effective >= self.min_rows][-self.keep :]
         used = [(w, judged.counts(p, total)) for w, p in enough]
+        least = [judged.least(p, total, c) for (_, p), (_, c) in zip(enough, used, strict=True)]
         whole = judged.plain(total)
         typical = int(np.median([p.effective for _, p in used])) if len(used) >= MIN_HISTORY else TYPICAL_ROWS
         steady = np.zeros(len(whole.cross))
         assert total.bins is not None
         varied = between(relate(total.bins, whole.counts, whole.cross, steady), [p for _, p in used])
         layout = _layout(total.bins.to_bytes(), whole.counts, whole.cross, varied, typical)
-        values = [layout.values(p, whole.effective, inside=True, min_rows=self.min_rows) for _, p in used]
+        values = [
+            layout.values(p, whole.effective, inside=True, min_rows=self.min_rows, least=x)
+            for (_, p), x in zip(used, least, strict=True)
+        ]
         arrays: dict[str, NDArray[Any]] = {
             "counts": whole.counts,
             "cross": whole.cross,
@@ -161,7 +165,8 @@ class Marginals:
             n = window.n if plain is None else plain.n
             return memory, [self._detection(window, judged, evidence=evidence, n=n)]
         profile, layout = judged.counts(raw, reference), memory.layout
-        values = layout.values(profile, layout.rows, inside=False, min_rows=self.min_rows)
+        least = judged.least(raw, reference, profile)
+        values = layout.values(profile, layout.rows, inside=False, min_rows=self.min_rows, least=least)
         if plain.squares:
             evidence["sampled"] = {"events": plain.n, "as_sure_as": round(plain.effective)}
         newest = History.of(values, 1 / profile.effective, window.end_us)

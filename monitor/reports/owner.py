@@ -92,21 +92,14 @@ def report(
         versions=versions, version_words=VERSION_WORDS, segments=parts,
     )  # fmt: skip
     summary = {
-        "model": model.name,
-        "headline": verdict(incidents, judged),
-        "events": sum(w.n for w in rows),
-        "windows": dict(judged),
-        "incidents": [
-            {"alert_id": i.alert_id, "event": i.event, "severity": i.severity, "open": i.open} for i in incidents
-        ],
-        "features": {name: dict(d) for name, d in distances},
-        "versions": versions,
+        "model": model.name, "headline": verdict(incidents, judged), "events": sum(w.n for w in rows),
+        "windows": dict(judged), "features": {name: dict(d) for name, d in distances}, "versions": versions,
+        "incidents": [{k: getattr(i, k) for k in ("alert_id", "event", "severity", "open")} for i in incidents],
         "segments": [
-            {"name": s.name, "state": s.words, "events": s.rows, "feature": s.feature, "evidence": s.evidence}
-            for s in parts
+            {"name": s.name, "state": s.words, "events": s.rows, "feature": s.feature, "evidence": s.evidence} for s in parts
         ],
         "diagnosis": [d.to_json() for d in ailments],
-    }
+    }  # fmt: skip
     return Report(html, policy, summary)
 
 
