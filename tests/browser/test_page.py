@@ -100,6 +100,9 @@ def test_the_page_says_everything_without_javascript(page_served: Served, look: 
     expect(segments).to_have_count(4)
     expect(segments.filter(has_text="country:QA")).to_contain_text("as usual")
     expect(segments.filter(has_text="country:QA")).to_contain_text("40")
+    box = segments.nth(1).locator("svg").bounding_box()
+    assert box is not None
+    assert box["height"] < 30  # a sign beside the word, not a picture
     assert watch.all == []
 
 
