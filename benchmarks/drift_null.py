@@ -321,7 +321,7 @@ PARTS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "delay_block_100": lambda: delays(_flights(), "block", 100, NUMBERS + MIXES + BROKEN_UP, RUNS, 1005),
     "delay_iid_100": lambda: delays(_flights(), "iid", 100, STEADY, RUNS, 1006),
     "endless/iid": lambda: endless(_flights(), "iid", [("distance", 0.25)], 2, 1007),
-    "endless/block": lambda: endless(_flights(), "block", [("distance", 0.25)], 2, 1008),
+    "endless/block": lambda: endless(_flights(), "block", [("distance", 0.25), ("temp", 1.35)], 2, 1008),
     "ended/iid": lambda: ended(_flights(), "iid", ("distance", "temp", "dep_delay"), 9, 1009),
     "ended/block": lambda: ended(_flights(), "block", ("distance", "temp", "dep_delay"), 9, 1010),
     "smallest/block": lambda: smallest(_flights(), "block", ("distance", "seats", "dep_delay", "temp", "humid"), 9, 1011),

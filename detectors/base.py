@@ -180,6 +180,15 @@ class State:
         return cls(head["detector"], head["version"], head["calibration_hash"], head["meta"], arrays)
 
 
+def own_state(state: State | None, cal: Calibration, version: int) -> State | None:
+    """The state, if it belongs to this calibration and this version of the detector.
+
+    >>> own_state(State("volume", 1, "of another"), Calibration("volume", 1, "ab", {}), 1) is None
+    True
+    """
+    return state if state is not None and (state.calibration_hash, state.version) == (cal.hash, version) else None
+
+
 @functools.lru_cache(maxsize=256)
 def _digest(names: tuple[str, ...], blame: tuple[str, ...]) -> str:
     return hashlib.sha256(msgspec.json.encode([names, blame])).hexdigest()[:16]

@@ -83,8 +83,11 @@ class Layout:
     def directions(self) -> int:
         return int(self.linear.shape[1])
 
-    def values(self, profile: Profile, rows: float, *, inside: bool, min_rows: int) -> Floats:
-        """The numbers of one window (D + F + G,). `inside`: its rows are among the reference's `rows` (leave them out)."""
+    def values(self, profile: Profile, rows: float, *, inside: bool, min_rows: int, least: float = 1.0) -> Floats:
+        """The numbers of one window (D + F + G,). `inside`: its rows are among the reference's `rows` (leave them out).
+
+        `least`: what dependence counts; see detectors.strata.least_worth.
+        """
         c = profile.counts.astype(np.float64)
         below = c @ self.below
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -93,7 +96,7 @@ class Layout:
         chi: Floats = np.bincount(self.feature, weights=gap, minlength=len(self.bins.features)).astype(np.float64)
         rest = max(1, rows - profile.effective) if inside else rows
         chi = chi * ((rows / rest) ** 2 if inside else 1.0) / (1 + profile.effective / rest)  # on the scale of 1 / n
-        return np.concatenate([x, chi, self.relations.values(profile, rows, inside=inside)])
+        return np.concatenate([x, chi, least * self.relations.values(profile, rows, inside=inside)])
 
     def score(
         self, past: History, window: History, length_us: int, rng: np.random.Generator, calendar: Calendar = Calendar()

@@ -14,8 +14,6 @@ from detectors.base import Arrays, Window
 from detectors.stats import Floats
 from monitor.model import HOUR_US, SECOND_US
 
-LABELLED_PART: Final = 0.6  # of the lane of PerformanceDecay is for the whole model
-FAIRNESS_PART: Final = 0.4  # and the rest for differences between groups
 LONGEST_US: Final = 90 * 24 * HOUR_US  # labels that come later are not waited for
 WATCHED: Final = 512  # windows whose labels are followed over LONGEST_US, at most
 NEWEST: Final = 48  # of them speak for each step of age

@@ -203,6 +203,21 @@ def _cells(rows: pa.Table, axes: Sequence[Axis]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(int(x) for x in np.unravel_index(int(found[i]), sizes)) for i in order if n[i] >= MIN_PART_ROWS)
 
 
+def least_worth(rows: NDArray[Any], usual: NDArray[Any]) -> float:
+    """What a window's rows are worth for something that hangs on one cell alone, the worst one; of 1 at the reference's mix.
+
+    How rows are weighted to the reference's mix costs all statistics the same on average (`at_mix`), but relations of
+    numbers often hang on a few cells, and where these have become rare their errors are larger than that average says.
+
+    >>> least_worth(np.array([90.0, 10.0]), np.array([500.0, 500.0]))
+    0.45
+    """
+    share = usual / max(float(usual.sum()), 1.0)
+    there = (rows > 0) & (share > 0)
+    worth = (rows[there] + PRIOR_ROWS) ** 2 / (rows[there] * share[there] * max(float(rows.sum()), 1.0))
+    return min(1.0, float(np.min(worth, initial=1.0)))
+
+
 def at_mix(parts: NDArray[Any], rows: NDArray[Any], reference: NDArray[Any], usual: NDArray[Any]) -> tuple[Any, float]:
     """Sums of one window as they would be at the reference's mix of cells, and how many rows they are worth.
 

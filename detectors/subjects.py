@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detectors.base import Streams
 from detectors.profile import Bins, Profile
-from detectors.strata import at_mix
+from detectors.strata import at_mix, least_worth
 
 SEGMENTS_SHARE: Final = 0.3  # of a model's drift budget that its segments have together, equally
 
@@ -50,6 +50,13 @@ class Judged:
         return replace(
             own, n=worth, counts=counts * (worth / n), cross=cross * (worth / n) if len(cross) else usual.cross
         )
+
+    def least(self, profile: Profile, reference: Profile, counted: Profile) -> float:
+        """What dependence counts in a window whose mix of cells is not the reference's, of 1; `counted`: its `counts`."""
+        if self.name or self.row is None or profile.parts.shape[1] == 1 or not profile.n:
+            return 1.0
+        rows = _rows(profile, self.row)
+        return min(1.0, least_worth(rows, _rows(reference, self.row)) * float(rows.sum()) / counted.n)
 
     def share(self, streams: Streams) -> Streams:
         """Bets with this thing's part of the budget; none on what is muted, which the other features share."""

@@ -66,6 +66,7 @@ class Watched:
     categorical: Mapping[str, tuple[str, ...]]
     per_hour: int
     drifting: tuple[str, ...] = ()
+    segments: tuple[str, ...] = ()  # countries
 
 
 MODELS = (
@@ -78,6 +79,7 @@ MODELS = (
         {"country": ("QA", "AE", "SA", "GB", "IN"), "channel": ("pos", "web", "app"), "mcc": ("5411", "5812", "4111", "6011")},
         420,
         ("amount", "merchant_age_days", "country"),
+        ("QA", "AE", "SA"),
     ),
     Watched(
         "credit-limit",
@@ -127,9 +129,9 @@ def spoiled(w: Watched, bad: str) -> Watched:
     """A model with markup for a feature and for a category."""
     numeric = {(bad if k in ("amount", "income", "balance") else k): v for k, v in w.numeric.items()}
     categorical = {k: (bad, *v[1:]) for k, v in w.categorical.items()}
-    return replace(
-        w, numeric=numeric, categorical=categorical, drifting=tuple(bad if d == "amount" else d for d in w.drifting)
-    )
+    drifting = tuple(bad if d == "amount" else d for d in w.drifting)
+    segments = (bad, *w.segments[1:]) if w.segments else ()
+    return replace(w, numeric=numeric, categorical=categorical, drifting=drifting, segments=segments)
 
 
 def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator, windows: int) -> None:
@@ -156,7 +158,9 @@ def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator, windows: int
             continue
         p = bins.count(rows(w, n, rng, shift))
         counted.append(shared | {"reference_hash": digest, "n": n, "body": p.to_bytes()})
-        found.append(_detection(w, key, shared, n, _features(w, compare(bins, reference, p), shift, rng)))
+        told = _features(w, compare(bins, reference, p), shift, rng)
+        found.append(_detection(w, key, shared, n, told))
+        found += [_of_segment(found[-1], f"country:{c}", n // (3 + k)) for k, c in enumerate(w.segments)]
     with write(engine) as conn:
         conn.execute(
             models.insert().values(
@@ -210,6 +214,22 @@ def _detection(
         "log_e": float(np.log(np.mean(np.exp([f["log_e"] for f in features])))), "n": n, "verdict": "ok",
         "evidence": {"history": 400, "features": features, "mix": [{"value": "channel:web", "reference": 0.5, "share": 0.375}]},
         "calibration_hash": None,
+    }  # fmt: skip
+
+
+def _of_segment(whole: Mapping[str, Any], name: str, n: int) -> dict[str, Any]:
+    """The same window of a segment; the smallest has too few rows to be judged."""
+    few = n < 40
+    told = [f | {"smallest": 40.0 if f["wasserstein"] is not None else 0.045} for f in whole["evidence"]["features"]]
+    evidence = (
+        {"history": 400, "reason": "fewer than 40 rows in the window"}
+        if few
+        else {"history": 400, "features": told[:8]}
+    )
+    return {
+        **whole, "detection_id": stable_id("detection", whole["detection_id"], name), "subject_kind": "segment",
+        "subject_id": name, "n": n, "verdict": "insufficient" if few else "ok", "log_e": None if few else whole["log_e"],
+        "evidence": evidence,
     }  # fmt: skip
 
 

@@ -59,6 +59,7 @@ class _Map:
     returned: str | None
     latency: Place | None
     latency_ms: float
+    fraction: Place | None
     status: Place | None
     statuses: Mapping[str, str]
     feedback: Mapping[str, Place] | None
@@ -87,6 +88,7 @@ def _compile(m: FieldMap, zone: ZoneInfo | None) -> _Map:
         returned=m.returned,
         latency=None if latency is None else _place(latency),
         latency_ms=_unit(lasted.get("unit", "ms")) / 1000,
+        fraction=None if m.sampling_fraction is None else _place(m.sampling_fraction),
         status=None if status is None else _place(status),
         statuses={str(k): str(v) for k, v in meant.get("map", {}).items()},
         feedback=_feedback_places(m) if m.feedback is not None else None,
@@ -230,6 +232,8 @@ def _events(m: _Map, rows: Sequence[dict[str, Scalar]], body: Any, record: Recor
         raise DecodeError("missing_field", "the message names no model")
     common: dict[str, Any] = {name: text(place(body, record)) for name, place in m.names.items()}
     common["latency_ms"] = _number(m.latency(body, record), m.latency_ms) if m.latency is not None else None
+    if m.fraction is not None:
+        common["sampling_fraction"] = _fraction(m.fraction(body, record))
     if m.status is not None:
         common |= _status(m.status(body, record), m.statuses)
     when, n = m.time(body, record), len(rows)
@@ -269,6 +273,16 @@ def _row_scores(value: Any, index: int, n: int) -> Any:
 def _number(value: Any, factor: float) -> float | None:
     number = leaf(_plain(value))
     return number * factor if isinstance(number, float) else None
+
+
+def _fraction(value: Any) -> float:
+    """The part of the traffic that was logged; a message without one stands for itself."""
+    if value is None:
+        return 1.0
+    fraction = _number(value, 1.0)
+    if fraction is None or not 0 < fraction <= 1:
+        raise DecodeError("bad_shape", f"sampling_fraction is {value!r:.40}; it must be above 0 and at most 1")
+    return fraction
 
 
 def _status(value: Any, statuses: Mapping[str, str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from detectors.base import Calibration, Feedback, Measured, State, Window
+from detectors.base import Calibration, Feedback, Measured, State, Window, own_state
 from detectors.habits import NEVER, Bets, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
 from monitor.model import Family
 
@@ -92,7 +92,7 @@ class Abuse:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """Evidence at the events that begin an hour of a principal or pass a limit; no detections."""
-        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
+        own = own_state(state, cal, VERSION)
         n = len(AMOUNTS)
         habits = Habits.load(
             own, SIGNALS, (*[1] * n, DAY), Settled(self.min_hours, self.min_days),

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from detectors.access.newcomers import Newcomers
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Window
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
 from detectors.habits import NEVER, Bets, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
 from monitor.model import Family, network
 
@@ -75,7 +75,7 @@ class Access:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """Evidence at the events that begin an hour of a principal or bring something new; detections only of floods."""
-        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
+        own = own_state(state, cal, VERSION)
         habits = Habits.load(
             own, KINDS, (1,) * len(KINDS), Settled(self.min_hours, self.min_days),
             {

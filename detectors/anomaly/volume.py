@@ -8,14 +8,15 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from detectors import conformal, stats
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window
-from detectors.conformal import LAMBDAS, MIN_HISTORY, History, Live
+from detectors import stats
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window
+from detectors.conformal import History
+from detectors.past import KEEP, Past, wagers
 from detectors.season import Calendar
 from monitor.model import Event, Family, Subject, Verdict
 
 VERSION: Final = 1
-NAMES: Final = tuple(f"events/{sign}/{lam}" for lam in LAMBDAS for sign in "+-")
+BETS: Final = ("events/+", "events/-")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Volume:
     Assumptions: windows are exchangeable up to season and AR(1) when nothing changed. Seasons show as variance until
     the history is long enough (detectors.season): a week for hours, two for kinds of day, eight for hours of the week.
 
-    False alarms: a tenth of the model's budget (so one in 300 days by default) when windows are exchangeable; see
+    False alarms: 4 % of the model's budget (one in 750 days by default) when windows are exchangeable; see
     docs/detectors.md for the measured rate. Below 50 windows of history it learns and cannot alarm.
 
     Parameters: kappa: tolerated shift of z in standard deviations; keep: windows remembered; timezone, weekend,
@@ -49,7 +50,7 @@ class Volume:
     reads: ClassVar[str] = "windows"
 
     kappa: float = 0.4
-    keep: int = 1344
+    keep: int = KEEP
     timezone: str = "UTC"
     weekend: str = "sat,sun"
     holidays: str = ""
@@ -62,42 +63,27 @@ class Volume:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """One detection: |z| against the same hours before. Windows under suspicion are not learnt."""
-        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
-        live = Live(History.load(own.arrays), int(own.meta["pending"])) if own is not None else Live(History.none(1))
-        last = History.load(own.arrays, "last_") if own is not None else History.none(1)
-        past = live.settled
+        past = Past.load(state, cal, VERSION, 1)
         newest = History.of(np.array([np.log1p(window.n)]), 0.0, window.end_us)
-        evidence: dict[str, Any] = {"events": window.n, "history": len(past)}
-        if state is not None and own is None:
-            evidence["rebuilt"] = True
+        evidence: dict[str, Any] = {"events": window.n, **past.told()}
         known: dict[str, Any] = {"statistic": None, "verdict": Verdict.INSUFFICIENT}
-        if len(past) >= MIN_HISTORY:
-            length_us = window.end_us - window.start_us
-            scored = conformal.score(
-                past,
-                last.plus(newest),
-                length_us,
-                stats.seeded(window.model, self.name, cal.hash, window.end_us),
-                Calendar.parse(self.timezone, self.weekend, self.holidays),
-            )
-            z = np.array([scored.z[0], -scored.z[0]])
-            streams = Streams(
-                NAMES, ("volume",) * len(NAMES), np.full(len(NAMES), 1 / len(NAMES)),
-                conformal.bets(z, self.kappa).ravel(), np.tile(z, len(LAMBDAS)),
-            )  # fmt: skip
-            typical = float(np.expm1(np.median(past.values)))
-            evidence["typical"] = round(typical, 1)
-            p = float(min(scored.p[0], 1 - scored.p[0]) * 2)
-            known = {
-                "statistic": float(abs(np.log1p(window.n) - np.median(past.values))), "verdict": Verdict.OK,
-                "p_value": p, "log_e": stats.log_sum_exp(streams.log_e, streams.weight), "streams": streams,
-            }  # fmt: skip
+        if past.learning:
+            evidence["reason"] = past.learning
         else:
-            evidence["reason"] = f"learning: {len(past)} of {MIN_HISTORY} windows"
+            calendar = Calendar.parse(self.timezone, self.weekend, self.holidays)
+            scored = past.score(newest, window, cal, calendar, means=False)
+            z = np.array([scored.z[0], -scored.z[0]])
+            streams = wagers(BETS, ("volume",) * len(BETS), np.full(len(BETS), 1 / len(BETS)), z, self.kappa)
+            usual = float(np.median(past.live.settled.values))
+            evidence["typical"] = round(float(np.expm1(usual)), 1)
+            known = {
+                "statistic": float(abs(np.log1p(window.n) - usual)), "verdict": Verdict.OK, "streams": streams,
+                "p_value": float(min(scored.p[0], 1 - scored.p[0]) * 2),
+                "log_e": stats.log_sum_exp(streams.log_e, streams.weight),
+            }  # fmt: skip
         detection = Detection(
             detector=self.name, family=self.family, event=Event.TRAFFIC_ANOMALY, subject=Subject("model", window.model),
             window_us=(window.start_us, window.end_us), n=window.n, evidence=evidence, **known,
         )  # fmt: skip
-        live = live.learn(newest, suspicious=feedback.frozen, others=0, keep=self.keep)
-        arrays = {**live.windows.save(), **newest.save("last_")}
-        return Measured(State(self.name, VERSION, cal.hash, {"pending": live.pending}, arrays), [detection])
+        past = past.learn(newest, suspicious=feedback.frozen, keep=self.keep)
+        return Measured(past.state(self.name, VERSION, cal), [detection])

@@ -3,13 +3,13 @@
 Each detection brings e-values of many bets (Streams). Per bet runs M_t = (M_{t-1} + 1) e_t; a weighted sum of such
 e-detectors is one again, so an alarm at level L comes at most once in L windows on average when nothing is wrong,
 however many features and bets share it (Shin, Ramdas and Rinaldo 2023). Events that answer different questions have
-lanes of their own (drift, traffic) that split the budget, and so have window lengths. The whole model and its segments
+lanes of their own (drift, traffic); the detectors of all lanes split the budget by SHARES, window lengths equally. The whole model and its segments
 split it by the weights of their bets, so that whichever reaches the level first costs the same budget. What the model's
 own incident names is not told again by its segments.
 
-While an incident is open, a second e-detector per named feature tests "the shift is still at least half of its size at
-the alarm": bet exp(-h z + h h / 2) with h half of that size, level 100, at least three windows on the way to it. A feature that came
-back leaves by update; when none is left the incident clears and the lane starts afresh.
+While an incident is open, a second e-detector per named feature tests "the shift is still at least three fifths of its size
+at the alarm": bet exp(-h z + h h / 2) with h three fifths of that size, level 100, at least three windows on the way to it.
+A feature that came back leaves by update; when none is left the incident clears and the lane starts afresh.
 """
 
 from __future__ import annotations
@@ -29,17 +29,24 @@ from monitor.model import SECOND_US, Alert, Decision, Event, Family, Subject, fi
 VERSION: Final = 2
 MIN_BLAME: Final = 0.05  # features with this share of the evidence are named
 RETURN_LEVEL: Final = 100.0
+RETURN_PART: Final = 0.6  # of the shift at the alarm; more ends incidents sooner, but also under shifts that go on
 RETURN_WINDOWS: Final = 3
-MIN_SHIFT: Final = (
-    0.6  # half of it is the smallest shift, in sd between windows, that the return test can tell from none
-)
+MIN_SHIFT: Final = 0.6  # in sd between windows: a smaller one the return test could hardly tell from none
 SUSPECT_SHARE: Final = 0.1  # from this part of the level on nothing is learnt from the windows
-LANES: Final[Mapping[Event, tuple[str, float]]] = {  # event of a detection -> its lane, the lane's part of the budget
-    Event.FEATURE_DRIFT: ("drift", 0.9),
-    Event.PREDICTION_DRIFT: ("drift", 0.9),
-    Event.TRAFFIC_ANOMALY: ("traffic", 0.04),
-    Event.DATA_QUALITY: ("quality", 0.03),
-    Event.PERFORMANCE_DECAY: ("performance", 0.03),
+LANES: Final[Mapping[Event, str]] = {  # event of a detection -> its lane
+    Event.FEATURE_DRIFT: "drift",
+    Event.PREDICTION_DRIFT: "drift",
+    Event.TRAFFIC_ANOMALY: "traffic",
+    Event.DATA_QUALITY: "quality",
+    Event.PERFORMANCE_DECAY: "performance",
+}
+SHARES: Final[Mapping[tuple[str, str], float]] = {  # (lane, detector) -> its part of the model's budget; the sum is 1
+    ("drift", "marginals"): 0.9,
+    ("traffic", "volume"): 0.04,
+    ("quality", "rules"): 0.024,
+    ("quality", "freshness"): 0.006,
+    ("performance", "performance"): 0.018,
+    ("performance", "fairness"): 0.012,
 }
 SIGN: Final = 0.5  # part of the level, in nats, from which on inputs show a drift too: their answers follow them
 OUTPUTS: Final = ("prediction", "score:")  # blame that speaks of the model's answers
@@ -62,7 +69,7 @@ class BudgetSettings:
         return cls(rate_per_s, max(1, len(set(windows_us))))
 
     def log_level(self, share: float, length_us: int) -> float:
-        """Natural log of the windows between false alarms that a lane with this share of the budget may have.
+        """Natural log of the windows between false alarms that a detector with this share of the budget may have.
 
         >>> round(math.exp(BudgetSettings(1 / (30 * 86400)).log_level(1.0, 3600 * 1_000_000)))
         720
@@ -161,13 +168,13 @@ def budget(
     for d in detections:
         if d.streams is None or d.event not in LANES:
             continue
-        name, share = LANES[d.event]
+        name = LANES[d.event]
         length_us = d.window_us[1] - d.window_us[0]
         key = f"{name}:{d.detector}:{length_us}:{d.subject.id if d.subject.kind == 'segment' else ''}"
         if key not in lanes or lanes[key].bets != d.streams.key:
             lanes[key] = _Lane.fresh(key, d.streams)
         lane = lanes[key]
-        log_level = settings.log_level(share, length_us)
+        log_level = settings.log_level(SHARES[name, d.detector], length_us)
         for event, left in _returned(lane, d.streams).items():
             decisions.append(_decision(lanes, event, d, model, judge_us, left=left))
             if event.value not in lane.named:
@@ -226,7 +233,7 @@ def _crossed(lane: _Lane, d: Detection, log_level: float) -> tuple[Event | None,
         shift = max(MIN_SHIFT, lane.z_sum[lead] / max(1, lane.z_n[lead]))
         features.append(
             {
-                "name": feature, "share": float(share), "bet": d.streams.names[lead], "h": float(shift / 2), "log_m": -math.inf,
+                "name": feature, "share": float(share), "bet": d.streams.names[lead], "h": float(RETURN_PART * shift), "log_m": -math.inf,
                 "windows": 0, "onset_us": int(lane.onset_us[lead]), "log_e": float(stats.log_sum_exp(parts[own])),
             }
         )  # fmt: skip
@@ -316,9 +323,8 @@ def _orphans(
 def _frozen(lanes: Mapping[str, _Lane], settings: BudgetSettings) -> bool:
     """Whether the baseline must not move: an incident is open, or evidence has come near the level."""
     for lane in lanes.values():
-        name, _, length_us, _ = lane.about
-        share = next(s for n, s in LANES.values() if n == name)
-        near = settings.log_level(share, length_us) + math.log(SUSPECT_SHARE)
+        name, detector, length_us, _ = lane.about
+        near = settings.log_level(SHARES[name, detector], length_us) + math.log(SUSPECT_SHARE)
         if lane.named or (len(lane.log_m) and float(lane.log_m.max()) - math.log(len(lane.log_m)) >= near):
             return True
     return False

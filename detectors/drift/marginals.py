@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import stats
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, few_rows
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, few_rows, own_state
 from detectors.conformal import MIN_HISTORY, History, Live
 from detectors.dependence import between, relate
 from detectors.directions import Compared, Layout, lay_out
@@ -110,13 +110,17 @@ class Marginals:
         """What is kept of the reference for one thing that is judged: numbers about it, and arrays."""
         enough = [(w, p) for w, p in windows if judged.plain(p).effective >= self.min_rows][-self.keep :]
         used = [(w, judged.counts(p, total)) for w, p in enough]
+        least = [judged.least(p, total, c) for (_, p), (_, c) in zip(enough, used, strict=True)]
         whole = judged.plain(total)
         typical = int(np.median([p.effective for _, p in used])) if len(used) >= MIN_HISTORY else TYPICAL_ROWS
         steady = np.zeros(len(whole.cross))
         assert total.bins is not None
         varied = between(relate(total.bins, whole.counts, whole.cross, steady), [p for _, p in used])
         layout = _layout(total.bins.to_bytes(), whole.counts, whole.cross, varied, typical)
-        values = [layout.values(p, whole.effective, inside=True, min_rows=self.min_rows) for _, p in used]
+        values = [
+            layout.values(p, whole.effective, inside=True, min_rows=self.min_rows, least=x)
+            for (_, p), x in zip(used, least, strict=True)
+        ]
         arrays: dict[str, NDArray[Any]] = {
             "counts": whole.counts,
             "cross": whole.cross,
@@ -133,7 +137,7 @@ class Marginals:
         """One detection of the model and one of each segment: the largest change of shape as statistic, distances and
         evidence per feature, streams to bet on.
         """
-        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
+        own = own_state(state, cal, VERSION)
         reference = _reference(cal)
         detections: list[Detection] = []
         arrays: dict[str, NDArray[Any]] = {}
@@ -161,7 +165,8 @@ class Marginals:
             n = window.n if plain is None else plain.n
             return memory, [self._detection(window, judged, evidence=evidence, n=n)]
         profile, layout = judged.counts(raw, reference), memory.layout
-        values = layout.values(profile, layout.rows, inside=False, min_rows=self.min_rows)
+        least = judged.least(raw, reference, profile)
+        values = layout.values(profile, layout.rows, inside=False, min_rows=self.min_rows, least=least)
         if plain.squares:
             evidence["sampled"] = {"events": plain.n, "as_sure_as": round(plain.effective)}
         newest = History.of(values, 1 / profile.effective, window.end_us)
@@ -212,6 +217,7 @@ class Marginals:
         ]
         if learning:
             evidence["reason"] = f"learning: {evidence['history']} of {MIN_HISTORY} windows"
+        staked = max(float(streams.weight.sum()), 1e-300)
         p_values = [
             row["p_value"] for f, row in per_feature.items() if row["p_value"] is not None and f not in judged.muted
         ]
@@ -222,7 +228,7 @@ class Marginals:
             verdict=Verdict.INSUFFICIENT if learning else Verdict.OK,
             n=n,
             p_value=None if learning else min(1.0, min(p_values, default=1.0) * max(1, len(p_values))),
-            log_e=None if learning else stats.log_sum_exp(streams.log_e, streams.weight),
+            log_e=None if learning else stats.log_sum_exp(streams.log_e, streams.weight / staked),
             evidence=evidence,
             streams=None if learning else streams,
         )

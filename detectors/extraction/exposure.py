@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors import stats
-from detectors.base import Calibration, Caller, Detection, Evidence, Feedback, Measured, State, Window
+from detectors.base import Calibration, Caller, Detection, Evidence, Feedback, Measured, State, Window, own_state
 from detectors.copies import Copies, parts
 from detectors.signals import Encoder, Frame, framed
 from detectors.sketch import PER_DOUBLING, WORDS, Distinct, Reading, Sample
@@ -110,7 +110,7 @@ class Exposure:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """Readings of the gauge as detections that never alarm; evidence where a declared budget is passed."""
-        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
+        own = own_state(state, cal, VERSION)
         known = Distinct.load(own.meta, own.arrays) if own is not None else Distinct.load(None, {})
         learnt = _learnt(cal)
         rows = window.rows(["event_time", "principal", "model_version", "prediction_label"])

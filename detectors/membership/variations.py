@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from detectors import honest, signals, stats
 from detectors.anomaly.learnt import as_rows, callers, reference_rows, scale_of
 from detectors.answers import Answers
-from detectors.base import TECHNIQUES, Calibration, Caller, Detection, Evidence, Feedback, Measured, State, Window
+from detectors.base import (
+    TECHNIQUES,
+    Calibration,
+    Caller,
+    Detection,
+    Evidence,
+    Feedback,
+    Measured,
+    State,
+    Window,
+    own_state,
+)
 from detectors.membership.records import Records, Tried
 from detectors.search import Scale
 from detectors.signals import Encoder, Frame
@@ -96,7 +107,7 @@ class Membership:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """Evidence per event that has a principal, and the gauge of training records as detections that never alarm."""
-        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
+        own = own_state(state, cal, VERSION)
         numeric, categorical = list(cal.meta["numeric"]), list(cal.meta["categorical"])
         known = Records.load(own, len(numeric) + len(categorical), len(numeric), self.memory)
         rows = window.rows(["event_time", "principal", "training"])

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from detectors import conformal, stats
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window
+from detectors import stats
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
 from detectors.binned import floats
-from detectors.conformal import LAMBDAS, MIN_HISTORY, History, Live
-from detectors.labels import FAIRNESS_PART, Waiting, joined, values, wait
+from detectors.conformal import History
+from detectors.labels import Waiting, joined, values, wait
+from detectors.past import KEEP, Past, best_p, wagers
 from detectors.season import Calendar
 from detectors.stats import Floats
 from monitor.errors import CalibrationRefused
@@ -42,7 +43,7 @@ class Fairness:
     Assumptions: the reference's groups are the groups; a number makes three, cut at its thirds. That a difference stands
     still does not make it fair.
 
-    False alarms: 1 % of the model's drift budget (one in 2500 days by default) over all groups and rates when windows are
+    False alarms: 1.2 % of the model's drift budget (one in 2500 days by default) over all groups and rates when windows are
     exchangeable. Groups with fewer than `min_rows` rows in a window are "too little data"; below 50 windows it learns.
 
     Parameters: groups: features whose values are groups, with commas (models.NAME.fairness); outcome: the predicted class
@@ -66,7 +67,7 @@ class Fairness:
     delay_s: float = -1.0
     label: str = "label"
     kappa: float = 0.3
-    keep: int = 1344
+    keep: int = KEEP
     timezone: str = "UTC"
     weekend: str = "sat,sun"
     holidays: str = ""
@@ -100,60 +101,46 @@ class Fairness:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """One detection: the largest difference of outcome rates as statistic; rates of every group with bands."""
-        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
         compared = [(g, k) for g, kinds in cal.meta["groups"] for k in (kinds[:1] if len(kinds) == 2 else kinds)]
         names = [f"{g} {k[0]}: {rate}" for rate in RATES for g, k in compared]
-        nothing = History.none(3 * len(names))
-        live = Live(History.load(own.arrays), int(own.meta["pending"])) if own is not None else Live(nothing)
-        last = History.load(own.arrays, "last_") if own is not None else nothing
-        arrays = {} if own is None else own.arrays
-        waiting = wait(arrays, window, self.label, self.delay_s, self.min_rows, keep=feedback.frozen)
+        own, past = own_state(state, cal, VERSION), Past.load(state, cal, VERSION, 3 * len(names))
+        waiting = wait(
+            {} if own is None else own.arrays, window, self.label, self.delay_s, self.min_rows, keep=feedback.frozen
+        )
         value, told = self._rates(cal, window, waiting)
-        evidence: dict[str, Any] = {"outcome": cal.meta["outcome"], "groups": told, "history": len(live.settled)}
-        if state is not None and own is None:
-            evidence["rebuilt"] = True
+        evidence: dict[str, Any] = {"outcome": cal.meta["outcome"], "groups": told, **past.told()}
         if waiting.judged is not None:
             evidence["errors_of"] = [rfc3339(waiting.judged.start_us), rfc3339(waiting.judged.end_us)]
         known: dict[str, Any] = {}
         if not np.isfinite(value[0]).any():
             evidence["reason"] = f"{TOO_LITTLE}: no group has {self.min_rows} rows beside as many others"
-            newest = last
         else:
             newest = History.of(value.ravel(), 0.0, window.end_us)
             outcome = value[0][: len(compared)]
             known["statistic"] = float(np.nanmax(np.abs(outcome))) if np.isfinite(outcome).any() else None
-            if len(live.settled) < MIN_HISTORY:
-                evidence["reason"] = f"learning: {len(live.settled)} of {MIN_HISTORY} windows"
+            if past.learning:
+                evidence["reason"] = past.learning
             else:
-                known |= self._judged(cal, live.settled, last.plus(newest), window, names)
-            live = live.learn(newest, suspicious=feedback.frozen, others=0, keep=self.keep)
-        stored = {**live.windows.save(), **newest.save("last_"), **waiting.state}
+                known |= self._judged(cal, past, newest, window, names)
+            past = past.learn(newest, suspicious=feedback.frozen, keep=self.keep)
         fields = {"statistic": None, "verdict": Verdict.INSUFFICIENT, **known}
         detection = Detection(
             detector=self.name, family=self.family, event=Event.PERFORMANCE_DECAY, subject=Subject("model", window.model),
             window_us=(window.start_us, window.end_us), n=window.n, evidence=evidence, **fields,
         )  # fmt: skip
-        return Measured(State(self.name, VERSION, cal.hash, {"pending": live.pending}, stored), [detection])
+        return Measured(past.state(self.name, VERSION, cal, waiting.state), [detection])
 
     def _judged(
-        self, cal: Calibration, past: History, both: History, window: Window, names: list[str]
+        self, cal: Calibration, past: Past, newest: History, window: Window, names: list[str]
     ) -> dict[str, Any]:
-        scored = conformal.score(
-            conformal.even(past, past), conformal.even(both, past), window.end_us - window.start_us,
-            stats.seeded(window.model, self.name, cal.hash, window.end_us),
-            Calendar.parse(self.timezone, self.weekend, self.holidays),
-        )  # fmt: skip
+        calendar = Calendar.parse(self.timezone, self.weekend, self.holidays)
+        scored = past.score(newest, window, cal, calendar, means=True)
         z = np.concatenate([scored.z, -scored.z])
-        log_e = conformal.bets(z, self.kappa).ravel()
-        plan = [f"{n}/{sign}" for sign in "+-" for n in names]
-        streams = Streams(
-            tuple(f"{n}/{lam}" for lam in LAMBDAS for n in plan), tuple(names * 2 * len(LAMBDAS)),
-            np.full(len(log_e), FAIRNESS_PART / len(log_e)), log_e, np.tile(z, len(LAMBDAS)),
-        )  # fmt: skip
-        p = np.minimum(scored.p, 1 - scored.p)[np.isfinite(scored.p)] * 2
+        bets = [f"{n}/{sign}" for sign in "+-" for n in names]
+        streams = wagers(bets, names * 2, np.full(len(bets), 1 / len(bets)), z, self.kappa)
         return {
-            "streams": streams, "verdict": Verdict.OK, "log_e": stats.log_sum_exp(log_e, streams.weight),
-            "p_value": min(1.0, float(p.min()) * len(p)) if len(p) else None,
+            "streams": streams, "verdict": Verdict.OK, "log_e": stats.log_sum_exp(streams.log_e, streams.weight),
+            "p_value": best_p(np.minimum(scored.p, 1 - scored.p) * 2),
         }  # fmt: skip
 
     def _rates(self, cal: Calibration, window: Window, waiting: Waiting) -> tuple[Floats, list[dict[str, Any]]]:

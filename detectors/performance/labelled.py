@@ -9,18 +9,19 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from detectors import conformal, stats
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window
+from detectors import stats
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window, own_state
 from detectors.binned import class_names
-from detectors.conformal import LAMBDAS, MIN_HISTORY, History, Live
-from detectors.labels import LABELLED_PART, Waiting, values, wait
-from detectors.performance.losses import LOSSES, RATES, TRUST, Found, by_label_time, found, promised
+from detectors.conformal import History
+from detectors.labels import values, wait
+from detectors.past import KEEP, Past, best_p, wagers
+from detectors.performance.losses import LOSSES, RATES, TRUST, by_label_time, found, promised
 from detectors.season import Calendar
 from detectors.stats import Floats
 from monitor.model import SECOND_US, Event, Family, Subject, Verdict, rfc3339
 
 VERSION: Final = 2
-PARTS: Final = {"loss": 0.6, "trust": 0.2, "rate": 0.2}  # shares of it
+PARTS: Final = {"loss": 0.6, "trust": 0.2, "rate": 0.2}  # shares of the bets
 GAP: Final = 0.02  # difference of promised and measured accuracy beyond its own error that scores may have
 CHECKED: Final = 10  # windows that must have kept the promise before it is told
 REMEMBERED: Final = 336  # windows by which promises are checked
@@ -69,7 +70,7 @@ class Performance:
     min_labels: int = 30
     label: str = "label"
     kappa: float = 0.3
-    keep: int = 1344
+    keep: int = KEEP
     timezone: str = "UTC"
     weekend: str = "sat,sun"
     holidays: str = ""
@@ -93,24 +94,24 @@ class Performance:
     ) -> Measured:
         """One detection: the share of wrong answers (else the mean absolute error) as statistic, with its band."""
         rates = tuple(str(c) for c in cal.meta["rates"])
-        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
-        nothing = History.none(3 * (len(LOSSES) + len(TRUST) + len(rates)))
-        live = Live(History.load(own.arrays), int(own.meta["pending"])) if own is not None else Live(nothing)
-        last = History.load(own.arrays, "last_") if own is not None else nothing
-        evidence: dict[str, Any] = {"rebuilt": True} if state is not None and own is None else {}
+        own = own_state(state, cal, VERSION)
+        past = Past.load(state, cal, VERSION, 3 * (len(LOSSES) + len(TRUST) + len(rates)))
         gaps = np.asarray(own.arrays["gaps"]) if own is not None else np.empty(0)
-        arrays = {} if own is None else own.arrays
-        waiting = wait(arrays, window, self.label, self.delay_s, self.min_labels, keep=feedback.frozen)
+        waiting = wait(
+            {} if own is None else own.arrays, window, self.label, self.delay_s, self.min_labels, keep=feedback.frozen
+        )
         if waiting.moved:  # windows of another age know more labels or fewer: nothing to compare with
-            live, last = Live(nothing), nothing
+            past = past.afresh()
+        evidence = past.told()
         if (judged := waiting.judged) is None:
             evidence |= {"history": 0, "reason": "no labels yet: how long they take is learnt when they come"}
-            return Measured(_state(cal, live, last, waiting, gaps), [self._detection(window, window, 0, evidence)])
+            kept = past.state(self.name, VERSION, cal, {**waiting.state, "gaps": gaps})
+            return Measured(kept, [self._detection(window, window, 0, evidence)])
         what = found(judged, judged.labels(window.end_us), self.label, rates)
         if np.isfinite(what.gap) and what.n >= self.min_labels:
             gaps = np.append(gaps, what.gap)[-REMEMBERED:]
         evidence |= {
-            **what.told, "history": len(live.settled), "labels_known_after_s": (window.end_us - judged.end_us) / SECOND_US,
+            **what.told, "labels_known_after_s": (window.end_us - judged.end_us) / SECOND_US,
             "delay": "learnt" if self.delay_s < 0 else "configured", "by_label_time": by_label_time(window, self.label),
             "estimate": _estimate(window, gaps),
         }  # fmt: skip
@@ -118,32 +119,26 @@ class Performance:
         if what.n < self.min_labels:
             evidence["reason"] = f"{what.n} labels of {self.min_labels} that a window needs are known"
         else:
-            known = self._judged(cal, live.settled, last, judged, what, rates)
-            if not known:
-                evidence["reason"] = f"learning: {len(live.settled)} of {MIN_HISTORY} windows with labels"
-            last = _row(what, judged)
-            live = live.learn(last, suspicious=feedback.frozen, others=0, keep=self.keep)
+            newest = History.of(np.concatenate([what.mean, what.variance, what.inverse]), 0.0, judged.end_us)
+            if past.learning:
+                evidence["reason"] = f"{past.learning} with labels"
+            else:
+                known = self._judged(cal, past, newest, judged, rates)
+            past = past.learn(newest, suspicious=feedback.frozen, keep=self.keep)
         statistic = next((float(v) for v in what.mean[[0, 2]] if np.isfinite(v)), None)
         detection = self._detection(window, judged, what.n, evidence, statistic=statistic, **known)
-        return Measured(_state(cal, live, last, waiting, gaps), [detection])
+        return Measured(past.state(self.name, VERSION, cal, {**waiting.state, "gaps": gaps}), [detection])
 
     def _judged(
-        self, cal: Calibration, past: History, last: History, judged: Window, what: Found, rates: tuple[str, ...]
+        self, cal: Calibration, past: Past, newest: History, judged: Window, rates: tuple[str, ...]
     ) -> dict[str, Any]:
-        """Bets on one window; nothing while too few windows are known."""
-        if len(past) < MIN_HISTORY:
-            return {}
-        rng = stats.seeded(judged.model, self.name, cal.hash, judged.end_us)
+        """Bets on one window."""
         calendar = Calendar.parse(self.timezone, self.weekend, self.holidays)
-        both = last.plus(_row(what, judged))
-        scored = conformal.score(
-            conformal.even(past, past), conformal.even(both, past), judged.end_us - judged.start_us, rng, calendar
-        )
+        scored = past.score(newest, judged, cal, calendar, means=True)
         streams = _streams(scored.z, self.kappa, rates)
-        p = scored.p[np.isfinite(scored.p)]
         return {
             "streams": streams, "verdict": Verdict.OK, "log_e": stats.log_sum_exp(streams.log_e, streams.weight),
-            "p_value": min(1.0, float(p.min()) * len(p)) if len(p) else None,
+            "p_value": best_p(scored.p),
         }  # fmt: skip
 
     def _detection(self, window: Window, judged: Window, n: int, evidence: dict[str, Any], **known: Any) -> Detection:
@@ -154,16 +149,6 @@ class Performance:
         )  # fmt: skip
 
 
-def _state(cal: Calibration, live: Live, last: History, waiting: Waiting, gaps: Floats) -> State:
-    arrays = {**live.windows.save(), **last.save("last_"), **waiting.state, "gaps": gaps}
-    return State(Performance.name, VERSION, cal.hash, {"pending": live.pending}, arrays)
-
-
-def _row(what: Found, judged: Window) -> History:
-    """A window of the history: means, variances and inverse counts."""
-    return History.of(np.concatenate([what.mean, what.variance, what.inverse]), 0.0, judged.end_us)
-
-
 def _streams(z: Floats, kappa: float, rates: tuple[str, ...]) -> Streams:
     """Losses bet on rising, calibration and rates on both ways."""
     numbers = [*LOSSES, *TRUST, *(f"rate of {c[:40]}" for c in rates)]
@@ -171,16 +156,9 @@ def _streams(z: Floats, kappa: float, rates: tuple[str, ...]) -> Streams:
     part += [PARTS["rate"] / max(1, len(rates))] * len(rates)
     both = np.arange(len(LOSSES), len(numbers))
     z = np.concatenate([z, -z[both]])
-    names = [f"{n}/+" for n in numbers] + [f"{numbers[i]}/-" for i in both]
-    blame = tuple([*numbers, *(numbers[i] for i in both)] * len(LAMBDAS))
-    weight = LABELLED_PART * np.array(
-        [*(p if i < len(LOSSES) else p / 2 for i, p in enumerate(part)), *(part[i] / 2 for i in both)]
-    )
-    log_e = conformal.bets(z, kappa).ravel()
-    return Streams(
-        tuple(f"{n}/{lam}" for lam in LAMBDAS for n in names), blame, np.tile(weight / len(LAMBDAS), len(LAMBDAS)), log_e,
-        np.tile(z, len(LAMBDAS)),
-    )  # fmt: skip
+    bets = [f"{n}/+" for n in numbers] + [f"{numbers[i]}/-" for i in both]
+    weight = np.array([*(p if i < len(LOSSES) else p / 2 for i, p in enumerate(part)), *(part[i] / 2 for i in both)])
+    return wagers(bets, [*numbers, *(numbers[i] for i in both)], weight, z, kappa)
 
 
 def _estimate(window: Window, gap: Floats) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from detectors.base import Calibration, Detection, Evidence, Feedback, Measured, State, Window
+from detectors.base import Calibration, Detection, Evidence, Feedback, Measured, State, Window, own_state
 from detectors.signals import Codes, Encoder, Frame
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict, finite
@@ -82,7 +82,7 @@ class LabelFlips:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """One detection that gauges the window, and evidence per label that can be compared."""
-        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
+        own = own_state(state, cal, VERSION)
         known = _Known.load(own, len(_features(cal)))
         rows = _usable(window.feedback(["prediction_label", *_features(cal)]))
         gauge, evidence = self._gauge(window, rows), None

@@ -8,16 +8,16 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from detectors import conformal, stats
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window
-from detectors.conformal import LAMBDAS, MIN_HISTORY, History, Live
+from detectors import stats
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window
+from detectors.conformal import History
+from detectors.past import KEEP, Past, best_p, wagers
 from detectors.season import Calendar
 from monitor.model import SECOND_US, Event, Family, Subject, Verdict
 
 VERSION: Final = 1
-PART: Final = 0.2  # of the lane of DataQuality; the rest is for rules
 NUMBERS: Final = ("typical delay", "longest delays")
-NAMES: Final = tuple(f"freshness/{n}/+/{lam}" for lam in LAMBDAS for n in NUMBERS)
+BETS: Final = tuple(f"freshness/{n}/+" for n in NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Freshness:
 
     min_rows: int = 20
     kappa: float = 0.3
-    keep: int = 1344
+    keep: int = KEEP
     timezone: str = "UTC"
     weekend: str = "sat,sun"
     holidays: str = ""
@@ -63,51 +63,35 @@ class Freshness:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """One detection: log of the median delay over the usual one as statistic."""
-        own = state if state is not None and (state.calibration_hash, state.version) == (cal.hash, VERSION) else None
-        nothing = History.none(len(NUMBERS))
-        live = Live(History.load(own.arrays), int(own.meta["pending"])) if own is not None else Live(nothing)
-        last = History.load(own.arrays, "last_") if own is not None else nothing
-        past = live.settled
-        evidence: dict[str, Any] = {"history": len(past)}
-        if state is not None and own is None:
-            evidence["rebuilt"] = True
+        past = Past.load(state, cal, VERSION, len(NUMBERS))
+        evidence = past.told()
         known: dict[str, Any] = {"statistic": None, "verdict": Verdict.INSUFFICIENT}
         rows = window.rows(["event_time", "ingest_time"])
         if "ingest_time" not in rows.column_names or rows.num_rows < self.min_rows:
             evidence["reason"] = f"fewer than {self.min_rows} rows that say when they were recorded"
-            return Measured(_state(cal, live, last), [self._detection(window, evidence, known)])
+            return Measured(past.state(self.name, VERSION, cal), [self._detection(window, evidence, known)])
         late = np.asarray(rows["ingest_time"], np.float64) - np.asarray(rows["event_time"], np.float64)
         delay_s = np.maximum(np.nan_to_num(late), 0.0) / SECOND_US
         middle, most = (float(np.quantile(delay_s, q)) for q in (0.5, 0.95))
         evidence |= {"median_delay_s": round(middle, 3), "p95_delay_s": round(most, 3)}
         newest = History.of(np.log1p([middle, most]), 0.0, window.end_us)
-        if len(past) >= MIN_HISTORY:
-            scored = conformal.score(
-                past, last.plus(newest), window.end_us - window.start_us,
-                stats.seeded(window.model, self.name, cal.hash, window.end_us),
-                Calendar.parse(self.timezone, self.weekend, self.holidays),
-            )  # fmt: skip
-            log_e = conformal.bets(scored.z, self.kappa).ravel()
-            weight = np.full(len(NAMES), PART / len(NAMES))
-            streams = Streams(NAMES, ("freshness",) * len(NAMES), weight, log_e, np.tile(scored.z, len(LAMBDAS)))
-            usual = float(np.median(past.values[:, 0]))
+        if past.learning:
+            evidence["reason"] = past.learning
+        else:
+            calendar = Calendar.parse(self.timezone, self.weekend, self.holidays)
+            scored = past.score(newest, window, cal, calendar, means=False)
+            streams = wagers(BETS, ("freshness",) * len(BETS), np.full(len(BETS), 1 / len(BETS)), scored.z, self.kappa)
+            usual = float(np.median(past.live.settled.values[:, 0]))
             evidence["usual_median_delay_s"] = round(float(np.expm1(usual)), 3)
             known = {
                 "statistic": float(np.log1p(middle)) - usual, "verdict": Verdict.OK, "streams": streams,
-                "p_value": min(1.0, float(scored.p.min()) * len(NUMBERS)), "log_e": stats.log_sum_exp(log_e, weight),
+                "p_value": best_p(scored.p), "log_e": stats.log_sum_exp(streams.log_e, streams.weight),
             }  # fmt: skip
-        else:
-            evidence["reason"] = f"learning: {len(past)} of {MIN_HISTORY} windows"
-        live = live.learn(newest, suspicious=feedback.frozen, others=0, keep=self.keep)
-        return Measured(_state(cal, live, newest), [self._detection(window, evidence, known)])
+        past = past.learn(newest, suspicious=feedback.frozen, keep=self.keep)
+        return Measured(past.state(self.name, VERSION, cal), [self._detection(window, evidence, known)])
 
     def _detection(self, window: Window, evidence: dict[str, Any], known: dict[str, Any]) -> Detection:
         return Detection(
             detector=self.name, family=self.family, event=Event.DATA_QUALITY, subject=Subject("model", window.model),
             window_us=(window.start_us, window.end_us), n=window.n, evidence=evidence, **known,
         )  # fmt: skip
-
-
-def _state(cal: Calibration, live: Live, last: History) -> State:
-    arrays = {**live.windows.save(), **last.save("last_")}
-    return State(Freshness.name, VERSION, cal.hash, {"pending": live.pending}, arrays)

@@ -20,7 +20,6 @@ from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict
 
 VERSION: Final = 3
-PART: Final = 0.8  # of the lane of DataQuality; the rest is for freshness
 MAX_KINDS: Final = 2_000  # categories of one field that are remembered; a field with more has no rule about new ones
 ROWS: Final = "all fields"  # blame of rules about whole rows
 MAX_ROWS: Final = 200_000  # rows of a window that are looked at, the first ones
@@ -133,7 +132,7 @@ class Rules:
             rho = 1 / (k + 1)
             log_e = np.asarray(np.where(bad, np.log(0.5 / rho), np.log(0.5 / (1 - rho))), dtype=np.float64)
             blame = tuple(n.rsplit("/", 2)[0] for n in names)
-            weight = np.full(len(names), PART / len(names))
+            weight = np.full(len(names), 1 / len(names))
             streams = Streams(names, blame, weight, log_e, np.asarray(np.where(bad, BAD, CLEAN), dtype=np.float64))
             statistic = float(np.max(share / np.maximum(allowed, 1e-9)))
             evidence["broken"] = [

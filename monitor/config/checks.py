@@ -113,6 +113,7 @@ def _references(config: Config, data: Mapping[str, Any]) -> Found:
             yield unknown(("monitors", name, "model"), monitor.model, "model", models)
         if monitor.window <= 0:
             yield ("monitors", name, "window"), f"monitors.{name}.window: must be more than 0"
+    yield from _same(config)
     for name, model in config.models.items():
         if model.calendar is not None and model.calendar not in config.calendars:
             yield unknown(("models", name, "calendar"), model.calendar, "calendar", config.calendars)
@@ -139,6 +140,16 @@ def _references(config: Config, data: Mapping[str, Any]) -> Found:
             yield key, f"{_dotted(key)}: decoders.field_map has no entry `{name}` that says where the fields stand"
         if source.model is not None and source.model not in models:
             yield unknown(("sources", name, "model"), source.model, "model", models)
+
+
+def _same(config: Config) -> Found:
+    """Two monitors that judge the same windows by the same detector would spend its part of the budget twice."""
+    first: dict[tuple[str, str, float], str] = {}
+    for name, m in config.monitors.items():
+        other = first.setdefault((m.model, m.detector, m.window), name) if m.enabled else name
+        if other != name:
+            text = f"{m.detector} judges these windows already in monitors.{other}: give one another window, or leave it out"
+            yield ("monitors", name, "detector"), f"monitors.{name}: {text}"
 
 
 def _source(name: str, source: Source, data: Mapping[str, Any]) -> Found:

@@ -45,6 +45,8 @@ class FieldMap(Section):
     class_names: str | list[str] | dict[str, Any] | None = None
     returned: str | None = None
     latency_ms: str | dict[str, Any] | None = None
+    sampling_fraction: str | dict[str, Any] | None = None
+    """The part of the traffic that was logged, above 0 and at most 1, where the log is a sample."""
     status: str | dict[str, Any] | None = None
     feedback: dict[str, Any] | None = None
 

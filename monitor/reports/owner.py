@@ -24,6 +24,7 @@ from monitor.reports.charts import Annotation, Chart, Point, Span
 from monitor.reports.diagnosis import Diagnosis
 from monitor.reports.features import MEASURES, Counts
 from monitor.reports.outcomes import outcomes
+from monitor.reports.segments import segments
 from monitor.reports.words import VERSION_WORDS, moment, number, percent, seen
 from monitor.store import comparisons, lookups, queries, references
 from monitor.store.lookups import IncidentRow
@@ -72,10 +73,12 @@ def report(
     ]
     notes = [Annotation("mark", m.start_us, m.end_us, f"{m.kind}: {m.text}") for m in marks]
     volume = charts.bars(charts.thinned(points, "mean"), span, title="Events per window", unit="events", notes=notes)
-    restarts = [i.cleared_us for i in incidents if i.family == "drift" and i.cleared_us is not None]
+    ended = [i for i in incidents if i.family == "drift" and i.whole_model]
+    restarts = [i.cleared_us for i in ended if i.cleared_us is not None]
     judged = Counter(w.outcome for w in rows)
     distances = ranked(counts)
     versions = _compared(engine, model, start_us, end_us)
+    parts = segments(queries.segment_detections(engine, model.model_id, start_us, end_us), incidents)
     style, policy = _style()
     html = _environment().get_template("owner.html").render(
         model=model, environment=environment, owner=owner, made_us=made_us, version=version, policy=policy,
@@ -86,20 +89,17 @@ def report(
         axis=charts.axis(span), features=distances, events_counted=counts.current.n if counts else 0,
         histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure, ailments=ailments,
         outcomes_told=outcomes(queries.other_detections(engine, model.model_id, start_us, end_us)),
-        versions=versions, version_words=VERSION_WORDS,
+        versions=versions, version_words=VERSION_WORDS, segments=parts,
     )  # fmt: skip
     summary = {
-        "model": model.name,
-        "headline": verdict(incidents, judged),
-        "events": sum(w.n for w in rows),
-        "windows": dict(judged),
-        "incidents": [
-            {"alert_id": i.alert_id, "event": i.event, "severity": i.severity, "open": i.open} for i in incidents
+        "model": model.name, "headline": verdict(incidents, judged), "events": sum(w.n for w in rows),
+        "windows": dict(judged), "features": {name: dict(d) for name, d in distances}, "versions": versions,
+        "incidents": [{k: getattr(i, k) for k in ("alert_id", "event", "severity", "open")} for i in incidents],
+        "segments": [
+            {"name": s.name, "state": s.words, "events": s.rows, "feature": s.feature, "evidence": s.evidence} for s in parts
         ],
-        "features": {name: dict(d) for name, d in distances},
-        "versions": versions,
         "diagnosis": [d.to_json() for d in ailments],
-    }
+    }  # fmt: skip
     return Report(html, policy, summary)
 
 

@@ -161,7 +161,7 @@ def _model_row(conn: sa.Connection, row: sa.Row[Any], now_us: int, clock: str, g
             volume[w.end_us] = max(volume.get(w.end_us, 0), w.n)
     drift = conn.execute(
         sa.select(detections.c.end_us, sa.func.max(detections.c.log_e), sa.func.min(detections.c.verdict))
-        .where(detections.c.model_id == row.model_id, detections.c.family == "drift")
+        .where(_whole(row.model_id))
         .group_by(detections.c.end_us)
         .order_by(detections.c.end_us.desc())
         .limit(SPARK_WINDOWS)
@@ -175,7 +175,12 @@ def _model_row(conn: sa.Connection, row: sa.Row[Any], now_us: int, clock: str, g
     span = newest[0].end_us - newest[0].start_us if newest else 0
     ended = conn.scalars(
         sa.select(alerts.c.cleared_us)
-        .where(alerts.c.model == row.name, alerts.c.family == "drift", alerts.c.cleared_us.is_not(None))
+        .where(
+            alerts.c.model == row.name,
+            alerts.c.family == "drift",
+            alerts.c.subject_kind == "model",
+            alerts.c.cleared_us.is_not(None),
+        )
         .order_by(alerts.c.cleared_us.desc())
         .limit(20)
     ).all()
@@ -200,10 +205,16 @@ def _model_row(conn: sa.Connection, row: sa.Row[Any], now_us: int, clock: str, g
     )
 
 
+def _whole(model_id: str) -> sa.ColumnElement[bool]:
+    """Drift detections of the whole model, not of its segments."""
+    d = detections.c
+    return sa.and_(d.model_id == model_id, d.family == "drift", d.subject_kind == "model")
+
+
 def _learns(conn: sa.Connection, model_id: str) -> bool:
     """Whether the newest drift detection asked no question for want of history (and not for want of events)."""
     d = detections.c
-    query = sa.select(d.evidence).where(d.model_id == model_id, d.family == "drift").order_by(d.end_us.desc()).limit(1)
+    query = sa.select(d.evidence).where(_whole(model_id)).order_by(d.end_us.desc()).limit(1)
     return str((conn.execute(query).scalar() or {}).get("reason", "")).startswith("learning")
 
 
@@ -250,12 +261,23 @@ def windows(
     return [WindowRow(r.monitor, r.start_us, r.end_us, r.outcome, r.n, r.judged_us, r.detail) for r in reversed(rows)]
 
 
-def drift_detections(engine: Engine, model_id: str, start_us: int, end_us: int) -> list[DetectionRow]:
-    """Detections of the whole model with per-feature evidence whose windows end in (start_us, end_us], oldest first;
-    newest MAX_WINDOWS.
+def drift_detections(
+    engine: Engine, model_id: str, start_us: int, end_us: int, *, segment: str | None = None
+) -> list[DetectionRow]:
+    """Detections with per-feature evidence, of the whole model or of one segment, whose windows end in
+    (start_us, end_us], oldest first; newest MAX_WINDOWS.
     """
-    whole = sa.and_(detections.c.detector == "marginals", detections.c.subject_kind == "model")
-    return _detections(engine, model_id, start_us, end_us, whole, MAX_WINDOWS)
+    d = detections.c
+    about = (
+        d.subject_kind == "model" if segment is None else sa.and_(d.subject_kind == "segment", d.subject_id == segment)
+    )
+    return _detections(engine, model_id, start_us, end_us, sa.and_(d.detector == "marginals", about), MAX_WINDOWS)
+
+
+def segment_detections(engine: Engine, model_id: str, start_us: int, end_us: int) -> list[DetectionRow]:
+    """The same of all segments together."""
+    wanted = sa.and_(detections.c.detector == "marginals", detections.c.subject_kind == "segment")
+    return _detections(engine, model_id, start_us, end_us, wanted, MAX_WINDOWS)
 
 
 def other_detections(engine: Engine, model_id: str, start_us: int, end_us: int) -> list[DetectionRow]:

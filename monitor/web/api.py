@@ -8,6 +8,7 @@ from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict
 
 from monitor.model import rfc3339
+from monitor.reports.segments import segments
 from monitor.store import lookups, queries
 from monitor.web.pages import Wanted, reports_about
 from monitor.web.scope import Scope, histogram_of, look, span_of
@@ -74,6 +75,21 @@ class Detection(Body):
     events: int
     verdict: str
     evidence: dict[str, Any]
+
+
+class Segment(Body):
+    """How one segment stands after the newest window; smallest: the shift of a feature that it can show, as text."""
+
+    segment: str
+    monitor: str
+    state: str
+    reason: str
+    incident: str | None
+    events: int
+    windows: int
+    feature: str | None
+    evidence: float | None
+    smallest: dict[str, str]
 
 
 class Histogram(Body):
@@ -225,6 +241,23 @@ def router(site: Site) -> APIRouter:
         """Detections of a range with their per-feature evidence, oldest first."""
         seen = look(site, _found(site, ref), scope)
         return Page(items=[_detection(d) for d in sorted([*seen.drift, *seen.others], key=lambda d: d.end_us)])
+
+    @routes.get("/models/{ref}/segments", responses=NOT_HERE)
+    def model_segments(ref: str, scope: Annotated[Scope, Query()]) -> Page[Segment]:
+        """The model's segments as the newest window of a range left them."""
+        found = _found(site, ref)
+        start_us, end_us = span_of(found, scope, site.clock_us([found]))
+        told = queries.segment_detections(site.engine, found.model_id, start_us, end_us)
+        incidents = lookups.incidents_between(site.engine, found.name, start_us, end_us)
+        return Page(
+            items=[
+                Segment(
+                    segment=s.name, monitor=s.monitor, state=s.words, reason=s.why, incident=s.incident, events=s.rows,
+                    windows=s.windows, feature=s.feature, evidence=s.evidence, smallest=dict(s.smallest),
+                )
+                for s in segments(told, incidents)
+            ]
+        )  # fmt: skip
 
     @routes.get("/models/{ref}/feature", responses=NOT_HERE)
     def feature(ref: str, name: str, scope: Annotated[Scope, Query()]) -> Histogram:

@@ -23,7 +23,7 @@ from monitor.store.lookups import IncidentRow
 from monitor.store.queries import ModelRow
 from monitor.store.reports import ReportRow
 from monitor.web import view
-from monitor.web.scope import Scope, feature_view, incident_features, look, model_view, span_of
+from monitor.web.scope import Scope, feature_view, incident_features, model_view, span_of
 from monitor.web.site import Site
 from monitor.web.view import Here
 
@@ -275,8 +275,14 @@ def _incident_chart(site: Site, found: IncidentRow, model: ModelRow | None) -> t
         return None
     until_us = found.cleared_us if found.cleared_us is not None else model.judged_us or found.updated_us
     scope = Scope(range="30d", until=rfc3339(until_us + 1000))
-    seen = look(site, model, scope)
-    series = next((s for s in features.series(seen.drift, "evidence", seen.restarts) if s.name == named[0].name), None)
+    start_us, end_us = span_of(model, scope, until_us)
+    segment = found.subject_id if found.subject_kind == "segment" else None
+    drift = queries.drift_detections(site.engine, model.model_id, start_us, end_us, segment=segment)
+    ended = lookups.incidents_between(site.engine, model.name, start_us, end_us)
+    restarts = [
+        i.cleared_us for i in ended if i.family == "drift" and i.cleared_us and i.subject_id == found.subject_id
+    ]
+    series = next((s for s in features.series(drift, "evidence", restarts) if s.name == named[0].name), None)
     if series is None or series.last is None:
         return None
     since_us = found.opened_us - max(2 * view.DAY_US, until_us - found.opened_us)

@@ -13,6 +13,7 @@ from monitor.model import parse_time_us, rfc3339
 from monitor.reports import charts, features
 from monitor.reports.charts import Annotation, Chart, Point, Span
 from monitor.reports.features import MEASURES, FeatureSeries
+from monitor.reports.segments import segments
 from monitor.reports.words import moment, number
 from monitor.store import lookups, queries, references
 from monitor.store.lookups import IncidentRow
@@ -102,7 +103,9 @@ class Seen:
     @property
     def restarts(self) -> list[int]:
         """When drift incidents ended: the evidence started afresh."""
-        return [i.cleared_us for i in self.incidents if i.family == "drift" and i.cleared_us is not None]
+        return [
+            i.cleared_us for i in self.incidents if i.family == "drift" and i.whole_model and i.cleared_us is not None
+        ]
 
 
 def look(site: Site, model: ModelRow, scope: Scope) -> Seen:
@@ -246,6 +249,9 @@ def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
         "hidden": len(rows) - len(shown),
         "named": named_features(seen.incidents),
         "time_axis": charts.axis(seen.span),
+        "segments": segments(
+            queries.segment_detections(site.engine, model.model_id, seen.start_us, seen.end_us), seen.incidents
+        ),
         "mix": [m for m in newest.evidence.get("mix") or () if isinstance(m, Mapping)] if newest is not None else [],
         "unasked": unasked_words(newest) if newest is not None and unasked else "",
         "marks": seen.marks,

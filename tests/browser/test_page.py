@@ -96,6 +96,13 @@ def test_the_page_says_everything_without_javascript(page_served: Served, look: 
     page.goto(address(page_served, "model"))
     page.get_by_text("The numbers as a table").click()
     expect(page.get_by_role("region", name="Numbers of")).to_be_visible()
+    segments = page.get_by_role("region", name="Segments").get_by_role("row")
+    expect(segments).to_have_count(4)
+    expect(segments.filter(has_text="country:QA")).to_contain_text("as usual")
+    expect(segments.filter(has_text="country:QA")).to_contain_text("40")
+    box = segments.nth(1).locator("svg").bounding_box()
+    assert box is not None
+    assert box["height"] < 30  # a sign beside the word, not a picture
     assert watch.all == []
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from detectors import aged, decide
 from detectors.base import Calibration, Measured, State
+from detectors.decide.budget import SHARES
 from detectors.registry import DEFAULTS, REGISTRY
 from monitor.errors import CalibrationRefused
 from monitor.model import Family, Verdict
@@ -59,6 +60,19 @@ def test_every_detector_has_a_case() -> None:
     """A detector outside the suite cannot exist."""
     assert sorted(CASES) == NAMES
     assert set(DEFAULTS) <= set(NAMES)
+
+
+def test_detectors_of_windows_share_one_budget() -> None:
+    """Whatever bets for budget() has its part, the parts make the whole, and no weights spend more than their part."""
+    assert sum(SHARES.values()) == pytest.approx(1.0)
+    bet: set[tuple[str, str]] = set()
+    for name in NAMES:
+        detector, calibration, case = calibrated(name)
+        found = detector.measure(calibration, settled(detector, calibration, case), case.usual(0)).detections
+        bet |= {(decide.LANES[d.event], name) for d in found if d.streams is not None}
+        assert sum(float(d.streams.weight.sum()) for d in found if d.streams is not None) <= 1 + 1e-9
+    assert bet <= set(SHARES)
+    assert {name for _, name in SHARES} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -51,6 +51,21 @@ def test_pointers_reach_into_lists_and_escaped_names() -> None:
     assert one({**BODY, "a/b": {"~": ["x", "y"]}}, principal="/a~1b/~0/1").principal == "y"
 
 
+@pytest.mark.parametrize(("given", "fraction"), [(0.1, 0.1), ("0.25", 0.25), (None, 1.0), (1, 1.0)])
+def test_a_sampled_log_says_what_part_it_is(given: Any, fraction: float) -> None:
+    """As a number, as text, or for the whole source; a message without one stands for itself."""
+    assert one({**BODY, "f": given}, sampling_fraction="/f").sampling_fraction == fraction
+    assert one(BODY, sampling_fraction="const:0.5").sampling_fraction == 0.5
+
+
+@pytest.mark.parametrize("given", [0, -1, 1.5, "often", True])
+def test_a_fraction_that_is_none_is_refused(given: Any) -> None:
+    """A wrong weight would bend every count, so the message is a dead letter that says why."""
+    with pytest.raises(DecodeError, match="sampling_fraction") as raised:
+        one({**BODY, "f": given}, sampling_fraction="/f")
+    assert raised.value.reason == "bad_shape"
+
+
 @pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)])
 def test_units_of_time(unit: str, factor: int) -> None:
     """The same moment in every unit, as number and as text of a number."""

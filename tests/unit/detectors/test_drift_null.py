@@ -60,14 +60,21 @@ def test_a_changed_mix_is_found_in_time(part: str, few: int, many: int) -> None:
 
 
 def test_incidents_end_when_the_shift_does_and_not_before() -> None:
-    """Stored: one transition under a shift that never ends; six windows in the median after one that does, in features
-    that vary little between days.
+    """Stored: one transition under a shift that never ends, in a feature that varies little between days; six windows in
+    the median after one that does, in all three.
     """
     for part in ("endless/iid", "endless/block"):
-        assert {v["most_transitions"] for v in BASELINE[part].values() if isinstance(v, dict)} == {1}
+        assert BASELINE[part]["distance 0.25"]["most_transitions"] == 1
     for part in ("ended/iid", "ended/block"):
-        for name in ("distance", "dep_delay"):
+        for name in ("distance", "dep_delay", "temp"):
             assert BASELINE[part][name]["cleared"] <= 6
+
+
+@pytest.mark.parametrize("part", sorted(p for p in BASELINE if p.startswith(("hours/", "day/"))))
+def test_true_hours_and_days_keep_the_budget(part: str) -> None:
+    """Stored: with a season, and with weather that lasts, at most one false alarm in 30 days."""
+    found = BASELINE[part]
+    assert next(v for k, v in found.items() if k.startswith("per_")) <= 1.0
 
 
 @pytest.mark.parametrize("kind", ["iid", "block"])

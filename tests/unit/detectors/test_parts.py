@@ -40,7 +40,13 @@ def court(
     rng: Rng, *, segments: tuple[Segment | str, ...] = (), context: tuple[str, ...] = (), rows: int = 300
 ) -> Court:
     """The drift detector, calibrated on 120 hours of payments divided like this."""
-    tables = [payments(rows, rng) for _ in range(120)]
+    return calibrated([payments(rows, rng) for _ in range(120)], segments, context)
+
+
+def calibrated(
+    tables: list[pa.Table], segments: tuple[Segment | str, ...] = (), context: tuple[str, ...] = ()
+) -> Court:
+    """The same on the given hours."""
     whole = pa.concat_tables(tables)
     bins = dataclasses.replace(
         Bins.fit(whole, NUMBERS, ("channel", "country")), strata=fit_strata(whole, segments, context)
@@ -50,17 +56,17 @@ def court(
     return Court(detector, detector.calibrate(windows, "ref"))
 
 
-def watch(judge: Court, tables: list[pa.Table]) -> list[tuple[int, Event, Subject, bool]]:
+def watch(judge: Court, tables: list[pa.Table], first: int = 0) -> list[tuple[int, Event, Subject, bool]]:
     """Judge windows after the reference: decisions as (window, event, subject, firing)."""
     bins = Bins.from_bytes(judge.calibration.meta["bins"])
     found = []
-    for i, table in enumerate(tables):
+    for i, table in enumerate(tables, start=first):
         at = (120 + i) * HOUR_US
         found += [(i, d.event, d.subject, d.firing) for d in judge.window(Rows("m", at, at + HOUR_US, table, bins))]
     return found
 
 
-def moved(table: pa.Table, column: str, by: float, where: pa.ChunkedArray | None = None) -> pa.Table:
+def moved(table: pa.Table, column: str, by: float | pa.Array, where: pa.ChunkedArray | None = None) -> pa.Table:
     """A number moved by so much, in some rows."""
     new = pc.add(table[column], by)
     new = new if where is None else pc.if_else(where, new, table[column])
@@ -138,6 +144,29 @@ def test_an_empty_cell_counts_as_unchanged() -> None:
     rng = np.random.default_rng(5)
     judge = court(rng, context=("feature:channel",))
     assert watch(judge, [payments(300, rng, mix=(0.625, 0.375, 0.0)) for _ in range(60)]) == []
+
+
+def test_a_mix_that_moved_far_is_no_break_of_dependence() -> None:
+    """The rows that relations hang on become rare, nothing else changes: scores of dependence stay below what is tolerated."""
+    rng = np.random.default_rng(11)
+
+    def wild(n: int, mix: tuple[float, ...]) -> pa.Table:
+        table = payments(n, rng, mix=mix)
+        far = np.where(np.asarray(pc.equal(table["feature:channel"], "branch")), 4.0 * rng.normal(size=n), 0.0)
+        moved_too = pc.add(table["feature:age"], pa.array(2.0 * far))
+        table = moved(table, "feature:amount", pa.array(far))
+        return table.set_column(table.column_names.index("feature:age"), "feature:age", moved_too)
+
+    whole = [wild(300, (0.5, 0.3, 0.2)) for _ in range(120)]
+    judge = calibrated(whole, context=("feature:channel",))
+    scores = []
+    for i in range(60):
+        watch(judge, [wild(300, (0.6, 0.36, 0.04))], first=i)
+        streams = judge.detections[-1].streams
+        assert streams is not None
+        scores += [z for n, z in zip(streams.names, streams.z, strict=True) if n.endswith("/dependence/+/1.0")]
+    assert len(scores) == 60 * 3
+    assert np.mean(scores) < Marginals().kappa_shape
 
 
 def test_drift_inside_a_segment_opens_an_incident_of_the_segment() -> None:

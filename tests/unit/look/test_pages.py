@@ -245,6 +245,21 @@ def test_the_model_page_tells_the_mix_of_the_context(scene: sa.Engine, browse: B
     assert '<th scope="row">channel:web</th><td class="num">0.5</td><td class="num">0.375</td>' in page
 
 
+def test_the_model_page_and_its_twin_tell_every_segment(scene: sa.Engine, browse: Browse) -> None:
+    """Name, rows, state with its reason, evidence of the most changed feature, and the smallest shift; none without."""
+    client = browse(scene)
+    told = {s["segment"]: s for s in client.get("/api/v1/models/card-fraud/segments").json()["items"]}
+    assert set(told) == {"country:QA", "country:AE", "country:SA"}
+    assert told["country:QA"]["state"] == "as usual"
+    assert told["country:QA"]["evidence"] > 5
+    assert told["country:QA"]["feature"]
+    assert len(told["country:QA"]["smallest"]) == 3
+    page = client.get("/models/card-fraud").text
+    assert '<h2 id="h-segments">Segments</h2>' in page
+    assert all(name in page for name in told)
+    assert "Segments</h2>" not in client.get("/models/churn").text
+
+
 def test_errors_of_the_api_are_problem_documents(scene: sa.Engine, browse: Browse) -> None:
     """RFC 9457, for a missing thing and for a parameter that does not fit."""
     client = browse(scene)

@@ -42,6 +42,15 @@ def test_the_report_tells_incidents_and_every_feature(scene: sa.Engine) -> None:
     assert report.summary["events"] > 10_000
 
 
+def test_the_report_tells_every_segment(scene: sa.Engine) -> None:
+    """As the model's page does; a model without segments has no such part."""
+    report = made(scene)
+    assert {s["name"] for s in report.summary["segments"]} == {"country:QA", "country:AE", "country:SA"}
+    assert "<h2>Segments</h2>" in report.html
+    assert "country:SA" in report.html
+    assert "<h2>Segments</h2>" not in made(scene, "churn").html
+
+
 def test_a_model_without_incidents_is_said_to_be_as_usual(scene: sa.Engine) -> None:
     """The first sentence of a quiet model's report is good news."""
     row = queries.one_model(scene, "churn", scenes.NOW_US, clock="wall", grace_us=0)
