@@ -23,19 +23,16 @@ import requests
 import structlog
 from alertaclient.api import HTTPClient
 
-from alerts.alertarows import CLEARED, risen_since_shelving, state, turns
+from alerts.alertarows import TEXT_CHARS, label, payload, risen_since_shelving, row_key, state, turns
 from alerts.base import SinkRejected, SinkState, SinkSuppressed, SinkUnavailable, SinkUnknown
-from alerts.policy import MONITOR, SECURITY
-from alerts.text import LOOKALIKES, measure, number, shown
+from alerts.text import shown
 from alerts.wire import Bounded, loopback, never_connected
 from monitor import telemetry
-from monitor.model import UNREGISTERED, Action, Alert, Event, Transition, rfc3339
+from monitor.model import Action, Alert, Transition
 
 log = structlog.get_logger("lanner.alerts.alerta")
 
 CONNECT_S: Final = 3.0
-TEXT_CHARS: Final = 1500
-RESOURCE_CHARS: Final = 200  # the server's index refuses keys over 2.7 kB
 ERROR_CHARS: Final = 200
 LATER: Final = frozenset({408, 425, 429})
 DEFAULT_SECRET: Final = "changeme"  # noqa: S105  Alerta's; who knows it can sign tokens of any user
@@ -96,20 +93,18 @@ class Alerta:
 
     def _row(self, alert: Alert) -> Mapping[str, Any] | None:
         self._trust(self.timeout_s)
-        query = [
-            ("environment", _label(alert.environment)), ("resource", resource(alert)), ("event", alert.event.value),
-            ("show-history", "true"), ("page-size", "20"),
-        ]  # fmt: skip
+        query = [*row_key(alert).items(), ("show-history", "true"), ("page-size", "20")]
+        owner = None if alert.customer is None else label(alert.customer)
         rows = self._read("/alerts", query, self.timeout_s).get("alerts")
         for row in rows if isinstance(rows, Sequence) else ():
-            if isinstance(row, Mapping) and (row.get("customer") or None) == _customer(alert):
+            if isinstance(row, Mapping) and (row.get("customer") or None) == owner:
                 return row
         return None
 
     def beat(self, origin: str, timeout_s: float, environment: str) -> None:
         """Send a heartbeat that Alerta shows as expired when the next does not come within `timeout_s`."""
         attributes = {
-            "environment": _label(environment),
+            "environment": label(environment),
             "severity": "major",
             "service": ["lanner"],
             "group": "MonitorDegraded",
@@ -207,106 +202,6 @@ def _old_token(secret: str) -> str:
     head = b".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=") for p in parts)
     signed = hmac.new(secret.encode(), head, hashlib.sha256).digest()
     return (head + b"." + base64.urlsafe_b64encode(signed).rstrip(b"=")).decode()
-
-
-def resource(alert: Alert) -> str:
-    r"""What is in trouble, as Alerta names it: bounded, harmless, and different for different things.
-
-    >>> _label("a<b"), len(_label("x" * 500))
-    ('a\\x3cb', 95)
-    """
-    if alert.subject.kind == "model":
-        return f"model:{_label(alert.model)}"
-    return f"model:{_label(alert.model)}/{alert.subject.kind}:{_label(alert.subject.id)}"
-
-
-def payload(transition: Transition) -> dict[str, Any]:
-    """The body of POST /alert. No id, no createTime (the server's clock stamps it), no correlate, no state in tags."""
-    alert = transition.alert
-    cleared = transition.action is Action.CLEAR
-    window_s = (alert.window_us[1] - alert.window_us[0]) / 1e6
-    body: dict[str, Any] = {
-        "resource": resource(alert),
-        "event": alert.event.value,
-        "environment": _label(alert.environment),
-        "severity": CLEARED if cleared else alert.severity.value,
-        "correlate": [],
-        "service": [_label("lanner" if alert.model == UNREGISTERED else alert.model)],
-        "value": measure(alert),
-        "text": alert.text[:TEXT_CHARS],
-        "tags": ["lanner"],
-        "attributes": attributes(alert),
-        "rawData": "sha256:"
-        + hashlib.sha256(json.dumps(alert.evidence, sort_keys=True, default=str).encode()).hexdigest(),
-        # Alerta must not expire an open attack while its sender is down; for the rest a silent sender shows after a while.
-        "timeout": 0 if alert.event in SECURITY else int(max(3 * window_s, 3600)),
-        **_fixed(alert.event),
-    }
-    if (customer := _customer(alert)) is not None:
-        body["customer"] = customer
-    return body
-
-
-def attributes(alert: Alert) -> dict[str, str | int]:
-    """All attributes, every time: what is omitted would stay as it was, what is null would be shown as null."""
-    features = alert.evidence.get("features") or ()
-    names = [shown(f.get("name"), 40) for f in features if isinstance(f, Mapping)]
-    principals = alert.evidence.get("principals") or ()
-    return {
-        "finding_id": alert.alert_id,
-        "state_seq": alert.seq,
-        "family": alert.family.value,
-        "model": shown(alert.model),
-        "model_version": shown(alert.evidence.get("model_version", "")),
-        "subject": f"{alert.subject.kind}: {shown(alert.subject.id)}",
-        "first_seen": rfc3339(alert.opened_us),
-        "last_eval": rfc3339(alert.updated_us),
-        "detector": shown(alert.detector),
-        "detector_version": shown(alert.evidence.get("detector_version", "")),
-        "calibration": shown(alert.evidence.get("calibration", "")),
-        "reference": shown(alert.evidence.get("reference", "")),
-        "statistic": number(alert.statistic),
-        "threshold": number(alert.threshold),
-        "p_value": number(alert.p_value),
-        "log_evidence": number(alert.log_e),
-        "window": f"{rfc3339(alert.window_us[0])} / {rfc3339(alert.window_us[1])}",
-        "n": alert.n if alert.n is not None else "-",
-        "features": ", ".join(names[:20]),
-        "principals": len(principals) if isinstance(principals, Sequence) else 0,
-        "techniques": " ".join(alert.techniques),
-        "confidence": shown(alert.evidence.get("confidence", "")),
-        "quiet": "yes" if alert.quiet else "no",
-        "reason": shown(alert.evidence.get("reason", "")),
-        "into": shown(alert.evidence.get("into", "")),
-        "owner": shown(alert.owner or ""),
-        "runbook": shown(alert.runbook, 200),
-        "evidence_url": shown(alert.page or "", 200),
-        "look_alikes": LOOKALIKES[alert.event],
-    }
-
-
-def _customer(alert: Alert) -> str | None:
-    return None if alert.customer is None else _label(alert.customer)
-
-
-def _fixed(event: Event) -> dict[str, str]:
-    """Fields that Alerta keeps from the first send, so they depend on the event alone."""
-    group, kind = (
-        ("ModelSecurity", "modelSecurityAlert") if event in SECURITY
-        else ("MonitorDegraded", "monitorAlert") if event in MONITOR
-        else ("ModelQuality", "modelQualityAlert")
-    )  # fmt: skip
-    return {"group": group, "type": kind, "origin": f"lanner/{event.value}"}
-
-
-def _label(text: str) -> str:
-    """`shown`, but what is cut ends in a digest, so that long names stay apart."""
-    limit = (RESOURCE_CHARS - 10) // 2
-    whole = shown(text, 100_000)
-    if len(whole) <= limit:
-        return whole
-    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
-    return f"{whole[: limit - 13]}~{digest}"
 
 
 def _object(answer: Any) -> Mapping[str, Any]:

@@ -66,6 +66,8 @@ class Jobs:
         self.rngs = {name: random.Random(f"{service.owner} {name}") for name in self.sinks}
         self.paces = {name: pipeline.Pace(sink.per_minute) for name, sink in service.config.sinks.items()}
         self.ticked_us = self.now_us()  # when all models were last seen to
+        for source in service.config.sources:
+            ledger.expect(service.engine, f"collector:{source}", self.ticked_us)  # a source that never comes is missed
         self.beaten_us = 0
         self.timeout_us = round(
             max((s.pairing_timeout for s in service.config.sources.values()), default=900.0) * SECOND_US

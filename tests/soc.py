@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from alerts.alerta import resource
+from alerts.alertarows import resource
 from monitor.config import load
 from monitor.model import Action, Transition, alert_id
 from monitor.service.compose import Service, open_service

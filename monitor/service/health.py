@@ -126,12 +126,19 @@ def _demotions(service: Service, now_us: int) -> Iterator[Decision]:
 
 
 def collectors(service: Service, now_us: int) -> Iterator[Decision]:
-    """A source whose collector has not reported for five minutes, or reads what happened a quarter of an hour ago."""
+    """A source that nothing was ever read from, or whose collector has not reported for five minutes, or lags by a quarter of an hour."""
+    beats = ledger.beats(service.engine)
     by: dict[str, list[PartitionRow]] = {}
     for p in all_partitions(service.engine):
         by.setdefault(p.source, []).append(p)
     for name, source in service.config.sources.items():
-        if source.type == "http" or name not in by:
+        if source.type == "http":
+            continue
+        if name not in by:
+            since_us = beats.get(f"collector:{name}", (now_us, {}))[0]
+            never = now_us - since_us > DEAD_COLLECTOR_US and source.follow and source.decoder != "marks"
+            reason = "nothing was ever read from it: does it exist, and does `lanner collect` run?" if never else None
+            yield _state("component", f"collector {name}", now_us, reason)
             continue
         topic = source.topic
         mine = [p for p in by[name] if topic is None or p.topic == topic]

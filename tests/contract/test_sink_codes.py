@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from alerts.alerta import Alerta, payload
+from alerts.alerta import Alerta
+from alerts.alertarows import payload
 from alerts.base import Sink, SinkRejected, SinkSuppressed, SinkUnavailable, SinkUnknown
 from tests.alerting import opened
 from tests.servers import free_port

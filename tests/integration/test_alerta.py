@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from alerts import lifecycle, pipeline
-from alerts.alerta import Alerta, resource
+from alerts.alerta import Alerta
+from alerts.alertarows import resource
 from alerts.base import SinkRejected, SinkState, SinkSuppressed, SinkUnavailable, SinkUnknown
 from alerts.memory import MemoryOutbox
 from alerts.pipeline import Delivery

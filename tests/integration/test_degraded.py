@@ -109,6 +109,18 @@ def test_a_collector_that_lags_or_dies_is_an_incident(lone: Service) -> None:
     assert "has not reported for five minutes" in about(lone, 303, start)[name]
 
 
+def test_a_source_that_never_comes_is_an_incident(lone: Service) -> None:
+    """Five minutes after a scheduler first knew of it, and until something is read; a restart gives it no time anew."""
+    start = time.time_ns() // 1000
+    name = "MonitorDegraded component:collector files"
+    Jobs(lone, {})
+    assert name not in about(lone, 290, start)
+    Jobs(lone, {})
+    assert "nothing was ever read" in about(lone, 310, start)[name]
+    read_up_to(lone, 10, start + 310 * SECOND_US, start + 311 * SECOND_US, at_end=True)
+    assert [name in about(lone, s, start) for s in (312, 313, 314)] == [True, True, False]
+
+
 def test_a_publisher_that_is_late_is_an_incident(lone: Service) -> None:
     """Recorded events that nobody publishes for more than a minute."""
     start = time.time_ns() // 1000

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alerts import lifecycle
-from alerts.alerta import payload, resource
+from alerts.alertarows import payload, resource
 from alerts.ocsf import finding
 from alerts.policy import SEVERITY, Named, Policy, policy
 from alerts.syslog import cef
