@@ -67,6 +67,7 @@ PERSISTENCE: Final[Mapping[Event, Persistence]] = {
     Event.TRAFFIC_ANOMALY: Persistence(
         1, 1, 1
     ),  # of fixed rules only the flood of new principals, which has its own end
+    Event.POISONING_SUSPECTED: Persistence(1, 1, 1),  # of fixed rules only canaries, which ask twice themselves
     Event.UNREGISTERED_MODEL: Persistence(1, 1, 1),
     Event.DETECTOR_FAILED: Persistence(1, 1, 3),  # open on the first failure, clear after three good runs
     Event.DETECTOR_SILENT: Persistence(1, 1, 1),

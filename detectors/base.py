@@ -57,6 +57,9 @@ class Caller:
     distinct_rows: int | None = None
 
 
+PROBES: Final = frozenset({"health_probe", "batch"})  # declared uses that may send canaries
+
+
 class Window(Protocol):
     """What a detector may see: one model's events over [start_us, end_us), or a stretch of its log in log order.
 
@@ -270,6 +273,7 @@ class Feedback:
     frozen: bool = False  # an incident is open: the baseline must not move
     restart: bool = False  # an incident ended: evidence starts afresh
     suspects: frozenset[str] = frozenset()  # principals with an open incident
+    changes_us: tuple[int, ...] = ()  # when people or pipelines said that the model changed (poisoning detectors only)
 
 
 class Detector(Protocol):
