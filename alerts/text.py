@@ -197,6 +197,9 @@ def _what(alert: Alert, action: Action) -> str:
         parts.insert(0, f"{len(principals)} principals")
     if raised := [words for reason, words in RAISES.items() if reason in alert.evidence.get(RAISED, ())]:
         parts.append("more severe because " + " and ".join(raised))
+    like = alert.evidence.get("look_alike")
+    if isinstance(like, Mapping) and like.get("why"):  # then it is no more than a warning
+        parts.append(f"looks like a tool ({shown(like.get('profile'), 20)}): {shown(like['why'])}")
     if flapping := alert.evidence.get("flapping"):
         parts.append(f"comes and goes ({number(flapping)} times in a day): closes after 6 h of calm")
     if detail := alert.evidence.get("detail") or alert.evidence.get("reason"):

@@ -99,7 +99,7 @@ class Tool:
     def told(self) -> dict[str, Any]:
         """As evidence."""
         what = ALIKE[self.profile]
-        why = f"{self.excused} of {self.strange} strange queries are {what}; declare it, or the rest is the attack"
+        why = f"{self.excused} of {self.strange} strange queries are {what}; an honest tool should be declared"
         return {"profile": self.profile, "why": why, "excused": self.excused, "strange": self.strange}
 
 

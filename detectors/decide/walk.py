@@ -166,7 +166,9 @@ class Walk:
         woken = flag and case.quiet
         if flag:
             case.quiet, case.last_us = False, max(case.last_us, now)
-        lifted = case.cap is not None and naming.looser(self.cap(subject, self.parts(run.sums[i])), case.cap)
+        # Only what is flagged lifts the bound: excuses and silence never do.
+        bound = case.cap if flag else None
+        lifted = bound is not None and naming.looser(self.cap(subject, self.parts(run.sums[i])), bound)
         if lifted or woken or case.queries & (case.queries - 1) == 0 or named.value != ledger.named.get(subject):
             self.tell(subject, case, now, self.parts(run.sums[i]))
 
