@@ -67,6 +67,7 @@ PERSISTENCE: Final[Mapping[Event, Persistence]] = {
     Event.TRAFFIC_ANOMALY: Persistence(
         1, 1, 1
     ),  # of fixed rules only the flood of new principals, which has its own end
+    Event.POISONING_SUSPECTED: Persistence(1, 1, 1),  # of fixed rules only canaries, which ask twice themselves
     Event.UNREGISTERED_MODEL: Persistence(1, 1, 1),
     Event.DETECTOR_FAILED: Persistence(1, 1, 3),  # open on the first failure, clear after three good runs
     Event.DETECTOR_SILENT: Persistence(1, 1, 1),
@@ -109,7 +110,8 @@ class Policy:
         """How severe a decision is. `raised`: reasons of RAISES that hold, a step each.
 
         The configured severity of its monitor, and what Lanner proposes about itself, take no steps. All else begins
-        where its family or event says and goes up or down by the tier of the model and by `raised`.
+        where its family or event says and goes up or down by the tier of the model and by `raised`. What fuse() proposes
+        about an attack is as much as it may be yet.
 
         >>> from monitor.model import Subject
         >>> d = Decision("m", Event.ATTACK_SUSPECTED, Family.EXTRACTION, Subject("principal", "p"), True, 0, (0, 0), "queries")
@@ -120,16 +122,19 @@ class Policy:
         if fixed is not None:
             return fixed
         begins = self.weights.families.get(d.family) or self.weights.events.get(d.event)
-        if begins is None and d.severity is not None:
+        attack = d.event is Event.ATTACK_SUSPECTED
+        if begins is None and d.severity is not None and not attack:
             return d.severity
         rank = (SEVERITY[d.event] if begins is None else Severity(begins)).rank
         if d.event in STEADY:
             return list(Severity)[rank]
         if d.event not in UNTIERED:
             rank += self.weights.tiers[self.named(d.model).tier - 1]
-        if d.event is Event.ATTACK_SUSPECTED and d.family is Family.ANOMALY and d.family not in self.weights.families:
+        if attack and d.family is Family.ANOMALY and d.family not in self.weights.families:
             rank -= 1  # something is wrong, but nobody can name it yet
         rank += sum(reason in RAISES for reason in raised)
+        if attack and d.severity is not None:
+            rank = min(rank, d.severity.rank)
         return list(Severity)[min(max(rank, 0), Severity.CRITICAL.rank)]
 
     def raises(self, d: Decision, level: float | None, lasted_us: int) -> list[str]:
@@ -138,7 +143,7 @@ class Policy:
         `level`: natural logarithm of the evidence that alarms, where the decision does not say it again.
         """
         found: list[str] = []
-        if d.event not in SECURITY - STEADY or (d.model, d.detector) in self.severities:
+        if d.event not in SECURITY - STEADY or (d.model, d.detector) in self.severities or d.severity is not None:
             return found
         if self.lasts_us is not None and lasted_us >= self.lasts_us:
             found.append(LASTING)

@@ -53,7 +53,7 @@ LOOKALIKES: Final[Mapping[Event, str]] = {  # benign things that look the same
     Event.DATA_QUALITY: "a schema change upstream, a client on an old version",
     Event.TRAFFIC_ANOMALY: "a holiday, a batch job, a load test, a retry storm",
     Event.ATTACK_SUSPECTED: "a batch re-score, a what-if tool, an explainer, a load test, a penetration test",
-    Event.POISONING_SUSPECTED: "a new labelling team or guideline",
+    Event.POISONING_SUSPECTED: "a new labelling team or guideline, a retraining that nobody marked",
     Event.PROMPT_INJECTION_SUSPECTED: "text that quotes instructions, a red-team exercise",
     Event.DATA_LEAK_SUSPECTED: "test records, data the caller already sent",
     Event.ABUSE_SUSPECTED: "a new feature of a client, a retry storm",
@@ -74,7 +74,7 @@ STEPS: Final[Mapping[Event, str]] = {  # the first reversible steps; the runbook
     Event.DATA_QUALITY: "1 find the first bad event  2 ask the sender what changed",
     Event.TRAFFIC_ANOMALY: "1 look at the largest callers  2 ask operations for jobs and incidents",
     Event.ATTACK_SUSPECTED: "1 confirm the owner of the client  2 throttle it (reversible)",
-    Event.POISONING_SUSPECTED: "1 stop training on labels of this source  2 sample them by hand",
+    Event.POISONING_SUSPECTED: "1 stop training on what came since  2 sample it by hand",
     Event.PROMPT_INJECTION_SUSPECTED: "1 read the session  2 revoke the tools it can reach",
     Event.DATA_LEAK_SUSPECTED: "1 stop the answer path  2 tell the privacy officer",
     Event.ABUSE_SUSPECTED: "1 confirm the owner of the client  2 lower its quota",
@@ -203,6 +203,9 @@ def _what(alert: Alert, action: Action) -> str:
         parts.insert(0, f"{len(principals)} principals")
     if raised := [words for reason, words in RAISES.items() if reason in alert.evidence.get(RAISED, ())]:
         parts.append("more severe because " + " and ".join(raised))
+    like = alert.evidence.get("look_alike")
+    if isinstance(like, Mapping) and like.get("why"):  # then it is no more than a warning
+        parts.append(f"looks like a tool ({shown(like.get('profile'), 20)}): {shown(like['why'])}")
     if flapping := alert.evidence.get("flapping"):
         parts.append(f"comes and goes ({number(flapping)} times in a day): closes after 6 h of calm")
     if detail := alert.evidence.get("detail") or alert.evidence.get("reason"):

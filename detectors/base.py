@@ -33,6 +33,7 @@ TECHNIQUES: Final[Mapping[str, Family]] = {  # how attackers go about it, and wh
     "climbing": Family.INVERSION,
 }
 NAMED: Final = tuple(dict.fromkeys(TECHNIQUES.values()))  # what an attack can turn out to be
+LOOK_ALIKES: Final = ("what_if", "explainer")  # declared uses whose queries look like a search to whoever does not know
 
 
 class Profile(Protocol):
@@ -55,6 +56,9 @@ class Caller:
     profile: str = ""
     kappa: float | None = None
     distinct_rows: int | None = None
+
+
+PROBES: Final = frozenset({"health_probe", "batch"})  # declared uses that may send canaries
 
 
 class Window(Protocol):
@@ -260,6 +264,7 @@ class Evidence:
     columns: tuple[str, ...] = ()  # name of each column of log_e, "signal/bet"; shown as the detector's parts
     votes: NDArray[np.float64] | None = None  # (events, TECHNIQUES): what each event says about the technique, in nats
     tokens: NDArray[np.int64] | None = None  # (events,): the kind of query behind the votes, to learn them from
+    alike: NDArray[np.uint8] | None = None  # (events,): 1 + place in LOOK_ALIKES of the use that excuses it, 0: none
     links: NDArray[np.int64] | None = None  # (k, 2): row, place in `principals` of another caller that it belongs with
 
 
@@ -279,6 +284,7 @@ class Feedback:
     frozen: bool = False  # an incident is open: the baseline must not move
     restart: bool = False  # an incident ended: evidence starts afresh
     suspects: frozenset[str] = frozenset()  # principals with an open incident
+    changes_us: tuple[int, ...] = ()  # when people or pipelines said that the model changed (poisoning detectors only)
 
 
 class Detector(Protocol):

@@ -43,6 +43,7 @@ class Found:
     benign: float
     reach: float
     refused: Mapping[str, str]
+    what_ifs: float = 1.0  # share of what half of the simulated honest clients send that looks like a what-if anyway
 
 
 def sequences(
@@ -137,7 +138,9 @@ def near_thresholds(
         if b > REACH * reach or reach <= 0
     }
     bits, crowd, cross = (None if k in refused else found[k] for k in ("near", "crowd", "cross"))
-    return Found(bits, crowd, cross, sampled if bits is None else max(bits, sampled), benign["near"], reach, refused)
+    usual = float(np.median([(m.excused == search.WHAT_IF).mean() for m in met])) if met else 1.0
+    sampled = sampled if bits is None else max(bits, sampled)
+    return Found(bits, crowd, cross, sampled, benign["near"], reach, refused, usual)
 
 
 def followed(rows: Rows, scale: Scale, memory: int) -> Met:

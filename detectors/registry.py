@@ -16,6 +16,7 @@ from detectors.membership.variations import Membership
 from detectors.performance.fairness import Fairness
 from detectors.performance.labelled import Performance
 from detectors.poisoning.feedback import LabelFlips
+from detectors.poisoning.scores import CanaryScores
 from detectors.quality.freshness import Freshness
 from detectors.quality.missing import Missing
 from detectors.quality.rules import Rules
@@ -24,6 +25,7 @@ REGISTRY: Final[Mapping[str, type[Any]]] = {
     Abuse.name: Abuse,
     Access.name: Access,
     Canaries.name: Canaries,
+    CanaryScores.name: CanaryScores,
     Exposure.name: Exposure,
     Fairness.name: Fairness,
     Freshness.name: Freshness,

@@ -343,7 +343,7 @@ class Decision:
     p_value: float | None = None
     log_e: float | None = None
     n: int | None = None
-    severity: Severity | None = None  # a proposal; policy in configuration has the last word
+    severity: Severity | None = None  # a proposal, of attacks an upper bound; policy in configuration has the last word
     fixed_rule: bool = False
     evidence: Mapping[str, Any] = field(default_factory=dict)
 

@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 from detectors import decide
 from detectors.base import Calibration, Caller, Detection, Detector, Feedback, Measured, State
 from detectors.profile import Bins, Profile
-from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Severity
+from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Severity, Verdict
 
 Rng = np.random.Generator
 NUMERIC = tuple(f"x{j}" for j in range(8))
 CATEGORICAL = ("colour", "shop")
-DECLARED = {f"limited-{i}": Caller(distinct_rows=100) for i in range(10)}
+DECLARED = {f"limited-{i}": Caller(distinct_rows=100) for i in range(10)} | {"probe": Caller(profile="health_probe")}
 ATTACKS = decide.FuseSettings.derive(1 / (30 * 86400))
 DRIFT = decide.BudgetSettings.derive(1 / (30 * 86400), [HOUR_US])
 
@@ -163,9 +163,11 @@ class Court:
         )
 
     def stretch(self, window: Rows, settings: decide.FuseSettings = ATTACKS) -> list[Decision]:
-        """One stretch of the log through measure() and fuse()."""
+        """One stretch of the log through measure() and fuse(); what rules say of it decides by itself."""
         measured = self._measure(window)
         found = [measured.evidence] if measured.evidence is not None else []
+        ruled = [d for d in measured.detections if d.verdict is Verdict.ALARM]
+        self.decisions += [decide.fixed("m", d, window_us=d.window_us, time_us=d.window_us[1]) for d in ruled]
         return self._keep(decide.fuse(_state(self.decider), found, tuple(self.open.values()), settings, "m"))
 
     def _measure(self, window: Rows) -> Measured:
@@ -385,8 +387,9 @@ def _feedback(i: int, share: float = 0.0) -> Rows:
 
 
 def with_known(table: pa.Table, column: str, share: float, rng: Rng) -> pa.Table:
-    """The table with a truth value per row: whether the bank knows it."""
-    return table.append_column(column, pa.array(rng.random(table.num_rows) < share))
+    """The table with what `monitor.service.known` says per row: whether it is a training record, or which canary."""
+    known = rng.random(table.num_rows) < share
+    return table.append_column(column, pa.array(np.where(known, 3, -1) if column == "canary" else known))
 
 
 def _known_reference(column: str) -> list[Rows]:
@@ -430,6 +433,34 @@ def _canary_log() -> tuple[pa.Table, set[str]]:
     return mixed(*honest, with_known(events(100, rng, principal="thief"), "canary", 0.02, rng)), {"thief"}
 
 
+def probed(rounds: Sequence[float], rng: Rng, *, noise: float = 0.0, canaries: int = 20, **fields: Any) -> pa.Table:
+    """A declared probe that sends every canary each hour; in each round a share of them is answered .2 higher."""
+    table = events(canaries * len(rounds), rng, principal="probe")
+    line = np.arange(table.num_rows) % canaries
+    hour = np.arange(table.num_rows) // canaries
+    score = (
+        0.3 + line / (3 * canaries) + 0.2 * (line < np.array(rounds)[hour] * canaries) + rng.normal(0, noise, len(line))
+    )
+    made = {
+        "event_time": pa.array(hour * HOUR_US + line * SECOND_US), "canary": pa.array(line),
+        "scores": pa.array([[1 - s, s] for s in score.tolist()], pa.list_(pa.float64())),
+    }  # fmt: skip
+    for name, value in (made | {k: pa.array([v] * len(line)) for k, v in fields.items()}).items():
+        table = table.drop_columns([name]) if name in table.column_names else table
+        table = table.append_column(name, value)
+    return table
+
+
+def _canaries_log() -> tuple[pa.Table, set[str]]:
+    """Honest clients, and a probe whose canaries begin to be answered otherwise after ten rounds."""
+    rng = np.random.default_rng(21)
+    honest = [with_known(events(200, rng, principal=f"honest-{i}"), "canary", 0.0, rng) for i in range(3)]
+    probe = probed([0.0] * 10 + [0.3] * 4, rng, noise=0.002)
+    return pa.concat_tables([*honest, probe], promote_options="default").sort_by([("event_time", "ascending")]), {
+        "canaries"
+    }
+
+
 CASES: dict[str, Case] = {
     "abuse": Case(
         _reference,
@@ -450,6 +481,13 @@ CASES: dict[str, Case] = {
         lambda i: _usual_known(i, "canary", 0.0),
         lambda size: _usual_known(80, "canary", size),
         log=_canary_log,
+    ),
+    "canary_scores": Case(
+        lambda: _known_reference("canary"),
+        lambda i: as_log(probed([0.0] * 6, np.random.default_rng([22, i]))),
+        lambda size: as_log(probed([size] * 3, np.random.default_rng(23))),
+        settled=1,
+        log=_canaries_log,
     ),
     "exposure": Case(
         _reference,

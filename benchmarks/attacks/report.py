@@ -46,8 +46,8 @@ def _least(what: str, bar: float, mine: Found, hit: Callable[[Outcome], bool]) -
     )
 
 
-def _most(what: str, bar: float, mine: Found) -> Number:
-    k, n, interval, worst = _share(mine, lambda o: o.alarmed)
+def _most(what: str, bar: float, mine: Found, hit: Callable[[Outcome], bool] = lambda o: o.alarmed) -> Number:
+    k, n, interval, worst = _share(mine, hit)
     text = "none" if bar == 0 else f"{bar:.0%} or fewer"
     return Number(what, text, f"{k} of {n} ({k / max(n, 1):.1%})", interval, worst, k <= bar * n if n else None)
 
@@ -78,6 +78,7 @@ def numbers(found: Found) -> list[Number]:
         _least("padded, attack share 10 %, within 1,000", 0.90, group("padded-10%"), within(1_000)),
         _most("natural principals alarmed per 1,000 queries", 0.01, group("natural")),
         _most("undeclared what-if and explainer principals", 0.10, tools),
+        _most("undeclared what-if and explainer principals that page somebody", 0.0, tools, lambda o: o.pages),
         _most("declared what-if and explainer principals", 0.0, declared),
         _most("batch, probe, retries, segment, cents, sorted, one class, re-scored", 0.0, [o for o in found if o.group in QUIET]),
         _least("family right 100 queries after onset, unmasked", 0.90, named["unmasked"], lambda o: bool(o.right_later)),
@@ -94,20 +95,21 @@ def median(mine: Found) -> str:
 
 def text(found: Found) -> str:
     """A line per group of attackers, one per kind of honest client, then the numbers."""
-    head = f"{'attackers':22}{'n':>5}{'<=100':>7}{'<=500':>7}{'<=1200':>8}{'median':>8}{'worst':>7}{'family':>8}{'@100':>6}"
+    head = f"{'attackers':22}{'n':>5}{'<=100':>7}{'<=500':>7}{'<=1200':>8}{'median':>8}{'worst':>7}{'family':>8}{'@100':>6}{'pages':>7}"
     lines = [f"{head}  missed"]
     for g in attack_groups(found):
         r = attackers(found, g)
         lines.append(
             f"{g:22}{r['n']:5}{r['100']:7.0%}{r['500']:7.0%}{r['1200']:8.0%}{r['median']:>8}{r['worst']:>7}"
-            f"{_percent(r['family']):>8}{_percent(r['family_later']):>6}  {r['missed']}"
+            f"{_percent(r['family']):>8}{_percent(r['family_later']):>6}{_percent(r['pages']):>7}  {r['missed']}"
         )
-    lines.append(f"\n{'honest':24}{'n':>5}{'alarm':>7}  {'95 % interval':18}alarmed")
+    lines.append(f"\n{'honest':24}{'n':>5}{'alarm':>7}{'pages':>7}  {'95 % interval':18}alarmed")
     for g in honest_groups(found):
         mine = [o for o in found if not o.attack and o.group == g]
         bad = [o for o in mine if o.alarmed]
         low, high = exact(len(bad), len(mine))
-        lines.append(f"{g:24}{len(mine):5}{len(bad):7}  {low:6.1%} to {high:6.1%}  {_places(bad)}")
+        pages = sum(o.pages for o in bad)
+        lines.append(f"{g:24}{len(mine):5}{len(bad):7}{pages:7}  {low:6.1%} to {high:6.1%}  {_places(bad)}")
     if any(o.baselines for o in found):
         lines.append(f"\n{'ever alarmed by':26}{''.join(f'{b:>18}' for b in BASELINES)}")
         both = [(True, g) for g in attack_groups(found)] + [(False, g) for g in honest_groups(found)]
@@ -146,6 +148,7 @@ def attackers(found: Found, group: str) -> dict[str, Any]:
         "worst": str(max(known)) if known else "-",
         "family": statistics.fmean(right) if right else None,
         "family_later": statistics.fmean(later) if later else None,
+        "pages": statistics.fmean(o.pages for o in mine if o.queries is not None) if known else None,
         "before": sum(o.before for o in mine),
         "missed": _places([o for o in mine if o.queries is None], kind=True),
     }
@@ -174,25 +177,27 @@ def markdown(found: Found) -> str:
     lines += [f"| {x.what} | {x.bar} | {x.value} | {x.interval} | {x.worst} | {_said(x.met)} |" for x in numbers(found)]
     names = " | ".join(BASELINES)
     lines += [
-        "", f"| attackers | n | within 100 | 500 | 1,200 | median | worst | family right at opening | at 100 | {names} | never found |",
-        "|---" * (10 + len(BASELINES)) + "|---|",
+        "", f"| attackers | n | within 100 | 500 | 1,200 | median | worst | family right at opening | at 100 | of the found page | {names} | never found |",
+        "|---" * (11 + len(BASELINES)) + "|---|",
     ]  # fmt: skip
     for g in attack_groups(found):
         r, others = attackers(found, g), " | ".join(_baselines(found, g, attack=True))
         lines.append(
             f"| {g} | {r['n']} | {r['100']:.0%} | {r['500']:.0%} | {r['1200']:.0%} | {r['median']} | {r['worst']} | "
-            f"{_percent(r['family'])} | {_percent(r['family_later'])} | {others} | {r['missed']} |"
+            f"{_percent(r['family'])} | {_percent(r['family_later'])} | {_percent(r['pages'])} | {others} | {r['missed']} |"
         )
     lines += [
         "",
-        f"| honest clients | n | alarmed | 95 % interval | {names} | where |",
-        "|---" * (5 + len(BASELINES)) + "|",
+        f"| honest clients | n | alarmed | pages | 95 % interval | {names} | where |",
+        "|---" * (6 + len(BASELINES)) + "|",
     ]
     for g in honest_groups(found):
         mine = [o for o in found if not o.attack and o.group == g]
         bad, others = [o for o in mine if o.alarmed], " | ".join(_baselines(found, g, attack=False))
         low, high = exact(len(bad), len(mine))
-        lines.append(f"| {g} | {len(mine)} | {len(bad)} | {low:.1%} to {high:.1%} | {others} | {_places(bad)} |")
+        lines.append(
+            f"| {g} | {len(mine)} | {len(bad)} | {sum(o.pages for o in bad)} | {low:.1%} to {high:.1%} | {others} | {_places(bad)} |"
+        )
     return "\n".join(lines)
 
 
@@ -207,7 +212,7 @@ def record(found: Found) -> dict[str, Any]:
         "numbers": [vars(x) for x in numbers(found)],
         "attackers": {g: attackers(found, g) for g in attack_groups(found)},
         "honest": {
-            g: {"n": len(mine), "alarmed": sum(o.alarmed for o in mine)}
+            g: {"n": len(mine), "alarmed": sum(o.alarmed for o in mine), "pages": sum(o.pages for o in mine)}
             for g in honest_groups(found)
             for mine in [[o for o in found if not o.attack and o.group == g]]
         },

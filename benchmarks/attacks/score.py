@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alerts.policy import Policy
 from benchmarks.attacks.actors import Stream
 from benchmarks.attacks.judge import Judged, Log
 from benchmarks.attacks.traffic import principals
-from monitor.model import Decision, Event
+from monitor.model import Decision, Event, Severity
 
 LATER = 100  # queries after onset at which the family is read again
 
@@ -22,7 +23,7 @@ class Outcome:
     """One actor. `queries`: from the first attack query to the opening decision, over all its principals; None: never.
 
     queries counts what the attacker sent since onset, padding included; `hostile` only those of the attack. `before`:
-    alarmed on the honest history. distinct: different rows sent. family, family_later: at opening, and LATER queries after onset. peaks: largest running
+    alarmed on the honest history. pages: an incident of it became major or worse, which somebody is paged for. distinct: different rows sent. family, family_later: at opening, and LATER queries after onset. peaks: largest running
     log evidence per signal (best bet), flags: share of flagged events.
     """
 
@@ -34,6 +35,7 @@ class Outcome:
     n: int
     distinct: int
     alarmed: bool
+    pages: bool = False
     queries: int | None = None
     hostile: int | None = None
     before: bool = False
@@ -79,7 +81,7 @@ def _outcome(
             own[signal] = max(own.get(signal, -np.inf), round(value, 2))
     base = Outcome(
         data, a.name, a.group, a.kind, a.hostile, len(s.rows), len({r.tobytes() for r in s.rows}), bool(opened), principals=a.principals,
-        suspects=len({d.subject.id for d in opened}), peaks=own,
+        suspects=len({d.subject.id for d in opened}), peaks=own, pages=paging(opened),
     )  # fmt: skip
     if not a.hostile or not opened:
         return replace(base, family=str(opened[0].family) if opened else "")
@@ -87,7 +89,7 @@ def _outcome(
     after = [(p, d) for p, d in zip(places, opened, strict=True) if p >= first]
     before = any(p < first for p in places)
     if not after:
-        return replace(base, before=before, alarmed=False)
+        return replace(base, before=before, alarmed=False, pages=False)
     place, opening = after[0]
     later = [d for p, d in after if p <= max(first + LATER, place)]
     family, family_later = opening.family, later[-1].family
@@ -96,6 +98,17 @@ def _outcome(
         base, before=before, queries=place - first + 1, hostile=int(s.attack[first : place + 1].sum()),
         family=str(family), family_later=str(family_later), right=family in right, right_later=family_later in right,
     )  # fmt: skip
+
+
+def paging(decisions: Sequence[Decision]) -> bool:
+    """Whether the default policy makes an incident of a model of tier 2 major or worse, by these decisions in time order."""
+    policy, opened = Policy(), dict[str, Decision]()
+    for d in decisions:
+        first = opened.setdefault(d.subject.id, d)
+        lasted_us = 0 if d.evidence.get("quiet") else d.time_us - first.time_us
+        if policy.severity(d, policy.raises(d, first.threshold, lasted_us)).rank >= Severity.MAJOR.rank:
+            return True
+    return False
 
 
 def _by_subject(decisions: Iterable[Decision]) -> dict[str, list[Decision]]:

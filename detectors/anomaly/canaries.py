@@ -9,13 +9,12 @@ from typing import ClassVar, Final
 import numpy as np
 
 from detectors.anomaly.learnt import callers
-from detectors.base import Calibration, Evidence, Feedback, Measured, State, Window
+from detectors.base import PROBES, Calibration, Evidence, Feedback, Measured, State, Window
 from monitor.errors import CalibrationRefused
 from monitor.model import Family
 
 VERSION: Final = 1
 CERTAIN: Final = 50.0  # nats of an event that is a fact and no inference
-PROBES: Final = frozenset({"health_probe", "batch"})  # declared uses that may send canaries
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Canaries:
             return Measured(now)
         declared = window.callers()
         meant = np.array([n in declared and declared[n].profile in PROBES for n in names], dtype=bool)
-        flag = np.asarray(rows["canary"], dtype=bool)[at] & ~meant[who[at]]
+        flag = (np.asarray(rows["canary"])[at] >= 0) & ~meant[who[at]]
         return Measured(
             now,
             (),

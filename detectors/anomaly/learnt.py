@@ -119,7 +119,7 @@ def learn(
     meta, arrays = (rules if rules is not None else Constraints.fit(frame, np.inf)).pack()
     meta |= {
         "rows": rows.num_rows, "refused": refused, "bits": found.bits, "sampled_bits": found.sampled,
-        "crowd_bits": found.crowd, "cross_bits": found.cross, "benign_bits": found.benign, "self_bits": found.reach, "shared_bits": shared, "edge": edge,
+        "crowd_bits": found.crowd, "cross_bits": found.cross, "benign_bits": found.benign, "self_bits": found.reach, "shared_bits": shared, "edge": edge, "what_ifs": found.what_ifs,
         "margins": given.levels(), "codes": [list(w) for w in encoder.words],
     }  # fmt: skip
     arrays |= {"edges": encoder.edges, "surprise": scale.table, "mean": scale.mean, "variance": scale.variance}

@@ -21,12 +21,16 @@ from detectors.base import Calibration, Caller, Evidence, Feedback, Measured, St
 from detectors.chains import Chains
 from detectors.constraints import Constraints
 from detectors.pool import Pool
-from detectors.search import NOT, Met
+from detectors.search import NOT, WHAT_IF, Met
 from detectors.signals import Frame
 from monitor.model import Family
 
-VERSION: Final = 2
+VERSION: Final = 3
 SHOWN: Final = 4  # broken rules named per event
+ALIKE: Final = np.array([0, 1, 2, 2], np.uint8)  # search.Met.excused as what Evidence.alike says
+TELLING: Final = (
+    0.05  # share of honest rows that look like what-ifs anyway, from which on looking like one says nothing
+)
 DECLARED: Final[Mapping[str, frozenset[str]]] = {  # signals that a declared use of the model explains
     "what_if": frozenset(SIGNALS),
     "explainer": frozenset(SIGNALS),
@@ -157,7 +161,7 @@ class Queries:
             detector=self.name, family=self.family, principals=names, code=who.astype(np.int32), row=at,
             time_us=np.asarray(rows.column("event_time"), dtype=np.int64)[at], log_e=np.concatenate(bets, axis=1),
             flag=flag, columns=tuple(f"{s}/{r}" for s, rho in rates.items() for r in signals.tolerated(rho)),
-            votes=tokens.table()[kind] * flag[:, None], tokens=kind,
+            votes=tokens.table()[kind] * flag[:, None], tokens=kind, alike=_alike(cal, met, flag),
         )  # fmt: skip
 
     def _rho(self) -> dict[str, float]:
@@ -178,6 +182,14 @@ def _silent(
         excused = [s in DECLARED.get(declared[n].profile, ()) if n in declared else False for n in names]
         out[s] = np.full(len(who), s in cal.meta["refused"]) | np.array(excused, dtype=bool)[who]
     return out
+
+
+def _alike(cal: Calibration, met: Met, flag: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """What each query that is not flagged has in common with a tool; in coarse tables honest rows are what-ifs as well."""
+    alike = ALIKE[met.excused] * (met.fresh & ~flag)
+    if cal.meta["what_ifs"] > TELLING:
+        alike[met.excused == WHAT_IF] = 0
+    return np.asarray(alike, np.uint8)
 
 
 def _strange(rows: pa.Table, at: NDArray[np.int64]) -> NDArray[np.int64]:

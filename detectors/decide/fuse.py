@@ -27,7 +27,7 @@ from detectors.decide.sums import cusum
 from detectors.decide.walk import CLEAR_US, QUIET_US, Events, Lane, Run, Walk
 from monitor.model import Alert, Decision, Event, Family
 
-VERSION: Final = 2
+VERSION: Final = 3
 BUSY_PER_S: Final = 1_000_000 / (30 * 86400)  # a million events in 30 days
 __all__ = ["CLEAR_US", "QUIET_US", "FuseSettings", "fuse"]
 
@@ -113,6 +113,7 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
     who, time_us = np.zeros(len(row), np.int64), np.zeros(len(row), np.int64)
     log_e, flag = np.zeros((len(row), len(ledger.columns)), np.int64), np.zeros(len(row), dtype=bool)
     votes = np.zeros((len(row), len(TECHNIQUES)))
+    alike = np.zeros(len(row), np.uint8)
     links: dict[int, list[str]] = {}
     for e, own in zip(given, columns, strict=True):
         at = np.searchsorted(row, e.row)
@@ -125,10 +126,13 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
             votes[at] += e.votes
         elif e.family in NAMED:
             votes[at, list(TECHNIQUES.values()).index(e.family)] += e.flag
+        if e.alike is not None:
+            alike[at] = e.alike
         for r, other in e.links.tolist() if e.links is not None else ():
             links.setdefault(int(r), []).append(e.principals[other])
     clock = np.maximum.accumulate(np.maximum(time_us, ledger.clock_us))
-    return Events(who, row, time_us, log_e, flag, votes, [e.details for e in given], links, clock)
+    excusing = frozenset(e.detector for e in given if e.alike is not None)
+    return Events(who, row, time_us, log_e, flag, votes, alike, [e.details for e in given], links, clock, excusing)
 
 
 def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> list[Decision]:

@@ -11,12 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from detectors.base import NAMED, TECHNIQUES
-from monitor.model import Family
+from detectors.base import LOOK_ALIKES, NAMED, TECHNIQUES
+from monitor.model import Family, Severity
 
 LEAD: Final = 1.0  # nats by which a family must lead the next; votes are tempered, so this is more than it looks
 PLACES: Final = tuple(tuple(i for i, g in enumerate(TECHNIQUES.values()) if g is f) for f in NAMED)
 ENOUGH: Final = 6  # flagged queries before a name is given
+FULL: Final = 25  # flagged queries before an incident may be more than minor
+TOOL_SHARE: Final = 2 / 3  # of a suspect's strange queries that a tool explains, from which on it may be one
+TOOL_LEAST: Final = 8  # of them
+TOOL_MOST: Final = 100  # flagged queries, from which on it is none whatever it explains
+ALIKE: Final[Mapping[str, str]] = {
+    "what_if": "what-ifs of rows that it sent as they are",
+    "explainer": "samples around rows that it sent as they are",
+}
 BENIGN: Final[Mapping[Family, tuple[str, str]]] = {  # the honest use that looks most like it, and what tells them apart
     Family.ANOMALY: ("what_if", "its queries are not variations of a few fields of one honest row"),
     Family.EXTRACTION: ("explainer", "its made-up rows are not spread around rows that it sent as they are"),
@@ -70,3 +78,40 @@ def look_alike(found: Family) -> dict[str, Any]:
     """The nearest honest use and why it is not that."""
     profile, why = BENIGN.get(found, BENIGN[Family.ANOMALY])
     return {"profile": profile, "why_not": why}
+
+
+def looser(now: Severity | None, before: Severity) -> bool:
+    """Whether a bound on the severity allows more than the one before; None: there is none."""
+    return now is None or now.rank > before.rank
+
+
+@dataclass(frozen=True)
+class Tool:
+    """The tool that a suspect may be: most of its strange queries are what such a tool sends.
+
+    excused: of so many strange queries (flagged or excused) since there is evidence, those that a tool explains.
+    """
+
+    profile: str
+    excused: int
+    strange: int
+
+    def told(self) -> dict[str, Any]:
+        """As evidence."""
+        what = ALIKE[self.profile]
+        why = f"{self.excused} of {self.strange} strange queries are {what}; an honest tool should be declared"
+        return {"profile": self.profile, "why": why, "excused": self.excused, "strange": self.strange}
+
+
+def tool(flagged: float, excused: Sequence[float]) -> Tool | None:
+    """Whether a suspect may be a tool, by its flagged queries and those that each of LOOK_ALIKES explains.
+
+    >>> tool(13, [0, 84])
+    Tool(profile='explainer', excused=84, strange=97)
+    >>> tool(13, [10, 10]) is None
+    True
+    """
+    n = round(sum(excused))
+    if n < TOOL_LEAST or n < TOOL_SHARE * (flagged + n) or flagged >= TOOL_MOST:
+        return None
+    return Tool(LOOK_ALIKES[max(range(len(excused)), key=lambda i: excused[i])], n, round(flagged + n))

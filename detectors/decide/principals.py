@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.aged import Ids, Part, grown
+from monitor.model import Severity
 
 MICRO: Final = 1_000_000  # sums are kept in millionths of a nat
 NEVER: Final = -(1 << 62)
@@ -32,6 +33,7 @@ class Case:
     flagged: int = 0
     last_us: int = 0
     quiet: bool = False
+    cap: Severity | None = None  # that it may not pass as yet
 
     def with_(self, other: Case) -> Case:
         """Both as one."""
@@ -58,7 +60,9 @@ class Ledger:
     old: Part
     cases: dict[str, Case] = field(default_factory=dict)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    votes: dict[str, list[float]] = field(default_factory=dict)  # nats per entry of TECHNIQUES, then flagged events
+    votes: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # nats per entry of TECHNIQUES, flagged events, events of each of LOOK_ALIKES
     links: dict[str, int] = field(default_factory=dict)  # "a\x1fb" -> rows that tie a to b
     groups: dict[str, list[str]] = field(default_factory=dict)
     named: dict[str, str] = field(default_factory=dict)  # the family last told of each open case
@@ -76,7 +80,7 @@ class Ledger:
         own = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
         old = Part.load(meta["old_ids"], own, _nobody())
         ledger = cls(list(meta["ids"]), list(meta["columns"]), sums, onset_us, count, last_us, old)
-        ledger.cases = {p: Case(**c) for p, c in meta["cases"].items()}
+        ledger.cases = {p: Case(**{**c, "cap": c["cap"] and Severity(c["cap"])}) for p, c in meta["cases"].items()}
         ledger.examples = {p: list(e) for p, e in meta["examples"].items()}
         ledger.votes = {p: list(v) for p, v in meta["votes"].items()}
         ledger.groups = {g: list(m) for g, m in meta["groups"].items()}

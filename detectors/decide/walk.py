@@ -12,16 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import stats
+from detectors.base import LOOK_ALIKES, TECHNIQUES
 from detectors.decide import naming
 from detectors.decide.principals import MICRO, Case, Ledger
 from detectors.decide.sums import cusum
-from monitor.model import HOUR_US, Decision, Event, Family, Subject, finite, rfc3339
+from monitor.model import HOUR_US, Decision, Event, Family, Severity, Subject, finite, rfc3339
 
 QUIET_US: Final = 24 * HOUR_US
 CLEAR_US: Final = 7 * 24 * HOUR_US
 EXAMPLES: Final = 5  # newest flagged events kept per caller with evidence
 LINKED: Final = 3  # rows that tie two callers before they count as one
 JOIN: Final = 0.5  # of the level that each must have reached by itself: whose records others vary is no accomplice
+NOTHING: Final = (0.0,) * (len(TECHNIQUES) + 1 + len(LOOK_ALIKES))  # of Ledger.votes
 CLUSTERS: Final = uuid.UUID("6f2c1f0e-8f0a-5d8e-9b1c-3a5d7e9f1b2d")
 
 
@@ -48,9 +50,11 @@ class Events:
     log_e: NDArray[np.int64]  # (events, columns of the ledger), millionths
     flag: NDArray[np.bool_]
     votes: NDArray[np.float64]  # (events, TECHNIQUES)
+    alike: NDArray[np.uint8]  # as in detectors.base.Evidence
     details: Sequence[Mapping[int, Mapping[str, Any]]]  # of every detector: by row, why it was flagged
     links: dict[int, list[str]]  # by row: callers that it belongs with
     clock_us: NDArray[np.int64]  # latest event time so far
+    excusing: frozenset[str] = frozenset()  # detectors that know `alike`
 
     def why(self, place: int) -> dict[str, Any]:
         """What all detectors say of one event."""
@@ -144,6 +148,8 @@ class Walk:
             for other in events.links.get(int(events.row[place]), ()):
                 if other != p and ledger.tie(p, other) >= LINKED and self.guilty(p) and self.guilty(other):
                     subject = self.unite(where.get(p, p), where.get(other, other), now, where, self.parts(run.sums[i]))
+        elif events.alike[place] and subject in ledger.votes and (subject == p or subject in ledger.cases):
+            ledger.votes[subject][len(TECHNIQUES) + int(events.alike[place])] += 1
         case = ledger.cases.get(subject)
         if case is None:
             if flag and self.log_e(run.sums[i]) >= self.level:
@@ -159,6 +165,8 @@ class Walk:
         if flag:
             news |= case.quiet or self.leading(subject).value != ledger.named.get(subject)
             case.quiet, case.last_us = False, max(case.last_us, now)
+            # Only what is flagged lifts the bound: excuses and silence never do.
+            news |= case.cap is not None and naming.looser(self.cap(subject, self.parts(run.sums[i])), case.cap)
         if news:
             self.tell(subject, case, now, self.parts(run.sums[i]))
 
@@ -227,16 +235,38 @@ class Walk:
         """What the subject is after. A name once told stays until another one leads."""
         if self.lane.family is not None:
             return naming.Named(self.lane.family, "", 1.0)
-        *votes, count = self.ledger.votes.get(subject, [0.0] * (self.events.votes.shape[1] + 1))
-        return replace(naming.named(votes, round(count)), family=self.leading(subject))
+        votes = self.ledger.votes.get(subject, NOTHING)
+        return replace(
+            naming.named(votes[: len(TECHNIQUES)], round(votes[len(TECHNIQUES)])), family=self.leading(subject)
+        )
 
     def leading(self, subject: str) -> Family:
         """The family alone."""
         if self.lane.family is not None:
             return self.lane.family
         votes = self.ledger.votes.get(subject)
-        found = naming.leading(votes[:-1], round(votes[-1])) if votes is not None else Family.ANOMALY
+        n = len(TECHNIQUES)
+        found = naming.leading(votes[:n], round(votes[n])) if votes is not None else Family.ANOMALY
         return Family(self.ledger.named.get(subject, found.value)) if found is Family.ANOMALY else found
+
+    def tool(self, subject: str, parts: Mapping[str, float]) -> naming.Tool | None:
+        """The tool that the subject may be."""
+        said = self.ledger.votes.get(subject, NOTHING)[len(TECHNIQUES) :]
+        return None if self.certain(parts) else naming.tool(said[0], said[1:])
+
+    def cap(self, subject: str, parts: Mapping[str, float]) -> Severity | None:
+        """The severity that its incident may not pass as yet: a warning for what may be a tool, which pages nobody, and
+        minor as long as few queries speak against a caller.
+        """
+        if self.certain(parts):
+            return None
+        few = self.ledger.votes.get(subject, NOTHING)[len(TECHNIQUES)] < naming.FULL
+        return Severity.WARNING if self.tool(subject, parts) else Severity.MINOR if few else None
+
+    def certain(self, parts: Mapping[str, float]) -> bool:
+        """Whether there is more than how queries resemble each other: a declared budget, a canary, or another lane."""
+        alone = (v for name, v in parts.items() if name.split("/", 1)[0] not in self.events.excusing)
+        return self.lane.family is not None or max(alone, default=0.0) >= self.level
 
     def open(self, run: Run, i: int, now: int, subject: str) -> None:
         lead = int(np.argmax(run.sums[i]))
@@ -246,10 +276,9 @@ class Walk:
 
     def note(self, p: str, subject: str, place: int) -> None:
         """Keep what a flagged event looked like and what it says about the family."""
-        known = self.ledger.votes.get(subject, [0.0] * (self.events.votes.shape[1] + 1))
-        self.ledger.votes[subject] = [
-            a + b for a, b in zip(known, [*self.events.votes[place].tolist(), 1.0], strict=True)
-        ]
+        known = self.ledger.votes.get(subject, NOTHING)
+        said = [*self.events.votes[place].tolist(), 1.0, *NOTHING[len(TECHNIQUES) + 1 :]]
+        self.ledger.votes[subject] = [a + b for a, b in zip(known, said, strict=True)]
         if self.events.told(place):
             kept = self.noted.setdefault(p, [])
             kept.append(place)
@@ -295,7 +324,8 @@ class Walk:
             log_e is None
         ):  # an update says what has come together so far, weighed as at the opening: the mean over signals
             log_e = stats.log_sum_exp(np.array(list(parts.values()))) - math.log(len(parts))
-        named = self.family(subject)
+        named, tool = self.family(subject), self.tool(subject, parts)
+        case.cap = self.cap(subject, parts)
         members = self.ledger.members(subject)
         shown = [e for p in members for e in self.examples(p)]
         evidence = {
@@ -311,7 +341,7 @@ class Walk:
             evidence |= {
                 "confidence": named.sure,
                 "technique": named.technique,
-                "look_alike": naming.look_alike(named.family),
+                "look_alike": naming.look_alike(named.family) if tool is None else tool.told(),
             }
         self.ledger.named[subject] = named.family.value
         kind = "cluster" if subject in self.ledger.groups else self.lane.kind
@@ -319,7 +349,7 @@ class Walk:
             Decision(
                 model=self.model, event=self.lane.event, family=named.family, subject=Subject(kind, subject), firing=True,
                 time_us=now, window_us=(case.onset_us, now), detector=next(iter(parts)).split("/", 1)[0],
-                statistic=finite(log_e), threshold=threshold, log_e=finite(log_e), n=case.before + case.queries,
+                severity=case.cap, statistic=finite(log_e), threshold=threshold, log_e=finite(log_e), n=case.before + case.queries,
                 evidence=evidence,
             )
         )  # fmt: skip

@@ -366,19 +366,18 @@ class Judge:
         """A fixed-rule detection is a decision by itself."""
         for d in measured.detections if measured is not None else ():
             firing = d.verdict is Verdict.ALARM
-            if (
-                not firing
-                and not quiet.watched(work.counters)
-                and not any(a.event is d.event for a in work.open.values())
-            ):
+            known = quiet.watched(work.counters) or any(a.event is d.event for a in work.open.values())
+            if not firing and not known:
                 continue
             at_us = d.window_us[1] if not firing else d.window_us[0] + round(float(d.threshold or 0) * 1e6)
             self._decide(work, [decide.fixed(self.watched.name, d, window_us=(d.window_us[0], at_us), time_us=at_us)])
 
     def _by_rule(self, work: Work, found: Iterable[Detection], at_us: int) -> list[Decision]:
         """Windows that a rule judged by itself: alarms, and what ends the incident of one."""
-        summed = (Event.ATTACK_SUSPECTED, Event.POISONING_SUSPECTED)  # a gauge of theirs never ends them: fuse() does
-        alive = {(a.event, a.subject) for a in work.open.values() if a.event not in summed}
+        fused = (Event.ATTACK_SUSPECTED, Event.POISONING_SUSPECTED)  # a gauge never ends what fuse() found in callers
+        alive = {
+            (a.event, a.subject) for a in work.open.values() if a.event not in fused or a.subject.kind == "component"
+        }
         return [
             decide.fixed(self.watched.name, d, window_us=d.window_us, time_us=at_us)
             for d in found

@@ -33,7 +33,7 @@ from monitor.store.features import FeatureSchema
 
 CHUNK_ROWS: Final = 20_000
 GRAIN: Final = 1e-6  # of a column's range: what float32 and scaling on the way do to a number
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,14 @@ class Index:
     decimals: tuple[int, ...]
     hashes: Hashes
     key: bytes
+    lines: NDArray[np.int32] | None = None  # where each stood first in its file, from 0; only canaries need it
 
     @classmethod
     def of(
-        cls, chunks: Iterator[pa.Table] | Sequence[pa.Table], numeric: Sequence[str], categorical: Sequence[str], key: bytes
+        cls, chunks: Iterator[pa.Table] | Sequence[pa.Table], numeric: Sequence[str], categorical: Sequence[str], key: bytes,
+        *, numbered: bool = False,
     ) -> Index:  # fmt: skip
-        """From tables of rows; the first one tells the range of each number."""
+        """From tables of rows; the first one tells the range of each number. numbered: remember which row is which."""
         given = iter(chunks)
         first = next(given, pa.table({}))
         numbers = Frame.of(first, numeric, ()).numbers
@@ -64,7 +66,9 @@ class Index:
             tuple(numeric), tuple(categorical), tuple(_decimals(x) for x in numbers.T), np.zeros(0, np.uint64), key
         )
         found = [out.keyed(first), *(out.keyed(rows) for rows in given)]
-        return cls(out.numeric, out.categorical, out.decimals, np.unique(np.concatenate(found)), key)
+        hashes, lines = np.unique(np.concatenate(found), return_index=True)
+        kept = lines.astype(np.int32) if numbered else None
+        return cls(out.numeric, out.categorical, out.decimals, hashes, key, kept)
 
     def keyed(self, rows: pa.Table) -> Hashes:
         """One keyed hash per row: equal for rows that are equal but for rounding on the way."""
@@ -81,6 +85,14 @@ class Index:
         at = np.minimum(np.searchsorted(self.hashes, asked), len(self.hashes) - 1)
         return np.asarray(self.hashes[at] == asked)
 
+    def line(self, rows: pa.Table) -> NDArray[np.int32]:
+        """Which row of the file each one repeats, from 0; -1 for none. Of a numbered index."""
+        if self.lines is None or not len(self.hashes):
+            return np.full(rows.num_rows, -1, dtype=np.int32)
+        asked = self.keyed(rows)
+        at = np.minimum(np.searchsorted(self.hashes, asked), len(self.hashes) - 1)
+        return np.where(self.hashes[at] == asked, self.lines[at], -1).astype(np.int32)
+
 
 @dataclass(frozen=True)
 class Known:
@@ -90,10 +102,11 @@ class Known:
     canary: Index | None = None
 
     def mark(self, rows: pa.Table) -> pa.Table:
-        """The rows with a column of truth values for each index there is."""
-        for name, index in (("training", self.training), ("canary", self.canary)):
-            if index is not None:
-                rows = rows.append_column(name, pa.array(index.holds(rows)))
+        """The rows with a column for each index there is: whether a training record, which canary (-1: none)."""
+        if self.training is not None:
+            rows = rows.append_column("training", pa.array(self.training.holds(rows)))
+        if self.canary is not None:
+            rows = rows.append_column("canary", pa.array(self.canary.line(rows)))
         return rows
 
 
@@ -109,17 +122,20 @@ def index(
     path = folder / f"{kind}-{hmac.new(key, content, hashlib.sha256).hexdigest()[:32]}.index"
     if not path.exists():
         columns = [f"feature:{f}" for f in (*schema.numeric, *schema.categorical)]
-        made = Index.of(_chunks(events, schema, columns), list(schema.numeric), list(schema.categorical), key)
+        rows = _chunks(events, schema, columns)
+        made = Index.of(rows, list(schema.numeric), list(schema.categorical), key, numbered=kind == "canary")
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-            stream.write(pack({"decimals": list(made.decimals)}, {"hashes": made.hashes}))
+            lines = {} if made.lines is None else {"lines": made.lines}
+            stream.write(pack({"decimals": list(made.decimals)}, {"hashes": made.hashes, **lines}))
         partial.rename(path)
     for old in folder.glob(f"{kind}-*.index"):
         if old != path:
             old.unlink(missing_ok=True)
     meta, arrays = unpack(path.read_bytes())
-    return Index(tuple(schema.numeric), tuple(schema.categorical), tuple(meta["decimals"]), arrays["hashes"], key)
+    decimals = tuple(meta["decimals"])
+    return Index(tuple(schema.numeric), tuple(schema.categorical), decimals, arrays["hashes"], key, arrays.get("lines"))
 
 
 def _chunks(events: Iterator[InferenceEvent], schema: FeatureSchema, columns: Sequence[str]) -> Iterator[pa.Table]:

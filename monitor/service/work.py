@@ -20,6 +20,8 @@ from monitor.service.watch import MAX_VERSIONS, Monitor
 from monitor.store import ledger
 from monitor.store.alertlog import column_text
 
+LANNER: Final = "lanner"  # who tells of what the log shows by itself
+CHANGES: Final = frozenset({"deploy", "version"})  # kinds of marks after which a model may answer otherwise
 NEVER: Final = -(1 << 62)  # an event time before all others
 
 
@@ -72,7 +74,7 @@ class Work:
             at_us = int(high[pc.index(column, version).as_py()])
             if self.versions:
                 text = column_text(f"version {version[:100]} answers for the first time")
-                made = Mark(model, "version", at_us, None, text, "lanner")
+                made = Mark(model, "version", at_us, None, text, LANNER)
                 self.marks.append(made)
                 self.told = replace(self.told, marks=[*self.told.marks, made])
             self.versions[version] = at_us
@@ -83,11 +85,16 @@ class Work:
         return max(reversed(known), key=lambda v: self.versions[v], default=None)
 
     def told_to(self, m: Monitor) -> Feedback:
-        """What the deciders tell this detector: whom to suspect are callers, or labelers where labels are judged."""
+        """What the deciders tell this detector; where poisoning is judged: whom to suspect are labelers, and told changes.
+
+        A version that the log shows by itself is none: its events carry it.
+        """
         if m.detector.family is not Family.POISONING:
             return self.feedback
-        labelers = (a.subject.id for a in self.open.values() if a.event is Event.POISONING_SUSPECTED)
-        return replace(self.feedback, suspects=frozenset(labelers))
+        accused = (a.subject for a in self.open.values() if a.event is Event.POISONING_SUSPECTED)
+        changes = {x.start_us for x in self.told.marks if x.kind in CHANGES and x.actor != LANNER}
+        labelers = frozenset(s.id for s in accused if s.kind == "labeler")
+        return replace(self.feedback, suspects=labelers, changes_us=tuple(sorted(changes)))
 
     def take(self, step: Step) -> None:
         """What a step of the alert pipeline changed."""

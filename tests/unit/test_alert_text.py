@@ -16,10 +16,10 @@ from alerts.ocsf import finding
 from alerts.policy import SEVERITY, Named, Policy, policy
 from alerts.syslog import cef
 from alerts.techniques import table, techniques
-from alerts.text import duration, number, shown
-from detectors.decide.naming import look_alike
+from alerts.text import LINE_CHARS, duration, number, render, shown
+from detectors.decide.naming import Tool, look_alike
 from monitor.config import Config
-from monitor.model import UNREGISTERED, Event, Family, Subject
+from monitor.model import UNREGISTERED, Action, Event, Family, Subject
 from tests.alerting import alert, attack, missing, opened
 from tests.servers import ROOT
 
@@ -34,6 +34,17 @@ def harmless(text: str) -> bool:
     """No markup, no control, format or surrogate character."""
     return not set(text) & set("<>&\"'`$={}") and not any(
         unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in text
+    )
+
+
+def test_a_suspect_that_may_be_a_tool_is_called_one() -> None:
+    """The text of such a warning says which tool and how much of the traffic it explains; other alerts say nothing of it."""
+    told = Tool("explainer", 84, 97).told()
+    text = render(alert(evidence={"look_alike": told, "queries": 97}), Action.OPEN, tier=2)
+    assert "looks like a tool (explainer): 84 of 97 strange queries are samples around rows" in text
+    assert max(map(len, text.splitlines())) <= LINE_CHARS
+    assert "looks like a tool" not in render(
+        alert(evidence={"look_alike": look_alike(Family.EVASION)}), Action.OPEN, tier=2
     )
 
 

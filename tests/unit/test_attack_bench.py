@@ -13,10 +13,11 @@ from benchmarks.attacks.actors import attackers, honest
 from benchmarks.attacks.baselines import Baselines
 from benchmarks.attacks.cost import Cost
 from benchmarks.attacks.judge import judge, table, watch
-from benchmarks.attacks.score import Outcome, exact, outcomes
+from benchmarks.attacks.score import Outcome, exact, outcomes, paging
 from benchmarks.attacks.split import DESIGN, JUDGING
 from benchmarks.attacks.traffic import Scene, scene, together
 from benchmarks.traffic import DATA, FAMILIES, Column, benign, victim
+from monitor.model import Decision, Event, Family, Severity, Subject
 
 FEW = "unmasked/knockoff_random,unmasked/inversion,in-distribution,sybil-5/copycat,probe/0,segment/0,what_if-declared/0"
 SMALL = replace(DESIGN, victims={"breast_cancer": "logistic"})
@@ -71,6 +72,18 @@ def test_a_run_names_the_loud_attackers_and_no_probe(small: tuple[Scene, list[Ou
     assert max(loud.peaks.values()) > max(by["probe/0"].peaks.values())
 
 
+def test_who_pages_is_told_apart_from_who_alarms(small: tuple[Scene, list[Outcome]]) -> None:
+    """Loud attackers page; nobody pages without an alarm; an incident that stays a warning or minor pages nobody."""
+    by = {o.name: o for o in small[1]}
+    assert by["unmasked/knockoff_random/0"].pages
+    assert all(o.alarmed for o in small[1] if o.pages)
+    d = Decision("m", Event.ATTACK_SUSPECTED, Family.EVASION, Subject("principal", "p"), True, 0, (0, 0), "queries")
+    assert paging([d])
+    bounded = [replace(d, severity=s, log_e=1e3) for s in (Severity.WARNING, Severity.MINOR)]
+    assert not paging(bounded)
+    assert paging([*bounded, d])
+
+
 def test_the_same_seed_gives_the_same_outcome(small: tuple[Scene, list[Outcome]], tmp_path: Path) -> None:
     """Traffic made anew, in another order of actors, and read from the cache, is judged alike."""
     again = _judged(scene(SMALL, "breast_cancer", FEW, tmp_path))
@@ -115,7 +128,7 @@ def test_baselines_hear_a_boundary_search_and_not_a_probe(small: tuple[Scene, li
 def test_every_line_of_the_specification_is_printed(small: tuple[Scene, list[Outcome]]) -> None:
     """The report keeps its shape on few actors, and intervals are exact."""
     found = small[1]
-    assert len(report.numbers(found)) == 12
+    assert len(report.numbers(found)) == 13
     assert "unmasked" in report.text(found)
     assert "| unmasked |" in report.markdown(found)
     assert exact(0, 300)[1] == pytest.approx(0.0122, abs=1e-4)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from monitor.config import load
 from monitor.service.compose import open_service
@@ -61,7 +60,15 @@ def test_columns_only_for_files_that_are_named() -> None:
     assert Known().mark(table) is table
     marked = Known(training=index(table), canary=index(table.slice(0, 0))).mark(table)
     assert marked["training"].to_pylist() == [True] * 10
-    assert marked["canary"].to_pylist() == [False] * 10
+    assert marked["canary"].to_pylist() == [-1] * 10
+
+
+def test_canaries_are_told_apart_by_their_lines() -> None:
+    """A canary is known by where it stands first in its file, whatever the order of its hash."""
+    table = rows(10)
+    twice = pa.concat_tables([table.slice(0, 6), table.slice(2, 1)])
+    canaries = Index.of([twice], ["x", "y"], ["c"], KEY, numbered=True)
+    assert Known(canary=canaries).mark(table)["canary"].to_pylist() == [0, 1, 2, 3, 4, 5, -1, -1, -1, -1]
 
 
 def watched(folder: Path) -> Watched:
@@ -96,9 +103,10 @@ def test_the_index_is_kept_closed_and_follows_its_file(tmp_path: Path) -> None:
     assert known.holds(pa.table({"feature:x": [3.0], "feature:c": ["secret-3"]})).tolist() == [False]
 
 
-@pytest.mark.parametrize("name", ["training", "canary"])
-def test_two_chunks_are_one_index(name: str) -> None:
+def test_two_chunks_are_one_index() -> None:
     """How a file was read does not matter beyond the range that its first rows tell."""
     table = rows(100)
-    parts = Index.of([table.slice(0, 60), table.slice(60)], ["x", "y"], ["c"], KEY)
-    assert Known(**{name: parts}).mark(table)[name].to_pylist() == [True] * 100
+    parts = Index.of([table.slice(0, 60), table.slice(60)], ["x", "y"], ["c"], KEY, numbered=True)
+    marked = Known(parts, parts).mark(table)
+    assert marked["training"].to_pylist() == [True] * 100
+    assert marked["canary"].to_pylist() == list(range(100))

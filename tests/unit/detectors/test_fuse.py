@@ -6,15 +6,18 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from alerts.policy import Named, Policy
 from detectors import aged, decide
 from detectors.base import TECHNIQUES, Evidence, State
 from detectors.decide.fuse import ATTACK, CLEAR_US, QUIET_US
+from detectors.decide.naming import FULL
 from detectors.signals import bernoulli_bets
-from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Event, Family, Subject
+from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Event, Family, Severity, Subject
 from tests.judging import incident
 
 LEVEL = decide.FuseSettings(1e6)
@@ -326,6 +329,62 @@ def test_a_family_is_named_when_its_queries_tell() -> None:
     assert log.decisions[-1].evidence["confidence"] > 0.9
     assert log.decisions[-1].evidence["technique"] == "made_up_rows"
     assert log.decisions[-1].evidence["look_alike"]["profile"] == "explainer"
+
+
+def searched(flags: list[bool], alike: int = 2, **options: Any) -> Evidence:
+    """Queries of one caller, of which those that are not flagged are excused as an explainer's samples."""
+    excused = np.where(flags, 0, alike).astype(np.uint8)
+    votes = np.tile(np.array([0.4, *[0.0] * (len(TECHNIQUES) - 1)]), (len(flags), 1)) * np.array(flags)[:, None]
+    return replace(evidence(["a"] * len(flags), flags, **options), alike=excused, votes=votes)
+
+
+def test_a_suspect_that_is_mostly_a_tool_is_a_warning() -> None:
+    """Two thirds of its strange queries are an explainer's: a warning that names it and why, wherever the log is cut."""
+    flags = ([False] * 2 + [True]) * 4 + [False] * 20 + [True] * 6
+    whole, parts = Log(), Log()
+    whole(searched(flags))
+    for k in range(0, len(flags), 7):
+        parts(searched(flags[k : k + 7], first_row=k))
+    assert [(d.time_us, d.severity) for d in parts.decisions] == [(d.time_us, d.severity) for d in whole.decisions]
+    opened = whole.decisions[0]
+    assert opened.severity is Severity.WARNING
+    assert Policy().severity(opened, Policy().raises(replace(opened, log_e=1e3), 1.0, 10**15)) is Severity.WARNING
+    assert opened.evidence["look_alike"]["profile"] == "explainer"
+    assert opened.evidence["look_alike"]["excused"] >= 2 * (opened.evidence["look_alike"]["strange"] // 3)
+
+
+def test_what_goes_beyond_the_tool_is_told_at_once() -> None:
+    """A search that began like an explainer gets its full severity with the query that makes it more than that."""
+    log = Log()
+    flags = ([False] * 2 + [True]) * 4 + [False] * 20 + [True] * 40
+    log(searched(flags))
+    severities = [d.severity for d in log.decisions]
+    assert severities[0] is Severity.WARNING
+    assert severities[-1] is None
+    told = next(d for d in log.decisions if d.severity is None)
+    assert told.evidence["look_alike"]["why_not"]
+    assert told.time_us == np.flatnonzero(flags)[FULL - 1] * SECOND_US
+
+
+def test_few_queries_are_minor_whoever_sends_them() -> None:
+    """An incident on fewer than 25 flagged queries is at most minor; excuses from before the evidence do not count."""
+    log = Log()
+    log(searched([False] * 300 + [True] * 30))
+    assert [d.severity for d in log.decisions][:1] == [Severity.MINOR]
+    full = next(d for d in log.decisions if d.severity is None)
+    assert full.time_us == (300 + FULL - 1) * SECOND_US
+    tier1 = Policy(models={"m": Named(tier=1)})
+    assert tier1.severity(log.decisions[0]) is Severity.MINOR
+    assert tier1.severity(full) is Severity.CRITICAL
+
+
+def test_facts_are_not_bounded() -> None:
+    """Who passes a declared budget or sends a canary is no tool, and one such query is enough."""
+    log = Log()
+    flags = [False] * 2 + [True] * 2 + [False] * 20 + [True] * 6
+    fact = replace(evidence(["a"] * len(flags), [True] * len(flags), detector="exposure"), family=Family.EXTRACTION)
+    log(searched(flags), fact)
+    assert {d.severity for d in log.decisions} == {None}
 
 
 def test_nothing_to_decide() -> None:

@@ -112,7 +112,7 @@ def test_one_canary_is_enough_unless_a_probe_sends_it() -> None:
     """A fact: the first one alarms. A declared health probe or batch job sends them on purpose."""
     calibration = Canaries().calibrate(judging.CASES["canaries"].reference(), "ref")
     table = events(5, np.random.default_rng(8), principal="someone").append_column(
-        "canary", pa.array([False, False, True, False, False])
+        "canary", pa.array([-1, -1, 3, -1, -1])
     )
     judge = Court(Canaries(), calibration)
     (opened,) = [d for d in judge.stretch(as_log(table)) if d.n == 1]

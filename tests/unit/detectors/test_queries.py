@@ -180,6 +180,38 @@ def test_honest_clients_stay_quiet(kind: str) -> None:
     assert alarmed == []
 
 
+def alike(table: pa.Table, cal: Calibration) -> Any:
+    """Share of the events that look like a what-if's, and like an explainer's."""
+    found = Queries().measure(cal, None, as_log(table)).evidence
+    assert found is not None
+    assert found.alike is not None
+    return np.bincount(found.alike, minlength=3)[1:] / len(found.alike)
+
+
+def test_what_a_tool_sends_is_counted_as_a_tools() -> None:
+    """Most of a what-if analyst's queries look like a tool's, hardly any of a natural client's or a search's do."""
+    rng = np.random.default_rng(12)
+    assert alike(what_if(600, rng), calibration())[0] > 0.6
+    assert alike(natural(600, rng), calibration()).max() < 0.05
+    assert alike(sent(hop_skip_jump(300, rng), events(1, rng), "client"), calibration()).max() < 0.2
+
+
+def test_looking_like_a_what_if_says_nothing_where_honest_rows_do() -> None:
+    """Where cases repeat with one or two fields changed, honest rows are what-ifs too: nothing counts as a tool's."""
+    rng = np.random.default_rng(14)
+    x = rng.integers(0, 8, (20, 8))[rng.integers(0, 20, 3000)]
+    x[np.arange(3000), rng.integers(0, 8, 3000)] = rng.integers(0, 8, 3000)
+    codes = {f"feature:x{j}": x[:, j].astype(float) for j in range(8)}
+    table = events(3000, rng).select(["event_time", "principal", "prediction_label", "scores"])
+    for name, x in codes.items():
+        table = table.append_column(name, pa.array(x))
+    bins = Bins.fit(table, [n.removeprefix("feature:") for n in codes], [])
+    cal = Queries().calibrate([Rows("m", 0, HOUR_US, table, bins)], "ref")
+    assert cal.meta["what_ifs"] > 0.5
+    assert alike(table.slice(0, 300), cal)[0] == 0
+    assert calibration().meta["what_ifs"] < 0.01
+
+
 def test_padding_delays_but_does_not_hide() -> None:
     """Four honest rows for each step of the search: found within 200 queries."""
     rng = np.random.default_rng(9)
