@@ -153,7 +153,7 @@ def budget(
     lanes = (
         {}
         if state is None or state.version != VERSION
-        else {k: _Lane.load(k, m, state) for k, m in state.meta["lanes"].items()}
+        else {k: _Lane.load(k, m, state) for k, m in state.meta["lanes"].items() if tuple(k.split(":")[:2]) in SHARES}
     )
     alive = {(a.event.value, a.subject) for a in open}
     decisions: list[Decision] = []
