@@ -196,6 +196,11 @@ def table(found: dict[str, Found]) -> str:
     return "\n".join(lines)
 
 
+def _stored(file: Path | None) -> dict[str, Found]:
+    known: dict[str, Found] = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
+    return known
+
+
 def main() -> None:
     """Measure what FILE does not hold yet, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
@@ -203,10 +208,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file that keeps each peer's numbers")
     args = parser.parse_args()
     rows = flights()
-    found: dict[str, Found] = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
+    found: dict[str, Found] = _stored(args.out)
     for peer in args.peers or ["lanner", *PEERS]:
         if peer not in found:
-            found[peer] = measure_lanner(rows) if peer == "lanner" else measure_peer(peer, rows)
+            told = measure_lanner(rows) if peer == "lanner" else measure_peer(peer, rows)
+            found = {**found, **_stored(args.out), peer: told}  # another run may have added its own
             if args.out:
                 draft = args.out.with_suffix(".part")
                 draft.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -153,7 +153,7 @@ def budget(
     lanes = (
         {}
         if state is None or state.version != VERSION
-        else {k: _Lane.load(k, m, state) for k, m in state.meta["lanes"].items()}
+        else {k: _Lane.load(k, m, state) for k, m in state.meta["lanes"].items() if tuple(k.split(":")[:2]) in SHARES}
     )
     alive = {(a.event.value, a.subject) for a in open}
     decisions: list[Decision] = []
@@ -323,8 +323,9 @@ def _orphans(
 def _frozen(lanes: Mapping[str, _Lane], settings: BudgetSettings) -> bool:
     """Whether the baseline must not move: an incident is open, or evidence has come near the level."""
     for lane in lanes.values():
-        name, detector, length_us, _ = lane.about
-        near = settings.log_level(SHARES[name, detector], length_us) + math.log(SUSPECT_SHARE)
+        name, _, length_us, _ = lane.about
+        share = sum(part for (other, _), part in SHARES.items() if other == name)  # sooner than a detector's own level
+        near = settings.log_level(share, length_us) + math.log(SUSPECT_SHARE)
         if lane.named or (len(lane.log_m) and float(lane.log_m.max()) - math.log(len(lane.log_m)) >= near):
             return True
     return False

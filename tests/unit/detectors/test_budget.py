@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,18 @@ def test_a_length_alone_has_the_whole_budget() -> None:
     assert np.exp(one.log_level(0.9, DAY_US)) == pytest.approx(800 / 24)
     for length_us in (HOUR_US, DAY_US):
         assert two.log_level(0.9, length_us) == pytest.approx(one.log_level(0.9, length_us) + np.log(2))
+
+
+def test_what_has_no_part_of_the_budget_is_forgotten() -> None:
+    """Evidence of a detector that an older version knew goes, and the others' stays."""
+    rng = np.random.default_rng(23)
+    found = nothing_wrong(HOUR_US, HOUR_US, Subject("model", "m"), 1.0, rng)
+    state = decide.budget(None, [found], (), BUDGET, "m", HOUR_US).state
+    (key,) = state.meta["lanes"]
+    gone = key.replace("marginals", "gone")
+    arrays = {k.replace(key, other): a for k, a in state.arrays.items() for other in (key, gone)}
+    older = replace(state, meta={"lanes": dict.fromkeys((key, gone), state.meta["lanes"][key])}, arrays=arrays)
+    assert list(decide.budget(older, [found], (), BUDGET, "m", 2 * HOUR_US).state.meta["lanes"]) == [key]
 
 
 def test_a_segment_that_is_no_longer_judged_leaves_nothing() -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
-from monitor.store import lookups
-from monitor.store.engine import migrate, open_state
+from monitor.model import Subject
+from monitor.store import alertlog, lookups
+from monitor.store.engine import migrate, open_state, write
 from monitor.web.assets import vendored
+from tests import scenes
 
 Browse = Callable[..., TestClient]
 
@@ -258,6 +261,23 @@ def test_the_model_page_and_its_twin_tell_every_segment(scene: sa.Engine, browse
     assert '<h2 id="h-segments">Segments</h2>' in page
     assert all(name in page for name in told)
     assert "Segments</h2>" not in client.get("/models/churn").text
+
+
+def test_an_incident_of_a_segment_shows_the_evidence_of_the_segment(tmp_path: Path, browse: Browse) -> None:
+    """Its chart is drawn from the segment's windows, so a segment that was never judged has none."""
+    engine = open_state(f"sqlite:///{tmp_path / 'state.db'}")
+    migrate(engine)
+    scenes.seed(engine, windows=24)
+    with write(engine) as conn:
+        (drift,) = [a for a in alertlog.open_alerts(conn) if a.event == "FeatureDrift"]
+        told = {
+            name: replace(drift, subject=Subject("segment", f"country:{name}"), alert_id=f"of-{name}")
+            for name in ("QA", "ZZ")
+        }
+        alertlog.write(conn, list(told.values()), [], scenes.NOW_US)
+    pages = {name: browse(engine).get(f"/incidents/{alert.alert_id}").text for name, alert in told.items()}
+    assert "Running evidence of amount" in pages["QA"]
+    assert "Running evidence of amount" not in pages["ZZ"]
 
 
 def test_errors_of_the_api_are_problem_documents(scene: sa.Engine, browse: Browse) -> None:

@@ -1,0 +1,33 @@
+"""The page about detectors tells the numbers that were measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import drift_table
+
+PAGE = (Path(drift_table.__file__).parents[1] / "docs" / "detectors.md").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("line", drift_table.lines())
+def test_every_stored_number_stands_on_the_page(line: str) -> None:
+    """`python -m benchmarks.drift_table` prints the lines; measured anew, they replace those of the page."""
+    assert line in PAGE
+
+
+def test_segments_and_context_keep_the_budget() -> None:
+    """Stored: at most half a false alarm in 720 checks over 2,000 windows of a model with segments and a context."""
+    found = drift_table.stored("drift_parts")["null"]
+    assert found["windows"] >= 2000
+    assert found["per_720"] <= 0.5
+
+
+def test_a_context_takes_its_mix_out_and_nothing_else() -> None:
+    """Stored: with a context the mix alone opens nothing in 40 windows; what changes inside its cells is found."""
+    found = drift_table.stored("drift_parts")["delay"]
+    assert found["mix alone"]["opened"] == 0
+    assert found["mix alone, no context"]["opened"] == found["mix alone, no context"]["of"]
+    for change in ("temp by 0.5 sd", "mix and temp by 0.5 sd", "temp by 0.5 sd of one carrier in ten"):
+        assert found[change]["opened"] == found[change]["of"]
