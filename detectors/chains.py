@@ -176,5 +176,6 @@ def unmet(n: int) -> Met:
 
 
 def blank(n: int, features: int, numeric: int) -> Memory:
+    """Room for n rows; what stands there is nothing until it is written."""
     width = {"codes": (features,), "marks": (features,), "numbers": (numeric,)}
-    return Memory._make(np.zeros((n, *width.get(k, ())), dtype=t) for k, t in _TYPES.items())
+    return Memory._make(np.empty((n, *width.get(k, ())), dtype=t) for k, t in _TYPES.items())
