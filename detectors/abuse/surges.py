@@ -67,7 +67,7 @@ class Abuse:
     Parameters: surge: how many times the largest hour; min_hours, min_days: past that a principal needs;
     max_principals: remembered at once, 500 bytes each.
 
-    Reference: threats D11 to D13; Vovk, Gammerman and Shafer 2005 (ranks of exchangeable values); Shin, Ramdas and
+    Reference: Vovk, Gammerman and Shafer 2005 (ranks of exchangeable values); Shin, Ramdas and
     Rinaldo 2023 (e-detectors).
 
     >>> Abuse().surge

@@ -51,7 +51,7 @@ class Access:
     Parameters: min_hours, min_days: past that a principal needs; dormant_days: silence after which nothing is learnt
     for a week, if it is four times the principal's longest; max_principals: remembered at once, 350 bytes each.
 
-    Reference: threats D5 (access novelty); Shin, Ramdas and Rinaldo 2023 (e-detectors).
+    Reference: Shin, Ramdas and Rinaldo 2023 (e-detectors).
 
     >>> Access().min_days
     7

@@ -51,7 +51,7 @@ class LabelFlips:
     Parameters: min_labels: labels of a window below which it is `insufficient`, though they still count; name: of the
     feedback that holds labels.
 
-    Reference: threats D18; Paudice, Munoz-Gonzalez and Lupu 2018 (nearest neighbours against label flipping).
+    Reference: Paudice, Munoz-Gonzalez and Lupu 2018 (nearest neighbours against label flipping).
 
     >>> LabelFlips().min_labels
     20

@@ -54,7 +54,7 @@ class CanaryScores:
     Parameters: settled: answers per canary and version before it is judged; tolerance: change of a score (or of a
     value, in standard deviations of the reference's values) that is none.
 
-    Reference: threats D18 (canary sets); Pang et al. 2021 (accumulative poisoning keeps the accuracy flat).
+    Reference: canary sets; Pang et al. 2021 (accumulative poisoning keeps the accuracy flat).
 
     >>> CanaryScores().settled
     5
