@@ -95,7 +95,7 @@ def test_lock_names_no_registry() -> None:
 
 def shipped() -> list[str]:
     """Every file of the four packages but what Python itself leaves behind."""
-    files = (f for p in PACKAGES for f in (ROOT / p).rglob("*") if f.is_file() and f.parent.name != "__pycache__")
+    files = (f for p in PACKAGES for f in (ROOT / p).rglob("*") if f.is_file() and "__pycache__" not in f.parts)
     return sorted(str(f.relative_to(ROOT)) for f in files)
 
 
