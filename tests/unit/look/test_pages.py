@@ -140,6 +140,7 @@ def test_an_empty_store_has_pages_too(tmp_path: Path, browse: Browse) -> None:
     assert "Nothing is wrong" in client.get("/incidents").text
     assert "No source has delivered anything yet" in client.get("/sources").text
     assert client.get("/models/none").status_code == 404
+    engine.dispose()
 
 
 def test_only_loopback_names_are_answered_on_loopback(scene: sa.Engine, browse: Browse) -> None:
@@ -152,9 +153,11 @@ def test_only_loopback_names_are_answered_on_loopback(scene: sa.Engine, browse: 
 def test_ready_means_the_store_answers(scene: sa.Engine, tmp_path: Path, browse: Browse) -> None:
     """The process may live while the store is not there."""
     assert browse(scene).get("/readyz").json() == {"ready": True, "checks": {"store": "ok"}}
-    client = browse(open_state(f"sqlite:///{tmp_path / 'empty.db'}"))
+    empty = open_state(f"sqlite:///{tmp_path / 'empty.db'}")
+    client = browse(empty)
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 503
+    empty.dispose()
 
 
 def test_metrics_are_counted_by_route_not_by_address(scene: sa.Engine, browse: Browse) -> None:
@@ -278,6 +281,7 @@ def test_an_incident_of_a_segment_shows_the_evidence_of_the_segment(tmp_path: Pa
     pages = {name: browse(engine).get(f"/incidents/{alert.alert_id}").text for name, alert in told.items()}
     assert "Running evidence of amount" in pages["QA"]
     assert "Running evidence of amount" not in pages["ZZ"]
+    engine.dispose()
 
 
 def test_errors_of_the_api_are_problem_documents(scene: sa.Engine, browse: Browse) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ LATE_US = END_US + 5 * HOUR_US
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> sa.Engine:
+def engine(tmp_path: Path) -> Iterator[sa.Engine]:
     """A store with one model and nothing else."""
     engine = open_state(f"sqlite:///{tmp_path / 's.db'}")
     migrate(engine)
     with write(engine) as conn:
         conn.execute(models.insert().values(model_id="m", name="churn", schema={}, last_event_us=END_US))
-    return engine
+    yield engine
+    engine.dispose()
 
 
 def judged(engine: sa.Engine, outcome: str, reason: str | None = None, windows: int = 3) -> None:
