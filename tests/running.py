@@ -14,14 +14,14 @@ from typing import Any
 LANNER = Path(sys.executable).with_name("lanner")
 
 
-def eventually(what: Callable[[], Any], timeout_s: float) -> Any:
+def eventually(what: Callable[[], Any], timeout_s: float = 40.0) -> Any:
     """Poll until something is true; its value. AssertionError with the last value otherwise."""
     end, value = time.monotonic() + timeout_s, None
     while time.monotonic() < end:
         value = what()
         if value:
             return value
-        time.sleep(0.2)
+        time.sleep(0.1)
     raise AssertionError(f"not within {timeout_s} s; last seen: {value!r}")
 
 

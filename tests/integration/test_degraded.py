@@ -26,7 +26,7 @@ from monitor.service.system import system_tick
 from monitor.store import alertlog, ledger
 from monitor.store.outbox import SqlOutbox, rows
 from tests.contract.test_sinks import receiving
-from tests.integration.test_kafka import until
+from tests.running import eventually
 from tests.servers import proxy as proxies
 from tests.servers.alerta import Alerta as Server
 from tests.soc import Api, service_of, stored
@@ -242,7 +242,7 @@ def test_a_hung_sink_holds_up_no_other(tmp_path: Path, alerta: Server, api: Api,
                 assert time.monotonic() - began < 5
                 time.sleep(0.05)
         assert hung.entered.is_set()
-        until(lambda: set(jobs.outbox.backlog(jobs.now_us())) == {"hung"}, 10)
+        eventually(lambda: set(jobs.outbox.backlog(jobs.now_us())) == {"hung"}, 10)
         assert not hung.free.is_set()
     finally:
         hung.free.set()

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,20 +32,10 @@ from monitor.service.compose import open_service
 from monitor.service.told import told
 from monitor.store import deadletters, ledger
 from tests.alerting import drift
+from tests.running import eventually
 from tests.servers.kafka import Kafka
 
 EVENT = b'{"event_time": "2026-01-01T00:00:00Z", "model": "m", "features": {"n": %d}}'
-
-
-def until(what: Callable[[], Any], seconds: float = 40.0) -> Any:
-    """The first true answer, or a failure after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = what()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"nothing came of {what} in {seconds} s")
 
 
 class Topic:
@@ -101,7 +91,7 @@ def poll_all(collector: Collector, n: int) -> list[Record]:
         out.extend(collector.poll(0.2))
         return len(out) >= n
 
-    until(enough)
+    eventually(enough)
     return out
 
 
@@ -202,15 +192,15 @@ def test_members_that_come_and_go_store_everything_once(topic: Topic) -> None:
     log = MemoryEventLog()
     members = [Running(KafkaCollector("src", topic.source()), log, "m0")]
     topic.put(range(300))
-    until(lambda: len(log.events) >= 50)
+    eventually(lambda: len(log.events) >= 50)
     members.append(Running(KafkaCollector("src", topic.source()), log, "m1"))
     topic.put(range(300, 600))
-    until(lambda: len(log.events) >= 350)
+    eventually(lambda: len(log.events) >= 350)
     members.append(Running(KafkaCollector("src", topic.source()), log, "m2"))
     topic.put(range(600, 900))
     members.pop(0).end()
     topic.put(range(900, 1200))
-    until(lambda: len(log.events) >= 1200, 60)
+    eventually(lambda: len(log.events) >= 1200, 60)
     for member in members:
         member.end()
     assert numbers(log) == list(range(1200))
@@ -221,12 +211,12 @@ def test_new_partitions_are_found(topic: Topic) -> None:
     log = MemoryEventLog()
     member = Running(KafkaCollector("src", topic.source(options={"metadata_max_age_ms": 1500})), log, "m0")
     topic.put(range(10))
-    until(lambda: len(log.events) >= 10)
+    eventually(lambda: len(log.events) >= 10)
     topic.admin.create_partitions({topic.name: NewPartitions(4)})
     topic.partitions = 4
-    until(lambda: len(topic.admin.describe_topics([topic.name])[0]["partitions"]) == 4)
+    eventually(lambda: len(topic.admin.describe_topics([topic.name])[0]["partitions"]) == 4)
     topic.put(range(10, 50))
-    until(lambda: len(log.events) >= 50, 60)
+    eventually(lambda: len(log.events) >= 50, 60)
     member.end()
     assert numbers(log) == list(range(50))
     assert len(log.next_offsets) == 4
@@ -239,7 +229,7 @@ def test_lost_offsets_stop_one_partition_and_name_the_range(topic: Topic) -> Non
     log = MemoryEventLog()
     log.next_offsets = {("src", (topic.name, 0)): 2, ("src", (topic.name, 1)): 2}
     running = Running(KafkaCollector("src", topic.source(assign=(0, 1))), log, "m0")
-    until(lambda: running.problems and len(log.events) >= 8)
+    eventually(lambda: running.problems and len(log.events) >= 8)
     assert running.collector.lag()[topic.name, 0] != 0
     running.end()
     (problem,) = running.problems[-1].values()
@@ -265,7 +255,7 @@ def test_an_offset_beyond_the_log_is_told_as_a_topic_made_anew(topic: Topic) -> 
     collector = KafkaCollector("src", topic.source(assign=(0,)))
     start(collector, {0: 90})
     with pytest.raises(OffsetsLost, match="truncated or made anew"):
-        until(lambda: collector.poll(0.2))
+        eventually(lambda: collector.poll(0.2))
     collector.close()
 
 
@@ -304,7 +294,7 @@ def test_aborted_transactions_are_not_read_and_do_not_look_like_lag(topic: Topic
     collector = KafkaCollector("src", topic.source(assign=(0,)))
     (key,) = start(collector)
     values = [r.value for r in poll_all(collector, 2)]
-    until(lambda: (collector.poll(0.2), collector.lag()[key] == 0)[1])
+    eventually(lambda: (collector.poll(0.2), collector.lag()[key] == 0)[1])
     collector.close()
     assert values == [EVENT % 0, EVENT % 2]
 
@@ -315,12 +305,12 @@ def test_a_broker_that_restarts_costs_nothing(kafka_server: Kafka) -> None:
     topic.put(range(20))
     log = MemoryEventLog()
     running = Running(KafkaCollector("src", topic.source(assign=(0, 1))), log, "m0")
-    until(lambda: len(log.events) >= 20)
+    eventually(lambda: len(log.events) >= 20)
     kafka_server.kill()
-    until(lambda: None in running.collector.lag().values())
+    eventually(lambda: None in running.collector.lag().values())
     kafka_server.restart()
     topic.put(range(20, 40))
-    until(lambda: len(log.events) >= 40, 60)
+    eventually(lambda: len(log.events) >= 40, 60)
     running.end()
     topic.admin.close()
     assert numbers(log) == list(range(40))
