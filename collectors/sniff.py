@@ -22,6 +22,7 @@ from collectors.decode.kserve import kserve
 from collectors.decode.native import native
 from collectors.framing import framed
 from monitor.config import FieldMap
+from monitor.config.checks import nameable
 from monitor.errors import DecodeError
 from monitor.model import Half, InferenceEvent, parse_time_us
 
@@ -29,6 +30,8 @@ ENOUGH: Final = 0.95  # share of the samples that a decoder, or a place, must fi
 MAX_DEPTH: Final = 6
 LONG_TEXT: Final = 100  # characters: more is prose, which nobody should put among features by accident
 MAX_BYTES: Final = 1 << 20
+MODELS: Final = 20
+VARIABLE: Final = "${"  # begins a variable in a configuration: a log must not have its reader's environment read
 UNITS_US: Final = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 PLAUSIBLE_US: Final = (parse_time_us("2000-01-01T00:00:00Z"), parse_time_us("2100-01-01T00:00:00Z"))
 # Names that a field goes by, the likeliest first, without case and signs.
@@ -71,6 +74,11 @@ class Sniffed:
     def good(self) -> bool:
         """Whether hardly any message is left over."""
         return self.messages > 0 and self.decoded >= ENOUGH * self.messages
+
+    @property
+    def named(self) -> Sequence[str]:
+        """The models to configure: the commonest, at most MODELS, of names that a configuration takes."""
+        return [m for m, _ in self.models.most_common() if nameable(m) and VARIABLE not in m][:MODELS]
 
 
 def sniff(samples: Sequence[Record], model: str | None = None) -> Sniffed:
@@ -164,7 +172,8 @@ def _places(bodies: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     for body in bodies:
         walk(body, "", 0)
     few = len(bodies) * (1 - ENOUGH)
-    return {p: v for p, v in sorted(out.items(), key=lambda item: (-len(item[1]), item[0])) if len(v) > few}
+    common = {p: v for p, v in out.items() if len(v) > few and VARIABLE not in p}
+    return dict(sorted(common.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
 def _bare(name: str) -> str:
@@ -244,7 +253,7 @@ def _headers(samples: Sequence[Record], mapping: Mapping[str, Any]) -> dict[str,
         return {}
     names = Counter(name for record in samples for name, _ in record.headers)
     for name, n in names.most_common():
-        if _bare(name) in NAMES["principal"] and n >= ENOUGH * len(samples):
+        if VARIABLE not in name and _bare(name) in NAMES["principal"] and n >= ENOUGH * len(samples):
             return {"principal": f"header:{name}"}
     return {}
 
@@ -270,12 +279,14 @@ def as_yaml(found: Sniffed, source: Mapping[str, Any], name: str) -> str:
     """A whole configuration. What came from the log stays text, escaped where it is not ASCII."""
     zone = {} if found.timezone is None else {"timezone": found.timezone}
     whole: dict[str, Any] = {
-        "models": {model: {"reference": {"learn": "14d"}} for model, _ in found.models.most_common()},
+        "models": {model: {"reference": {"learn": "14d"}} for model in found.named},
         "sources": {name: {**source, "decoder": found.decoder, **zone}},
     }
     if found.mapping:
         whole["decoders"] = {"field_map": {name: dict(found.mapping)}}
     said = f"# By lanner connect: {found.decoded} of {found.messages} messages decode. Names led to these guesses; look them over.\n"
+    if len(found.models) > len(found.named):
+        said += f"# {len(found.models) - len(found.named)} more names of models are left out: too many, or no names to configure.\n"
     if zone:
         said += f"# The times name no zone: {found.timezone} is assumed.\n"
     return said + yaml.safe_dump(whole, sort_keys=False, width=1000)

@@ -41,7 +41,7 @@ def connect(
     found = sniff(list(itertools.islice(_records(paths or [], name, source, limit), limit)), model)
     if not found.messages:
         raise UsageError("there is not a single message to look at")
-    named = found.good and bool(found.models)
+    named = found.good and bool(found.named)
     text = as_yaml(found, source, name) if named else ""
     if as_json:
         typer.echo(json.dumps({**asdict(found), "good": named, "config": text or None}))
@@ -91,7 +91,8 @@ def _told(found: Any, output: Path | None) -> str:
     said += "".join(f"; {reason} {n}" for reason, n in found.reasons.most_common(3))
     if not found.good:
         return f"{said}. No decoder fits: describe the format with a field map (docs/decoders.md)."
-    if not found.models:
-        return f"{said}. They name no model: give --model."
-    models = ", ".join(escaped(name) for name, _ in found.models.most_common(5))
+    if not found.named:
+        return f"{said}. They name no model that a configuration takes: give --model."
+    models = ", ".join(escaped(name) for name in found.named[:5])
+    models += f" and {len(found.models) - 5} more" if len(found.models) > 5 else ""
     return f"{said}; models: {models}." + ("" if output is None else f" Written to {output}: look it over.")

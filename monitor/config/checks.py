@@ -92,11 +92,20 @@ def _dotted(key: Key) -> str:
     return ".".join(map(str, key))
 
 
+def nameable(name: str) -> bool:
+    """Whether something in a configuration may be called so.
+
+    >>> nameable("card-fraud"), nameable(" x"), nameable("a" + chr(10) + "b")
+    (True, False, False)
+    """
+    return 0 < len(name) <= 200 and name.isprintable() and name == name.strip()
+
+
 def _names(data: Mapping[str, Any]) -> Found:
     for group in ("models", "sources", "monitors", "sinks", "calendars"):
         entries = data.get(group)
         for name in entries if isinstance(entries, dict) else ():
-            if not name or len(name) > 200 or not name.isprintable() or name != name.strip():
+            if not nameable(name):
                 yield (group, name), f"{group}: a name has 1 to 200 printable characters and no space around it"
 
 

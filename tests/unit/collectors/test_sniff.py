@@ -106,5 +106,21 @@ def test_hostile_names_stay_text(names: list[str], model: str) -> None:
     found = sniff(records(bodies))
     written = yaml.safe_load(as_yaml(found, {"type": "http"}, "house"))
     assert set(written) <= {"models", "sources", "decoders"}
-    assert set(written["models"] or ()) == set(found.models)
+    assert set(written["models"] or ()) == set(found.named) <= set(found.models)
     assert dict(found.mapping) == (written.get("decoders", {}).get("field_map", {}).get("house", {}))
+
+
+def test_a_log_has_no_variable_read_and_fills_no_configuration(tmp_path: Path) -> None:
+    """What begins a variable, cannot be a name, or is one of very many stays out of what is written."""
+    odd = ["${HOME}", "\x1b[2J\n- evil: yes", *(f"m{i:02}" for i in range(30))]
+    bodies = [
+        {"ts": 1_764_000_000_000 + i, "model": odd[i % 32], "in": {"a": i, "${HOME}": 1, "b": 2}} for i in range(640)
+    ]
+    found = sniff(records(bodies))
+    config = configured(found, tmp_path)
+    assert len(config.models) == 20
+    assert all(name.startswith("m") for name in config.models)
+    assert "12 more names" in (tmp_path / "lanner.yaml").read_text()
+    assert "principal" not in sniff(records(bodies, headers=(("${x-client}", b"c"),))).mapping
+    flatter = sniff(records([{"ts": 1_764_000_000_000 + i, "model": "m", "a": i, "${HOME}": 1} for i in range(40)]))
+    assert flatter.mapping["features"] == {"fields": {"a": "/a"}}
