@@ -123,12 +123,13 @@ def measure(incidents: int) -> list[float]:
         acknowledged: dict[str, int] = {}
         left = {f"attacker-{i:02d}": list(rows) for i, rows in enumerate(queries[1:])}
         left = {"rehearsal": list(queries[0]), **left}
-        begin, per_step = float("inf"), QUERIES // 40
+        begin: float | None = None  # when the rehearsal was seen
+        per_step = QUERIES // 40
         deadline = time.monotonic() + incidents * 2.0 + 180
         while time.monotonic() < deadline and len(watcher.seen) <= incidents:
-            if watcher.seen and begin == float("inf"):
+            if begin is None and watcher.seen:
                 begin = time.monotonic()
-            started = 1 + max(0, int((time.monotonic() - begin) / 2.0)) if watcher.seen else 1
+            started = 1 if begin is None else 1 + int((time.monotonic() - begin) / 2.0)
             callers = ["desk-1"] * round(PER_S * STEP_S)
             rows = [*natural(v, len(callers), rng)]
             for who in list(left)[:started]:
