@@ -27,13 +27,15 @@ EACH: Final = (
     "signs",
     "doubt",
     "busy",
+    "past",
 )  # arrays of Chains with a row per principal
+FOLLOWED: Final = EACH[3:-1]  # those that search.follow goes on with
 
 
 @dataclass
 class Chains:
-    """Rows of all principals one after the other (Memory), and per principal: rows kept, events so far, when last seen, and
-    whose noisy copies it sends (search.Places).
+    """Rows of all principals one after the other (Memory), and per principal: rows kept, events so far, when last seen,
+    whose noisy copies it sends (search.Places), and `past`, counts that the detector keeps for itself.
 
     `seen` counts rows of the log; old: principals not heard of late (detectors.aged). Bounded by `forget`; evidence is
     kept by fuse(), not here.
@@ -49,18 +51,19 @@ class Chains:
     signs: NDArray[np.int16]  # (principals, numeric)
     doubt: NDArray[np.int64]
     busy: NDArray[np.float64]
+    past: NDArray[np.int32]  # (principals, counts)
     kept: Memory
     old: Part
     rows: int = 0
 
     @classmethod
-    def load(cls, state: State | None, features: int, numeric: int, memory: int) -> Chains:
-        """From a state, or nobody known."""
+    def load(cls, state: State | None, features: int, numeric: int, memory: int, counts: int = 0) -> Chains:
+        """From a state, or nobody known. counts: numbers per principal in `past`."""
         if state is None:
-            return cls(memory, [], *_nobody(features, numeric))
+            return cls(memory, [], *_nobody(features, numeric, counts))
         a = state.arrays
         kept = Memory(*(np.asarray(a[k]) for k in Memory._fields))
-        *_, none = _nobody(features, numeric)
+        *_, none = _nobody(features, numeric, counts)
         old = Part.load(state.meta["old_ids"], a, none)
         each: Any = {k: np.asarray(a[k]) for k in EACH}
         return cls(memory, list(state.meta["ids"]), **each, kept=kept, old=old, rows=int(state.meta["rows"]))
@@ -84,7 +87,7 @@ class Chains:
         room = np.minimum(old + new, self.memory)
         start = np.cumsum(room) - room
         added = len(place) - len(self.count)
-        each: Any = {name: _longer(getattr(self, name), added)[home] for name in EACH[3:]}
+        each: Any = {name: _longer(getattr(self, name), added)[home] for name in FOLLOWED}
         places = Places(start, room, old.copy(), _longer(self.count, added)[home], **each)
         work = blank(int(room.sum()), rows.codes.shape[1], rows.numbers.shape[1])
         source, target = (
@@ -117,8 +120,13 @@ class Chains:
         for name in EACH:
             setattr(self, name, _longer(getattr(self, name), added))
         self.length[home], self.count[home] = places.length, places.seen
-        for name in EACH[3:]:
+        for name in FOLLOWED:
             getattr(self, name)[home] = getattr(places, name)
+
+    def places_of(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Where principals of the last stretch stand in the arrays; -1 for others."""
+        known = {p: i for i, p in enumerate(self.ids)}
+        return np.array([known.get(n, -1) for n in names], dtype=np.int64)
 
     def _recall(self, names: Sequence[str]) -> None:
         """Old principals that are heard again."""
@@ -139,7 +147,7 @@ class Chains:
     def forget(self, max_bytes: int) -> None:
         """Put the silent with the silent; drop the rows of whoever was silent longest when memory is short."""
         each = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.kept)
-        alone = 150 + self.signs.itemsize * self.signs.shape[1]
+        alone = 150 + self.signs.itemsize * self.signs.shape[1] + self.past.itemsize * self.past.shape[1]
         everybody = len(self.ids) + len(self.old.ids)
         full = (self.length.sum() + self.old.length.sum()) * each + alone * everybody > max_bytes
         if not full and not grown(len(self.ids), len(self.old.ids)):
@@ -158,11 +166,11 @@ def _longer(x: NDArray[Any], by: int) -> NDArray[Any]:
     return np.pad(x, ((0, by), *((0, 0),) * (x.ndim - 1)))
 
 
-def _nobody(features: int, numeric: int) -> tuple[Any, ...]:
+def _nobody(features: int, numeric: int, counts: int) -> tuple[Any, ...]:
     """The arrays of Chains with nobody in them."""
     none, kept = np.zeros(0, np.int64), blank(0, features, numeric)
     each = dict.fromkeys(EACH, none) | {"centre": none.astype(np.uint64), "busy": none.astype(np.float64)}
-    each["signs"] = np.zeros((0, numeric), np.int16)
+    each["signs"], each["past"] = np.zeros((0, numeric), np.int16), np.zeros((0, counts), np.int32)
     return *each.values(), kept, Part(Ids(), {k: v for k, v in each.items() if k != "length"}, none, kept._asdict())
 
 

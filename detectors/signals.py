@@ -236,11 +236,13 @@ def tolerated(rho: float) -> tuple[float, ...]:
     return (min(2 * rho + 0.05, 0.5), *RATES)
 
 
-def bernoulli_bets(flag: NDArray[np.bool_], rho: float) -> Floats:
+def bernoulli_bets(flag: NDArray[np.bool_], rho: float, against: float | None = None) -> Floats:
     """Log e-values (n, 4) against "at most a share rho of the events is flagged": log of (r/rho)^F ((1-r)/(1-rho))^(1-F).
 
-    Each is an e-value as long as a flag comes with probability rho or less whatever came before.
+    Each is an e-value as long as a flag comes with probability rho or less whatever came before. against: a lower rate
+    to bet against, with the r of `rho`.
     """
     r = np.array(tolerated(rho))
+    rho = rho if against is None else against
     hit, miss = np.log(r / rho), np.log((1 - r) / (1 - rho))
     return np.where(flag[:, None], hit, miss)

@@ -55,6 +55,7 @@ SEARCHES: Final = ("hop_skip_jump", "boundary", "line_search", "inversion", "jbd
 HARD: Final = (
     "segment", "one_class", "sorted", "batch", "probe", "load_test", "retries", "rescored", "gaps", "drifting", "cents", "units",
 )  # fmt: skip
+CHANGES: Final = ("segment", "one_class", "sorted", "batch", "gaps", "drifting", "cents")  # after natural use
 TOOLS: Final = ("what_if", "what_if_many", "grid", "explainer", "shap", "ice")
 PROFILES: Final = {
     "what_if": "what_if", "what_if_many": "what_if", "grid": "what_if", "explainer": "explainer", "shap": "explainer",
@@ -158,6 +159,28 @@ def _late(kind: str) -> Callable[[Split, Victim, Rng], Any]:
     return make
 
 
+def _turned(kind: str, part: float) -> Callable[[Split, Victim, Rng], Any]:
+    """Long honest use, then attack queries as a share of it."""
+
+    def make(split: Split, v: Victim, rng: Rng) -> Any:
+        past = natural(v, whole(split.ranges, "past", rng), rng)
+        rows, hostile = _padded(kind, part)(split, v, rng)
+        return np.concatenate([past, rows]), np.concatenate([np.zeros(len(past), dtype=bool), hostile])
+
+    return make
+
+
+def _changed(kind: str) -> Callable[[Split, Victim, Rng], Any]:
+    """Long honest use, then honest use of another kind."""
+
+    def make(split: Split, v: Victim, rng: Rng) -> Any:
+        past = natural(v, whole(split.ranges, "past", rng), rng)
+        rows = np.concatenate([past, benign(v, kind, BENIGN_ROWS, rng, split.ranges)])
+        return rows, np.zeros(len(rows), dtype=bool)
+
+    return make
+
+
 def _caller(**said: Any) -> Caller:
     return Caller(kind="service", owner="analytics", **said)
 
@@ -190,6 +213,9 @@ def attackers(round_: int) -> Iterator[Actor]:
         yield actor("slow-30d", kind, _plain(kind), pace="slow")
     for kind in ("hop_skip_jump", "knockoff_random", "line_search"):
         yield actor("late", kind, _late(kind))
+    for part in (0.1, 0.05):
+        for kind in ("hop_skip_jump", "line_search", "inversion"):
+            yield actor(f"late-{part:.0%}", kind, _turned(kind, part))
     yield actor("attribute", "attribute_inference", _plain("attribute_inference", "valid"))
     yield actor("smote", "smote", _plain("smote", "valid"))
     yield actor("in-distribution", "knockoff_real", _plain("knockoff_real", "snap"))
@@ -228,6 +254,8 @@ def honest(split: Split, data: str) -> Iterator[Actor]:
         yield Actor(f"budget-kept/{i}", "natural (budget kept)", "natural", False, _usual("natural"), declared=generous)
     for i in range(split.natural.get(data, 0)):
         yield Actor(f"natural/{i}", "natural", "natural", False, _usual("natural"))
+    for kind in CHANGES:
+        yield Actor(f"changed/{kind}", "changed", kind, False, _changed(kind), pace=PACES.get(kind, "human"))
     for kind in (*HARD, *TOOLS):
         for i in range(split.hard):
             one = Actor(f"{kind}/{i}", kind, kind, False, _usual(kind), pace=PACES.get(kind, "human"))

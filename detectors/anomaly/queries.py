@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors import signals
-from detectors.anomaly import tokens
+from detectors.anomaly import own, tokens
 from detectors.anomaly.learnt import SIGNALS, Learnt, as_rows, callers, learn
 from detectors.answers import Answers
 from detectors.base import Calibration, Caller, Evidence, Feedback, Measured, State, Window
@@ -25,7 +25,7 @@ from detectors.search import NOT, WHAT_IF, Met
 from detectors.signals import Frame
 from monitor.model import Family
 
-VERSION: Final = 3
+VERSION: Final = 4
 SHOWN: Final = 4  # broken rules named per event
 ALIKE: Final = np.array([0, 1, 2, 2], np.uint8)  # search.Met.excused as what Evidence.alike says
 TELLING: Final = (
@@ -55,7 +55,9 @@ class Queries:
     Flagged rows vote for the technique (detectors.anomaly.tokens).
 
     Math: per flag F with tolerated rate rho, e-values (r/rho)^F ((1-r)/(1-rho))^(1-F) for r in {2 rho + .05, .3, .6,
-    .95}; fuse() runs a CUSUM of each per principal and averages them (detectors.decide).
+    .95}; fuse() runs a CUSUM of each per principal and averages them (detectors.decide). A principal whose own past is
+    clean is tolerated down to a quarter of rho (detectors.anomaly.own): who turns from long honest use to a tenth of
+    attack queries is found in half the queries.
 
     Assumptions: honest principals of every kind stay under the tolerated rates. Each threshold is the lowest for which
     simulated honest clients stay well below an alarm (detectors.honest); a signal for which there is none is refused
@@ -101,7 +103,8 @@ class Queries:
         """Evidence per event of the stretch that has a principal; no detections of its own."""
         learnt = Learnt.of(cal)
         known = state if state is not None and state.calibration_hash == cal.hash and state.version == VERSION else None
-        chains = Chains.load(known, len(learnt.features), len(learnt.rules.numeric), self.memory)
+        counts = own.width(len(SIGNALS))
+        chains = Chains.load(known, len(learnt.features), len(learnt.rules.numeric), self.memory, counts)
         pool = Pool.load(
             known.meta if known else None,
             known.arrays if known else {},
@@ -134,7 +137,8 @@ class Queries:
             "edge": met.edge,
             "shared": shared,
         }
-        evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given)
+        share = self._shares(chains, names, sent.who, met.fresh, on)
+        evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given, share)
         linked = [(int(at[i]), o) for i, o in enumerate(others) if o is not None and evidence.flag[i]]
         table = tuple(dict.fromkeys([*names, *(o for _, o in linked)]))
         place = {n: k for k, n in enumerate(table)}
@@ -147,12 +151,12 @@ class Queries:
 
     def _evidence(
         self, cal: Calibration, window: Window, rows: pa.Table, at: NDArray[np.int64], names: tuple[str, ...],
-        who: NDArray[np.int64], met: Met, on: dict[str, NDArray[np.bool_]], given: Answers,
+        who: NDArray[np.int64], met: Met, on: dict[str, NDArray[np.bool_]], given: Answers, share: NDArray[np.uint8],
     ) -> Evidence:  # fmt: skip
         rates, silent = self._rho(), _silent(cal, names, who, window.callers())
         bets = []
-        for s, rho in rates.items():
-            bets.append(signals.bernoulli_bets(on[s], rho) * (met.fresh & ~silent[s])[:, None])
+        for j, (s, rho) in enumerate(rates.items()):
+            bets.append(own.bets(on[s], rho, share[:, j]) * (met.fresh & ~silent[s])[:, None])
             on[s] = on[s] & ~silent[s]
         flag = np.logical_or.reduce(list(on.values()))
         features = len(cal.meta["numeric"]) + len(cal.meta["categorical"])
@@ -163,6 +167,18 @@ class Queries:
             flag=flag, columns=tuple(f"{s}/{r}" for s, rho in rates.items() for r in signals.tolerated(rho)),
             votes=tokens.table()[kind] * flag[:, None], tokens=kind, alike=_alike(cal, met, flag),
         )  # fmt: skip
+
+    def _shares(
+        self, chains: Chains, names: Sequence[str], who: NDArray[np.int64], fresh: NDArray[np.bool_],
+        on: Mapping[str, NDArray[np.bool_]],
+    ) -> NDArray[np.uint8]:  # fmt: skip
+        """What each caller's own past leaves of the tolerated rates."""
+        present, mine = np.unique(who, return_inverse=True)
+        places = chains.places_of([names[k] for k in present.tolist()])
+        past, flags = chains.past[places], np.stack([on[s] for s in SIGNALS], axis=1)
+        found = own.shares(past, mine, fresh, flags, np.array([*self._rho().values()]))
+        chains.past[places] = past
+        return found
 
     def _rho(self) -> dict[str, float]:
         return {s: float(getattr(self, f"rho_{s}")) for s in SIGNALS}
