@@ -33,7 +33,11 @@ TECHNIQUES: Final[Mapping[str, Family]] = {  # how attackers go about it, and wh
     "climbing": Family.INVERSION,
 }
 NAMED: Final = tuple(dict.fromkeys(TECHNIQUES.values()))  # what an attack can turn out to be
-LOOK_ALIKES: Final = ("what_if", "explainer")  # declared uses whose queries look like a search to whoever does not know
+LOOK_ALIKES: Final = (  # what honest tools send that looks like a search to whoever does not know them
+    "what_if",
+    "explainer",  # samples around a row
+    "drawn",  # rows that draw every column by itself: an explainer's, or a theft's
+)
 
 
 class Profile(Protocol):
@@ -264,7 +268,7 @@ class Evidence:
     columns: tuple[str, ...] = ()  # name of each column of log_e, "signal/bet"; shown as the detector's parts
     votes: NDArray[np.float64] | None = None  # (events, TECHNIQUES): what each event says about the technique, in nats
     tokens: NDArray[np.int64] | None = None  # (events,): the kind of query behind the votes, to learn them from
-    alike: NDArray[np.uint8] | None = None  # (events,): 1 + place in LOOK_ALIKES of the use that excuses it, 0: none
+    alike: NDArray[np.uint8] | None = None  # (events,): 1 + place in LOOK_ALIKES of what it looks like, 0: nothing
     links: NDArray[np.int64] | None = None  # (k, 2): row, place in `principals` of another caller that it belongs with
 
 

@@ -27,6 +27,7 @@ EACH: Final = (
     "signs",
     "doubt",
     "busy",
+    "levels",
     "past",
 )  # arrays of Chains with a row per principal
 FOLLOWED: Final = EACH[3:-1]  # those that search.follow goes on with
@@ -51,6 +52,7 @@ class Chains:
     signs: NDArray[np.int16]  # (principals, numeric)
     doubt: NDArray[np.int64]
     busy: NDArray[np.float64]
+    levels: NDArray[np.float32]  # (principals, 1 + 3 numeric)
     past: NDArray[np.int32]  # (principals, counts)
     kept: Memory
     old: Part
@@ -147,7 +149,7 @@ class Chains:
     def forget(self, max_bytes: int) -> None:
         """Put the silent with the silent; drop the rows of whoever was silent longest when memory is short."""
         each = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.kept)
-        alone = 150 + self.signs.itemsize * self.signs.shape[1] + self.past.itemsize * self.past.shape[1]
+        alone = 150 + sum(a.itemsize * a.shape[1] for a in (self.signs, self.levels, self.past))
         everybody = len(self.ids) + len(self.old.ids)
         full = (self.length.sum() + self.old.length.sum()) * each + alone * everybody > max_bytes
         if not full and not grown(len(self.ids), len(self.old.ids)):
@@ -171,6 +173,7 @@ def _nobody(features: int, numeric: int, counts: int) -> tuple[Any, ...]:
     none, kept = np.zeros(0, np.int64), blank(0, features, numeric)
     each = dict.fromkeys(EACH, none) | {"centre": none.astype(np.uint64), "busy": none.astype(np.float64)}
     each["signs"], each["past"] = np.zeros((0, numeric), np.int16), np.zeros((0, counts), np.int32)
+    each["levels"] = np.zeros((0, 1 + 3 * numeric), np.float32)
     return *each.values(), kept, Part(Ids(), {k: v for k, v in each.items() if k != "length"}, none, kept._asdict())
 
 

@@ -1,7 +1,8 @@
 """What explanation tools send: copies of an honest row with noise (LIME), or with values of other rows (SHAP), compiled.
 
 Any row looks like some other row plus noise. What tells a tool is that it sends hardly anything else, and that its copies
-lie on both sides of one and the same row.
+lie on both sides of one and the same row. And where whole columns are drawn anew, each by itself, the rows lie around no
+case: their columns are those of the reference one by one, which copies of a case never are.
 
 Reference: Ribeiro et al. 2016 (LIME); Lundberg and Lee 2017 (KernelSHAP).
 """
@@ -14,6 +15,7 @@ import numba
 import numpy as np
 
 from detectors.beside import SPREAD, pair
+from detectors.signals import LEVELS
 
 MOSAIC_BITS: Final = 10.0  # what fields that equal an honest row's must say before the rest counts as redrawn
 CLOUD: Final = (0.25, 5.0)  # mean square of explainers' noise in reference variances: at least, and deviations above 1
@@ -32,8 +34,55 @@ RECENT: Final = 16  # rows that "of late" means
 FIRST: Final = 6  # rows that are given the benefit of the doubt before that
 LATELY: Final = 64  # copies that are remembered as a sum; then what came before counts half
 LOOK: Final = 8  # events between two looks for such a row: it is a long look
+COLUMNS_LEAST: Final = 40  # rows it takes to see that they are drawn column by column
+COLUMNS_LATELY: Final = 128  # of so many of late; then what came before counts half
+COLUMNS_FEW: Final = 3  # numbers that must tell
+COLUMNS_SURE: Final = 3.0  # deviations by which their levels may pass what chance makes of drawn columns,
+COLUMNS_ASIDE: Final = 0.02  # beside so many variances of the mean, since nobody knows the reference's columns exactly,
+COLUMNS_APART: Final = 0.1  # and of the square: whoever leaves out rows with gaps knows them worse
 VALID, CLEAN = 1, 2  # Memory.worth: breaks nothing and is no small step; and is plausible
 NONE, DOUBTFUL = -1, -2  # instead of a row
+
+
+@numba.njit(cache=True)
+def note_columns(rows: Any, i: int, places: Any, p: int) -> None:
+    """Add row i to the sums of quantile levels (code of 64 bins, -1/2 to 1/2) and of their squares, per number."""
+    sums, numbers = places.levels[p], rows.numbers.shape[1]
+    if sums[0] >= COLUMNS_LATELY:
+        sums[:] /= 2
+    sums[0] += 1
+    for f in range(numbers):
+        if rows.codes[i, f] < LEVELS:
+            u = (rows.codes[i, f] + 0.5) / LEVELS - 0.5
+            sums[1 + 3 * f] += 1
+            sums[2 + 3 * f] += u
+            sums[3 + 3 * f] += u * u
+
+
+@numba.njit(cache=True)
+def by_columns(places: Any, p: int, usual: Any) -> bool:
+    """Whether a caller's rows of late have, number by number, the levels of the reference.
+
+    usual (numbers, 4): mean and variance of the level and of its square in the reference. Of rows whose columns are drawn
+    from the reference, each by itself, n times the squared deviation over the variance is 1 on average; copies around one
+    case, or around a few, lie aside in most numbers and further apart. Honest rows have the reference's columns as
+    well: this only decides whether strange ones are excused.
+    """
+    sums = places.levels[p]
+    if sums[0] < COLUMNS_LEAST:
+        return False
+    aside, apart, numbers, least = 0.0, 0.0, 0, np.inf
+    for f in range(usual.shape[0]):
+        n = sums[1 + 3 * f]
+        if n >= COLUMNS_LEAST / 2 and usual[f, 1] > 0:
+            aside += (sums[2 + 3 * f] / n - usual[f, 0]) ** 2 / usual[f, 1]
+            apart += (sums[3 + 3 * f] / n - usual[f, 2]) ** 2 / usual[f, 3] if usual[f, 3] > 0 else 1 / n
+            numbers += 1
+            least = min(least, n)
+    if numbers < COLUMNS_FEW:
+        return False
+    chance = (1 + COLUMNS_SURE * np.sqrt(2.0 / numbers)) / least
+    return bool(aside / numbers <= COLUMNS_ASIDE + chance and apart / numbers <= COLUMNS_APART + chance)
 
 
 @numba.njit(cache=True)

@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 
 from detectors import beside
 from detectors.beside import SPREAD
-from detectors.explained import BUSY, CLEAN, DOUBT, FIRST, NONE, RECENT, VALID, mosaic_of, noise_around
+from detectors.explained import (
+    BUSY,
+    CLEAN,
+    DOUBT,
+    FIRST,
+    NONE,
+    RECENT,
+    VALID,
+    by_columns,
+    mosaic_of,
+    noise_around,
+    note_columns,
+)
 
 FEW: Final = 2  # fields that a what-if changes at a time, whatever row it starts from
 MOST: Final = 5  # and from an honest row, where there are many: one field in SHARE
@@ -73,7 +85,8 @@ class Memory(NamedTuple):
 class Places(NamedTuple):
     """Per principal of the stretch: first row in Memory, room there, rows in use, events seen so far; the row (its hash)
     whose noisy copies it sends, how many of them came, per number how many more were above it than below, how many rows
-    were given the benefit of the doubt, and the share of strange rows of late.
+    were given the benefit of the doubt, the share of strange rows of late, and sums of the levels of numbers
+    (explained.note_columns).
     """
 
     start: NDArray[np.int64]
@@ -85,13 +98,15 @@ class Places(NamedTuple):
     signs: NDArray[np.int16]
     doubt: NDArray[np.int64]
     busy: NDArray[np.float64]
+    levels: NDArray[np.float32]
 
 
 class Scale(NamedTuple):
     """What a resemblance means: bits per pair of codes, mean and variance of the bits of two different reference values,
     one over each number's squared deviation (0: constant), the bits that make a row near, those that it takes when
     the row looks like part of an explainer's sample, and those of the CROWDth nearest row (crowd) and of the nearest row
-    with another answer (cross); low, high: where the tails of each number begin.
+    with another answer (cross); low, high: where the tails of each number begin; usual: mean and variance of each
+    number's level and of its square (explained.by_columns).
     """
 
     table: NDArray[np.float32]
@@ -104,6 +119,7 @@ class Scale(NamedTuple):
     cross: float
     low: NDArray[np.float32]
     high: NDArray[np.float32]
+    usual: NDArray[np.float32]
 
 
 class Met(NamedTuple):
@@ -111,7 +127,8 @@ class Met(NamedTuple):
     of a what-if or an explainer's sample around an honest row), bits and differs of the nearest small step, third and other
     (bits of the CROWDth nearest row and of the nearest one with another answer, 0 for a what-if). Of the row that it
     resembles most: step (bits), moved (fields that differ), flip (its label is another one) and gain (score of the label
-    over that row's; NaN when it flipped or there is none). top: no strange row of its label scored higher.
+    over that row's; NaN when it flipped or there is none). top: no strange row of its label scored higher. drawn: one of many
+    strange rows whose columns were drawn each by itself.
     """
 
     fresh: NDArray[np.bool_]
@@ -131,6 +148,7 @@ class Met(NamedTuple):
     flip: NDArray[np.bool_]
     gain: NDArray[np.float32]
     top: NDArray[np.bool_]
+    drawn: NDArray[np.bool_]
 
 
 NOT, WHAT_IF, SAMPLE, MOSAIC = 0, 1, 2, 3  # Met.excused
@@ -273,7 +291,8 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         met.crowd[i], met.cross[i] = met.third[i] >= scale.crowd, met.other[i] >= scale.cross
         strange = near or met.crowd[i] or met.cross[i] or rows.broken[i] >= 2 or rows.odd[i] or rows.edge[i]
         places.busy[p] += (strange - places.busy[p]) / min(places.seen[p], RECENT)
-        if anchor < 0 and best < scale.sampled_bits and strange:
+        drawn = strange and by_columns(places, p, scale.usual)
+        if anchor < 0 and best < scale.sampled_bits and strange and not drawn:
             redrawn = noise_around(rows, i, memory, places, p, scale)
             busy = places.busy[p] >= BUSY
             noise = (redrawn >= 0 and busy) or (redrawn != NONE and places.doubt[p] < (DOUBT if busy else FIRST))
@@ -284,7 +303,9 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             near = near and redrawn < 0
             if redrawn >= 0 and not noise:  # samples with noise are far from each other
                 met.crowd[i], met.cross[i] = False, False
-        if anchor >= 0:
+        if anchor < 0:
+            note_columns(rows, i, places, p)
+        else:
             memory.swept[anchor] |= _changed(rows, i, memory, anchor)
         axis = anchor >= 0 and _on_axis(rows, i, memory, anchor, scale)
         met.bits[i], met.differs[i] = best, differs
@@ -296,6 +317,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         met.schema[i] = rows.broken[i] >= 2 and met.excused[i] in (NOT, MOSAIC)  # whoever swaps values keeps them valid
         met.odd[i] = rows.odd[i] and met.excused[i] == NOT and not steps and not near
         met.edge[i] = rows.edge[i] and met.excused[i] in (NOT, MOSAIC)
+        met.drawn[i] = drawn and places.busy[p] >= BUSY
         met.step[i], met.moved[i] = step, moves
         if nearest >= 0:
             met.flip[i] = rows.label[i] != memory.label[nearest]

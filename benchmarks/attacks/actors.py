@@ -44,6 +44,7 @@ FAMILIES: Final[dict[str, frozenset[Family]]] = {
     "inversion": frozenset({Family.INVERSION}),
     "attribute_inference": frozenset({Family.INVERSION}),
     "smote": frozenset({Family.EXTRACTION}),
+    "columns": frozenset({Family.EXTRACTION}),
     "knockoff_real": frozenset({Family.EXTRACTION}),
     "rule_based_membership": frozenset({Family.MEMBERSHIP}),
 }
@@ -56,10 +57,10 @@ HARD: Final = (
     "segment", "one_class", "sorted", "batch", "probe", "load_test", "retries", "rescored", "gaps", "drifting", "cents", "units",
 )  # fmt: skip
 CHANGES: Final = ("segment", "one_class", "sorted", "batch", "gaps", "drifting", "cents")  # after natural use
-TOOLS: Final = ("what_if", "what_if_many", "grid", "explainer", "shap", "ice")
+TOOLS: Final = ("what_if", "what_if_many", "grid", "explainer", "explainer_columns", "shap", "ice")
 PROFILES: Final = {
     "what_if": "what_if", "what_if_many": "what_if", "grid": "what_if", "explainer": "explainer", "shap": "explainer",
-    "ice": "explainer", "batch": "batch", "probe": "health_probe", "load_test": "load_test", "segment": "segment",
+    "ice": "explainer", "explainer_columns": "explainer", "batch": "batch", "probe": "health_probe", "load_test": "load_test", "segment": "segment",
 }  # fmt: skip
 
 
@@ -218,6 +219,7 @@ def attackers(round_: int) -> Iterator[Actor]:
             yield actor(f"late-{part:.0%}", kind, _turned(kind, part))
     yield actor("attribute", "attribute_inference", _plain("attribute_inference", "valid"))
     yield actor("smote", "smote", _plain("smote", "valid"))
+    yield actor("columns", "columns", _plain("columns", "snap"))
     yield actor("in-distribution", "knockoff_real", _plain("knockoff_real", "snap"))
     yield actor(
         "in-distribution (budget)",
@@ -233,6 +235,7 @@ PACES: Final = {
     "load_test": "fast",
     "batch": "nightly",
     "explainer": "fast",
+    "explainer_columns": "fast",
     "shap": "fast",
     "ice": "fast",
 }

@@ -108,6 +108,15 @@ def smote(oracle: Oracle, rng: Rng) -> None:
         oracle.predict(made[None, :])
 
 
+def columns(oracle: Oracle, rng: Rng) -> None:
+    """Extraction with rows that draw every column by itself from values that occur: whoever knows what each field may
+    hold, but not what goes together.
+    """
+    known = oracle.unit(oracle.victim.complete())
+    while True:
+        oracle.predict(np.stack([rng.choice(known[:, j], 20) for j in range(oracle.d)], axis=1))
+
+
 ATTACKS: Final[dict[str, Callable[[Oracle, Rng], None]]] = {
     "hop_skip_jump": toolbox.evasion(toolbox.hop_skip_jump),
     "boundary": toolbox.evasion(toolbox.boundary),
@@ -124,6 +133,7 @@ ATTACKS: Final[dict[str, Callable[[Oracle, Rng], None]]] = {
     "inversion": inversion,
     "noise_membership": noise_membership,
     "smote": smote,
+    "columns": columns,
 }
 
 

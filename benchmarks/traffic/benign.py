@@ -207,6 +207,7 @@ BENIGN: Final[dict[str, Kind]] = {
     "explainer": explain.lime,
     "shap": explain.kernel_shap,
     "ice": explain.ice,
+    "explainer_columns": explain.lime_columns,
 }
 
 

@@ -30,6 +30,27 @@ def lime(victim: Victim, n: int, rng: Rng, ranges: Ranges = RANGES) -> Matrix:
     return victim.sent(np.concatenate(out)[:n])
 
 
+def lime_columns(victim: Victim, n: int, rng: Rng, ranges: Ranges = RANGES) -> Matrix:
+    """LIME as it comes: per case, rows whose columns are drawn each by itself, numbers by quartile and then normally
+    inside it. Where the case lies does not matter to them.
+    """
+    neighbours, pool = whole(ranges, "neighbours", rng), victim.complete()
+    tidy = rng.random() < 0.5
+    cloud = np.empty((n, pool.shape[1]), dtype=pool.dtype)
+    for j, column in enumerate(victim.columns):
+        drawn = rng.choice(pool[:, j], n)
+        if not column.categories:
+            edges = np.unique(np.quantile(pool[:, j], [0.25, 0.5, 0.75]))
+            own, held = np.searchsorted(edges, drawn), np.searchsorted(edges, pool[:, j])
+            for q in np.unique(own):
+                inside = pool[held == q, j]
+                values = rng.normal(inside.mean(), inside.std(), int((own == q).sum()))
+                drawn[own == q] = np.clip(values, inside.min(), inside.max())
+        cloud[:, j] = drawn
+    cloud[::neighbours] = pool[rng.integers(len(pool), size=-(-n // neighbours))]
+    return victim.sent(victim.valid(cloud) if tidy else cloud)
+
+
 def kernel_shap(victim: Victim, n: int, rng: Rng, ranges: Ranges = RANGES) -> Matrix:
     """KernelSHAP (Lundberg and Lee 2017): fields of a case are exchanged, in random sets, for those of a background row."""
     neighbours = whole(ranges, "neighbours", rng)

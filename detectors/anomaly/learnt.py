@@ -73,6 +73,7 @@ def _unpacked(cal: Calibration) -> Learnt:
         np.asarray(a["surprise"]), np.asarray(a["mean"], np.float32), np.asarray(a["variance"], np.float32),
         np.asarray(a["weight"]), _or(m["bits"], np.inf), float(m["sampled_bits"]), _or(m["crowd_bits"], np.inf),
         _or(m["cross_bits"], np.inf), np.asarray(a["tail_low"]), np.asarray(a["tail_high"]),
+        np.asarray(a["usual"]),
     )  # fmt: skip
     encoder = Encoder(np.asarray(a["edges"]), tuple(tuple(w) for w in m["codes"]))
     return Learnt(
@@ -123,7 +124,14 @@ def learn(
         "margins": given.levels(), "codes": [list(w) for w in encoder.words],
     }  # fmt: skip
     arrays |= {"edges": encoder.edges, "surprise": scale.table, "mean": scale.mean, "variance": scale.variance}
-    arrays |= {"weight": scale.weight, "tail_low": scale.low, "tail_high": scale.high, "groups": groups, **joint.pack()}
+    arrays |= {
+        "usual": scale.usual,
+        "weight": scale.weight,
+        "tail_low": scale.low,
+        "tail_high": scale.high,
+        "groups": groups,
+        **joint.pack(),
+    }
     arrays["strange"] = strange if strange is not None else np.full(2, np.inf, np.float32)
     return meta, arrays
 
@@ -160,8 +168,19 @@ def scale_of(frame: Frame, codes: NDArray[np.uint8], rng: np.random.Generator) -
         if np.isfinite(x).any():
             low[j], high[j] = np.nanquantile(x, [TAIL, 1 - TAIL])
     return Scale(
-        table, mean.astype(f32), variance.astype(f32), weight.astype(f32), np.inf, np.inf, np.inf, np.inf, low, high
-    )
+        table, mean.astype(f32), variance.astype(f32), weight.astype(f32), np.inf, np.inf, np.inf, np.inf, low, high,
+        levels(codes[:, : len(frame.numeric)]),
+    )  # fmt: skip
+
+
+def levels(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Mean and variance of each number's level and of its square, (numbers, 4): what explained.by_columns expects."""
+    u = np.where(codes < signals.LEVELS, (codes + 0.5) / signals.LEVELS - 0.5, np.nan)
+    out = np.zeros((codes.shape[1], 4), np.float32)
+    for j in np.flatnonzero(np.isfinite(u).any(axis=0)):
+        x = u[np.isfinite(u[:, j]), j]
+        out[j] = x.mean(), x.var(), (x * x).mean(), (x * x).var()
+    return out
 
 
 def columns(numeric: Sequence[str], categorical: Sequence[str]) -> list[str]:

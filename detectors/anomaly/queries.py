@@ -28,6 +28,7 @@ from monitor.model import Family
 VERSION: Final = 4
 SHOWN: Final = 4  # broken rules named per event
 ALIKE: Final = np.array([0, 1, 2, 2], np.uint8)  # search.Met.excused as what Evidence.alike says
+DRAWN: Final = np.uint8(3)  # and search.Met.drawn
 TELLING: Final = (
     0.05  # share of honest rows that look like what-ifs anyway, from which on looking like one says nothing
 )
@@ -201,8 +202,11 @@ def _silent(
 
 
 def _alike(cal: Calibration, met: Met, flag: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """What each query that is not flagged has in common with a tool; in coarse tables honest rows are what-ifs as well."""
+    """What queries have in common with a tool's: excused ones, and flagged ones that draw each column by itself. In coarse
+    tables honest rows are what-ifs as well.
+    """
     alike = ALIKE[met.excused] * (met.fresh & ~flag)
+    alike[met.drawn & flag] = DRAWN
     if cal.meta["what_ifs"] > TELLING:
         alike[met.excused == WHAT_IF] = 0
     return np.asarray(alike, np.uint8)

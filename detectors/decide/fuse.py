@@ -27,7 +27,7 @@ from detectors.decide.sums import cusum
 from detectors.decide.walk import CLEAR_US, QUIET_US, Events, Lane, Run, Walk
 from monitor.model import Alert, Decision, Event, Family
 
-VERSION: Final = 3
+VERSION: Final = 4
 BUSY_PER_S: Final = 1_000_000 / (30 * 86400)  # a million events in 30 days
 __all__ = ["CLEAR_US", "QUIET_US", "FuseSettings", "fuse"]
 

@@ -20,11 +20,16 @@ ENOUGH: Final = 6  # flagged queries before a name is given
 FULL: Final = 25  # flagged queries before an incident may be more than minor
 TOOL_SHARE: Final = 2 / 3  # of a suspect's strange queries that a tool explains, from which on it may be one
 TOOL_LEAST: Final = 8  # of them
-TOOL_MOST: Final = 100  # flagged queries, from which on it is none whatever it explains
+TOOL_MOST: Final = 100  # flagged queries beside drawn ones, from which on it is none whatever it explains
+DRAWN_MOST: Final = (
+    5_000  # drawn queries, from which on it is none: what LIME sends about one case unless told otherwise
+)
 ALIKE: Final[Mapping[str, str]] = {
     "what_if": "what-ifs of rows that it sent as they are",
     "explainer": "samples around rows that it sent as they are",
+    "drawn": "rows that draw each column by itself, as LIME does unless told otherwise, and as theft does",
 }
+PROFILES: Final[Mapping[str, str]] = {"drawn": "explainer"}  # under which a tool is declared, where not its own name
 BENIGN: Final[Mapping[Family, tuple[str, str]]] = {  # the honest use that looks most like it, and what tells them apart
     Family.ANOMALY: ("what_if", "its queries are not variations of a few fields of one honest row"),
     Family.EXTRACTION: ("explainer", "its made-up rows are not spread around rows that it sent as they are"),
@@ -89,29 +94,34 @@ def looser(now: Severity | None, before: Severity) -> bool:
 class Tool:
     """The tool that a suspect may be: most of its strange queries are what such a tool sends.
 
-    excused: of so many strange queries (flagged or excused) since there is evidence, those that a tool explains.
+    like: of LOOK_ALIKES; excused: of so many strange queries (flagged or excused) since there is evidence, those that a
+    tool explains.
     """
 
-    profile: str
+    like: str
     excused: int
     strange: int
 
     def told(self) -> dict[str, Any]:
         """As evidence."""
-        what = ALIKE[self.profile]
+        what, profile = ALIKE[self.like], PROFILES.get(self.like, self.like)
         why = f"{self.excused} of {self.strange} strange queries are {what}; an honest tool should be declared"
-        return {"profile": self.profile, "why": why, "excused": self.excused, "strange": self.strange}
+        return {"profile": profile, "why": why, "excused": self.excused, "strange": self.strange}
 
 
 def tool(flagged: float, excused: Sequence[float]) -> Tool | None:
-    """Whether a suspect may be a tool, by its flagged queries and those that each of LOOK_ALIKES explains.
+    """Whether a suspect may be a tool, by its flagged queries and those that each of LOOK_ALIKES explains; drawn ones are
+    flagged all the same.
 
-    >>> tool(13, [0, 84])
-    Tool(profile='explainer', excused=84, strange=97)
-    >>> tool(13, [10, 10]) is None
+    >>> tool(13, [0, 84, 0])
+    Tool(like='explainer', excused=84, strange=97)
+    >>> tool(900, [0, 30, 850]).told()["profile"]
+    'explainer'
+    >>> tool(13, [10, 10, 0]) is None
     True
     """
-    n = round(sum(excused))
-    if n < TOOL_LEAST or n < TOOL_SHARE * (flagged + n) or flagged >= TOOL_MOST:
+    *_, drawn = excused
+    n, strange = round(sum(excused)), round(flagged + sum(excused) - drawn)
+    if n < TOOL_LEAST or n < TOOL_SHARE * strange or flagged - drawn >= TOOL_MOST or drawn >= DRAWN_MOST:
         return None
-    return Tool(LOOK_ALIKES[max(range(len(excused)), key=lambda i: excused[i])], n, round(flagged + n))
+    return Tool(LOOK_ALIKES[max(range(len(excused)), key=lambda i: excused[i])], n, strange)

@@ -278,6 +278,8 @@ class Walk:
         """Keep what a flagged event looked like and what it says about the family."""
         known = self.ledger.votes.get(subject, NOTHING)
         said = [*self.events.votes[place].tolist(), 1.0, *NOTHING[len(TECHNIQUES) + 1 :]]
+        if alike := int(self.events.alike[place]):
+            said[len(TECHNIQUES) + alike] = 1.0
         self.ledger.votes[subject] = [a + b for a, b in zip(known, said, strict=True)]
         if self.events.told(place):
             kept = self.noted.setdefault(p, [])

@@ -159,7 +159,8 @@ class Membership:
             np.asarray(a[k], np.float32) for k in ("surprise", "mean", "variance", "weight")
         )
         tails = np.zeros((2, len(weight)), np.float32)  # explainers are not looked for here
-        scale = Scale(table, mean, variance, weight, float(m["bits"]), np.inf, np.inf, np.inf, *tails)
+        usual = np.zeros((len(weight), 4), np.float32)
+        scale = Scale(table, mean, variance, weight, float(m["bits"]), np.inf, np.inf, np.inf, *tails, usual)
         return known.meet([names[k] for k in who.tolist()], training, codes, frame, scale)
 
     def _gauge(self, principal: str, time_us: int, count: int) -> Detection:
