@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from detectors.abuse.surges import Abuse
+from detectors.access.mmd import WindowMMD
 from detectors.access.novelty import Access
 from detectors.anomaly.canaries import Canaries
 from detectors.anomaly.queries import Queries
@@ -37,6 +38,7 @@ REGISTRY: Final[Mapping[str, type[Any]]] = {
     Queries.name: Queries,
     Rules.name: Rules,
     Volume.name: Volume,
+    WindowMMD.name: WindowMMD,
 }
 
 DEFAULTS: Final[tuple[str, ...]] = tuple(REGISTRY)

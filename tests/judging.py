@@ -329,6 +329,43 @@ def _with_features(table: pa.Table) -> pa.Table:
     return table
 
 
+def own_rows(
+    hours: Iterable[int],
+    rng: Rng,
+    principal: str = "client",
+    *,
+    per_hour: int = 40,
+    moved: float = 0.0,
+    by: float = 1.5,
+) -> pa.Table:
+    """Hours of a client that asks about customers of its own, the first share `moved` of them about others."""
+    span = list(hours)
+    table = calls(span, per_hour, rng, principal)
+    like = events(table.num_rows, rng)
+    off = by * (np.arange(table.num_rows) < moved * table.num_rows)
+    for name in (c for c in like.column_names if c.startswith("feature:")):
+        x = pa.array(np.asarray(like[name]) + off) if name in ("feature:x0", "feature:x1", "feature:x2") else like[name]
+        table = table.append_column(name, x)
+    return table
+
+
+def _own(i: int, moved: float = 0.0) -> Rows:
+    """Two days of one client and, as calm as ever, two more."""
+    rng, span = np.random.default_rng([31, i]), range(1000 + 48 * i, 1048 + 48 * i)
+    return as_log(
+        mixed(own_rows(span, rng, moved=moved), *[own_rows(span, rng, f"other-{j}", moved=j) for j in (0, 1)])
+    )
+
+
+def _own_log() -> tuple[pa.Table, set[str]]:
+    """Three clients for 17 days, then one of them asks about other customers."""
+    rng = np.random.default_rng(32)
+    tables = [own_rows(range(1000, 1000 + 24 * 17), rng, f"honest-{i}", moved=i / 2) for i in (0, 2)]
+    tables.append(own_rows(range(1000, 1000 + 24 * 16), rng, "taken"))
+    tables.append(own_rows(range(1000 + 24 * 16, 1000 + 24 * 17), rng, "taken", moved=1.0))
+    return mixed(*tables), set()
+
+
 def _wrong_calls(size: float, **odd: Any) -> Rows:
     """The next 40 hours of that client; in a share of them something new."""
     rng = np.random.default_rng(7)
@@ -513,6 +550,7 @@ CASES: dict[str, Case] = {
         lambda size: as_log(tested(200, size, np.random.default_rng(15))),
         log=_tested_log,
     ),
+    "mmd": Case(_reference, _own, lambda size: _own(9, moved=size), settled=9, params={"rows": 30}, log=_own_log),
     "missing": Case(_reference, lambda i: _silence(10.0), lambda size: _silence(1000.0 * size)),
     "queries": Case(_reference, lambda i: as_log(events(200, np.random.default_rng([4, i]))), _queries),
 }

@@ -8,7 +8,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.signals import Floats, bernoulli_bets
+from detectors.signals import bernoulli_bets
+from detectors.stats import Floats
 
 SHARES: Final = (1.0, 0.7, 0.5, 0.35, 0.25)  # of the rate that the reference tolerates, largest first
 BLOCK: Final = 100  # distinct rows of a caller after which they become its past

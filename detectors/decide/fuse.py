@@ -119,8 +119,8 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
         at = np.searchsorted(row, e.row)
         lookup = np.array([places.get(p, -1) for p in e.principals], dtype=np.int64)
         who[at], time_us[at] = lookup[e.code], e.time_us
-        mine = [ledger.columns.index(c) for c in own]
-        log_e[at[:, None], np.array(mine)[None, :]] = np.rint(e.log_e * MICRO).astype(np.int64)
+        mine = np.array([ledger.columns.index(c) for c in own], dtype=np.int64)
+        log_e[at[:, None], mine[None, :]] = np.rint(e.log_e * MICRO).astype(np.int64)
         flag[at] |= e.flag
         if e.votes is not None:
             votes[at] += e.votes
@@ -132,7 +132,13 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
             links.setdefault(int(r), []).append(e.principals[other])
     clock = np.maximum.accumulate(np.maximum(time_us, ledger.clock_us))
     excusing = frozenset(e.detector for e in given if e.alike is not None)
-    return Events(who, row, time_us, log_e, flag, votes, alike, [e.details for e in given], links, clock, excusing)
+    readings: dict[int, dict[str, Any]] = {}
+    for e in given:
+        for r, said in e.readings.items():
+            readings.setdefault(r, {}).update(said)
+    return Events(
+        who, row, time_us, log_e, flag, votes, alike, [e.details for e in given], links, clock, excusing, readings
+    )
 
 
 def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> list[Decision]:
@@ -163,6 +169,11 @@ def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> li
         span = slice(int(first[g]), int(ends[g]) + 1)
         run = Run(ledger.ids[int(who[first[g]])], order[span], sums[span], *begun(np.arange(span.start, span.stop)))
         runs.append(run)
+    walked = set(who[first[slow]].tolist())
+    for r in sorted(ev.readings):  # of the others, whom nobody asks about as yet
+        place = int(np.searchsorted(ev.row, r))
+        if int(ev.who[place]) not in walked:
+            ledger.read(ledger.ids[int(ev.who[place])], ev.readings[r], int(ev.time_us[place]))
     last, (onset, count) = who[ends], begun(ends)
     walk = Walk(ledger, ev, lane, level, model)
     decisions = walk.go(runs)

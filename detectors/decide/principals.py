@@ -18,6 +18,7 @@ from monitor.model import Severity
 MICRO: Final = 1_000_000  # sums are kept in millionths of a nat
 NEVER: Final = -(1 << 62)
 MAX_LINKS: Final = 20_000  # pairs of callers whose links are counted at once
+MAX_READINGS: Final = 5_000  # callers whose gauges are remembered, those read last
 WIDE: Final = ("sums", "onset_us", "count")  # with a column per bet
 ARRAYS: Final = (*WIDE, "last_us")
 
@@ -66,6 +67,8 @@ class Ledger:
     links: dict[str, int] = field(default_factory=dict)  # "a\x1fb" -> rows that tie a to b
     groups: dict[str, list[str]] = field(default_factory=dict)
     named: dict[str, str] = field(default_factory=dict)  # the family last told of each open case
+    readings: dict[str, dict[str, Any]] = field(default_factory=dict)  # what gauges said last of a caller, by gauge
+    read_us: dict[str, int] = field(default_factory=dict)  # and when
     clock_us: int = NEVER
     dropped: int = 0  # callers with evidence that memory had no room for
     _places: dict[str, int] = field(default_factory=dict)
@@ -85,6 +88,8 @@ class Ledger:
         ledger.votes = {p: list(v) for p, v in meta["votes"].items()}
         ledger.groups = {g: list(m) for g, m in meta["groups"].items()}
         ledger.links, ledger.named = dict(meta["links"]), dict(meta["named"])
+        ledger.readings = {p: dict(r) for p, r in meta["readings"].items()}
+        ledger.read_us = dict(meta["read_us"])
         ledger.clock_us, ledger.dropped = meta["clock_us"], meta["dropped"]
         return ledger
 
@@ -94,7 +99,7 @@ class Ledger:
         meta = {
             "ids": self.ids, "old_ids": old_ids, "columns": self.columns, "cases": {p: vars(c) for p, c in sorted(self.cases.items())},
             "examples": dict(sorted(self.examples.items())), "votes": dict(sorted(self.votes.items())),
-            "links": self.links, "groups": self.groups, "named": dict(sorted(self.named.items())), "clock_us": self.clock_us, "dropped": self.dropped,
+            "links": self.links, "groups": self.groups, "named": dict(sorted(self.named.items())), "readings": dict(sorted(self.readings.items())), "read_us": dict(sorted(self.read_us.items())), "clock_us": self.clock_us, "dropped": self.dropped,
         }  # fmt: skip
         return meta, {prefix + k: a for k, a in {**{a: getattr(self, a) for a in ARRAYS}, **old}.items()}
 
@@ -134,6 +139,11 @@ class Ledger:
         gone = set(self.groups.pop(subject, ()))
         if gone:
             self.links = {k: n for k, n in self.links.items() if not gone.intersection(k.split("\x1f"))}
+
+    def read(self, p: str, said: Mapping[str, Any], time_us: int) -> None:
+        """Remember what gauges say of a caller."""
+        self.readings[p] = {**self.readings.get(p, {}), **said}
+        self.read_us[p] = time_us
 
     def tie(self, a: str, b: str) -> int:
         """Count one more row that ties two callers; how many there are now."""
@@ -177,6 +187,8 @@ class Ledger:
 
         When room is short, more go, oldest first; only beyond that the weakest of those with evidence, and they are counted.
         """
+        for p in sorted(self.readings, key=lambda p: (self.read_us[p], p))[: -MAX_READINGS or None]:
+            del self.readings[p], self.read_us[p]
         extra = len(self.ids) + len(self.old.ids) - limit
         if extra <= 0 and not grown(len(self.ids), len(self.old.ids)):
             return

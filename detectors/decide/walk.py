@@ -55,6 +55,7 @@ class Events:
     links: dict[int, list[str]]  # by row: callers that it belongs with
     clock_us: NDArray[np.int64]  # latest event time so far
     excusing: frozenset[str] = frozenset()  # detectors that know `alike`
+    readings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # by row: what gauges say of its caller
 
     def why(self, place: int) -> dict[str, Any]:
         """What all detectors say of one event."""
@@ -133,6 +134,8 @@ class Walk:
         ledger, events = self.ledger, self.events
         p = run.principal
         now, flag = int(events.time_us[place]), bool(events.flag[place])
+        if said := events.readings.get(int(events.row[place])):
+            ledger.read(p, said, now)
         subject = where.get(p, p)
         if subject in ledger.cases:
             members = ledger.members(subject)
@@ -328,9 +331,9 @@ class Walk:
             log_e = stats.log_sum_exp(np.array(list(parts.values()))) - math.log(len(parts))
         named, tool = self.family(subject), self.tool(subject, parts)
         case.cap = self.cap(subject, parts)
-        members = self.ledger.members(subject)
+        ledger, members = self.ledger, self.ledger.members(subject)
         shown = [e for p in members for e in self.examples(p)]
-        evidence = {
+        evidence: dict[str, Any] = {
             "principals": members,
             "queries": case.before + case.queries,
             "flagged": case.flagged,
@@ -339,6 +342,10 @@ class Walk:
             "detectors": [{"name": n, "log_e": finite(v)} for n, v in parts.items() if v > 0],
             "examples": [dict(e) for e in sorted(shown, key=lambda e: str(e["time"]))[-EXAMPLES:]],
         }
+        for p in members:  # of several the one with the most answers
+            for name, said in ledger.readings.get(p, {}).items():
+                if name not in evidence or _rows(said) > _rows(evidence[name]):
+                    evidence[name] = dict(said)
         if self.lane.family is None:
             evidence |= {
                 "confidence": named.sure,
@@ -355,3 +362,8 @@ class Walk:
                 evidence=evidence,
             )
         )  # fmt: skip
+
+
+def _rows(said: Mapping[str, Any]) -> int:
+    """Rows that a gauge has read."""
+    return int(said.get("distinct_rows", said.get("rows", 0)))

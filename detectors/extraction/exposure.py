@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
@@ -136,10 +136,11 @@ class Exposure:
         readings = known.add(keys, code, row, new, limits, frozenset(budgets)) if len(row) else []
         times = np.asarray(rows["event_time"], dtype=np.int64)
         gauges, passed = self._judge(known, told, learnt.copies, readings, budgets, times)
-        evidence = self._evidence(names, who, at, times, passed)
+        said = {row: {"exposure": {"kappa": d.statistic, "distinct_rows": d.n}} for row, d in gauges.items()}
+        evidence = replace(self._evidence(names, who, at, times, passed), readings=said)
         known.rows += rows.num_rows
         known.forget(round(self.max_mb * 1e6))
-        return Measured(_state(known, cal), gauges, evidence)
+        return Measured(_state(known, cal), list(gauges.values()), evidence)
 
     def _judge(
         self,
@@ -149,13 +150,13 @@ class Exposure:
         readings: Sequence[Reading],
         budgets: Mapping[str, Budget],
         times: NDArray[np.int64],
-    ) -> tuple[list[Detection], dict[int, dict[str, Any]]]:
-        """What each reading says: a detection for the gauge, and by row what was passed.
+    ) -> tuple[dict[int, Detection], dict[int, dict[str, Any]]]:
+        """What each reading says, by row: a detection for the gauge, and what was passed.
 
         told: per caller the budgets known to be passed before this stretch; an alarm is repeated whenever rows double.
         """
         place = {k: i for i, k in enumerate(known.ids)}
-        gauges: dict[tuple[str, int], Detection] = {}
+        gauges: dict[tuple[str, int], tuple[int, Detection]] = {}
         passed: dict[int, dict[str, Any]] = {}
         for r in readings:
             version, kind, name, *_ = r.key.split(SEP)
@@ -177,11 +178,12 @@ class Exposure:
                 passed[r.row] = {"exposure": says}
             if kind == "caller" and doubled and r.distinct >= SHOWN_ROWS:
                 time = int(times[r.row])
-                gauges[name, time] = Detection(
+                found = Detection(
                     self.name, self.family, Event.ATTACK_SUSPECTED, Subject("principal", name), (time, time), kappa,
                     Verdict.OK, r.distinct, threshold=budget.kappa, evidence=says,
                 )  # fmt: skip
-        return list(gauges.values()), passed
+                gauges[name, time] = (r.row, found)
+        return dict(gauges.values()), passed
 
     def _evidence(
         self,

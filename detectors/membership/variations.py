@@ -160,7 +160,8 @@ class Membership:
         )
         tails = np.zeros((2, len(weight)), np.float32)  # explainers are not looked for here
         usual = np.zeros((len(weight), 4), np.float32)
-        scale = Scale(table, mean, variance, weight, float(m["bits"]), np.inf, np.inf, np.inf, *tails, usual)
+        bits = float(m["bits"])
+        scale = Scale(table, mean, variance, weight, bits, np.inf, np.inf, np.inf, tails[0], tails[1], usual)
         return known.meet([names[k] for k in who.tolist()], training, codes, frame, scale)
 
     def _gauge(self, principal: str, time_us: int, count: int) -> Detection:

@@ -112,6 +112,7 @@ def twin(site: Site) -> APIRouter:
             "model": asked.model.name, "principal": asked.name, "window": [rfc3339(asked.start_us), rfc3339(asked.end_us)],
             "incident": asked.incident.alert_id if asked.incident else None, "rows": shown["rows"], "flagged": shown["flagged"],
             "whole": shown["whole"], "first": shown["first"], "compared_with": shown["peer_words"], "exposure": shown["exposure"],
+            "unlike_itself": shown["unlike"],
             "chain": [asdict(s) | {"time": rfc3339(s.time_us)} for s in shown["chain"]], "peers": [asdict(p) for p in shown["peers"]],
         }  # fmt: skip
 
@@ -155,9 +156,12 @@ def _evidence(site: Site, asked: Asked, row: int) -> dict[str, Any]:
     cal = principal.fitting(body)
     learnt = Learnt.of(cal) if cal is not None else None
     found = _recent(site, asked, learnt.columns if learnt else [*LEARNT_COLUMNS, *_features(site, asked)])
-    reading = queries.newest_reading(site.engine, asked.model.model_id, "exposure", asked.name)
+    gauges = {
+        name: queries.newest_reading(site.engine, asked.model.model_id, detector, asked.name)
+        for name, detector in (("exposure", "exposure"), ("unlike", "mmd"))
+    }
     shown: dict[str, Any] = {
-        "exposure": None if reading is None else {**reading.evidence, "time": rfc3339(reading.end_us)},
+        **{k: None if r is None else {**r.evidence, "time": rfc3339(r.end_us)} for k, r in gauges.items()},
         "rows": 0, "flagged": 0, "whole": True, "first": 0, "chain": [], "peers": [], "peer_words": "", "peer_count": 0,
         "scores": None, "margins": None, "picture": None, "base_words": "", "judged": cal is not None, "caller": None,
     }  # fmt: skip

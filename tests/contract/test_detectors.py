@@ -50,9 +50,11 @@ def what(measured: Measured) -> tuple[Any, ...]:
 
 
 def amount(measured: Measured) -> float:
-    """How abnormal: the statistic, or for per-principal evidence the evidence that fuse() would gather."""
-    if measured.evidence is not None:
+    """How abnormal: the statistic, or for per-principal evidence the evidence that fuse() would gather, or what gauges read."""
+    if measured.evidence is not None and measured.evidence.columns:
         return float(measured.evidence.flag.mean())
+    if measured.evidence is not None:
+        return sum(d.statistic or 0.0 for d in measured.detections)
     return max(d.statistic for d in measured.detections if d.statistic is not None)
 
 

@@ -133,6 +133,24 @@ def test_five_flags_in_a_row_alarm_and_four_do_not() -> None:
     assert [e["row"] for e in opened.evidence["examples"]] == [0, 1, 2, 3]
 
 
+def test_what_gauges_say_of_a_caller_stands_in_its_incident() -> None:
+    """The newest reading before each decision is told, also one from before the first flag; of others' nothing."""
+    log = Log()
+    calm = evidence(["a", "b"] * 3, [False] * 6)
+    read = {0: {"exposure": {"kappa": 0.2, "distinct_rows": 64}}, 1: {"exposure": {"kappa": 0.9, "distinct_rows": 9000}}}
+    log(replace(calm, readings=read))
+    later = {2: {"exposure": {"kappa": 0.3, "distinct_rows": 128}, "unlike_itself": {"rows": 100, "mmd2": 0.1}}}
+    log(replace(evidence(["a"] * 12, [True] * 12, first_row=6), readings=later))
+    told = [d.evidence["exposure"]["kappa"] for d in log.decisions]
+    assert told[0] == 0.3
+    assert set(told) == {0.3}
+    assert log.decisions[-1].evidence["unlike_itself"] == {"rows": 100, "mmd2": 0.1}
+    other = Log()
+    other(replace(calm, readings=read))
+    other(evidence(["a"] * 12, [True] * 12, first_row=6))
+    assert other.decisions[0].evidence["exposure"]["kappa"] == 0.2
+
+
 def test_honest_history_does_not_hide_an_attack() -> None:
     """A thousand clean events before it delay the alarm by not a single query."""
     log = Log()
