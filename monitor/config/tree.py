@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Discriminator, Field, SecretStr, Tag
 
 from monitor.config.fields import Duration, Rate, Section, SeverityName, Size
 from monitor.config.severity import Severities
@@ -13,6 +13,10 @@ from monitor.config.severity import Severities
 
 def _by_name(value: object) -> object:
     return {"feature": value} if isinstance(value, str) else value
+
+
+def _auto_or_list(value: object) -> str | None:
+    return "list" if isinstance(value, list | tuple) else "auto" if value == "auto" else None
 
 
 class Budgets(Section):
@@ -155,6 +159,17 @@ class Segment(Section):
     """... and below this."""
 
 
+Listed = tuple[Annotated[Segment, BeforeValidator(_by_name, json_schema_input_type=str | Segment)], ...]
+Segments = Annotated[
+    Annotated[Literal["auto"], Tag("auto")] | Annotated[Listed, Tag("list")],
+    Discriminator(
+        _auto_or_list,
+        custom_error_type="auto_or_list",
+        custom_error_message="must be auto, or a list, for example [a, b]",
+    ),
+]
+
+
 class Reports(Section):
     """Reports that are made by themselves, kept in the state store and listed on the page."""
 
@@ -196,8 +211,10 @@ class ModelConfig(Section):
     """JSONL of objects with `features`, made up: one sent by anybody but a declared health probe or batch job alarms."""
     principals: Path | None = None
     """YAML list of known callers: id pattern, kind, group, owner, profile, budget."""
-    segments: tuple[Annotated[Segment, BeforeValidator(_by_name, json_schema_input_type=str | Segment)], ...] = ()
-    """Parts that are judged by themselves, at most 12: features, or {name, feature, values} or {name, feature, at_least, below}."""
+    segments: Segments = ()
+    """Parts that are judged by themselves, at most 12: features, or {name, feature, values} or {name, feature, at_least, below};
+    auto: those of the reference in which the model behaves differently.
+    """
     context: Annotated[tuple[str, ...], Field(max_length=3)] = ()
     """Features whose mix may change without meaning anything: drift is what changes beyond it."""
     fairness: FairnessConfig | None = None
@@ -208,6 +225,11 @@ class ModelConfig(Section):
     """A link for whoever works on the alert."""
     reports: Reports = Reports()
     """The owner's reports."""
+
+    @property
+    def named_segments(self) -> Listed:
+        """The segments that a person named."""
+        return () if self.segments == "auto" else self.segments
 
 
 class Monitor(Section):
