@@ -27,9 +27,12 @@ from detectors.stats import Floats
 from detectors.strata import MAX_SEGMENTS, MIN_PART_ROWS, Segment, frequent
 
 SAMPLE_ROWS: Final = 100_000  # of a longer reference so many evenly spaced rows are looked at
-MAX_SHARE: Final = 0.5  # of the rows: a drift inside a larger part shows in the whole almost as soon
+MAX_SHARE: Final = 0.5  # of the rows: a larger part is nearly the whole
+TENTH: Final = (
+    0.1  # share of rows where a segment adds most: the whole shows drift of large parts, small ones have few rows
+)
+SPARE: Final = 1.2  # of the rows that the end of a number needs: values that repeat move its edge
 SAME: Final = 0.9  # rows that two parts share, of all rows of either (Jaccard): from here on they are one part
-QUARTERS: Final = 4
 MAX_NAME: Final = 100  # characters: longer values are texts, not kinds of traffic
 
 
@@ -56,12 +59,14 @@ def choose(
 
     Idea: drift that matters sits in parts where the model behaves differently, so columns are ranked by how much their
     parts tell of its answers. Of a category these are the values with MIN_PART_ROWS rows and a share of at least `least`
-    and at most MAX_SHARE; of a number its lowest and its highest quarter, since the middle is like the whole.
+    and at most MAX_SHARE, those nearest to a tenth of the rows first: a drift inside a fifth of the rows shows in the
+    whole about as soon, inside a tenth late or never. Of a number they are its lowest and its highest tenth, or as many
+    rows as a part needs: the middle is like the whole.
 
     Math: eta^2, the variation between a column's parts over all variation, of the scores' ranks (several scores are added
     up), of the ranks of a predicted number, or of the predicted classes' indicators (Goodman and Kruskal's tau); less
     what as many parts explain by chance, 1 - (1 - eta^2) (n - 1) / (n - k). Without answers the column whose parts cover
-    most rows comes first. A first round gives no column more than half of the room, nor numbers together, so that what
+    most rows comes first. A first round gives no column more than a third of the room, nor numbers together, so that what
     is told twice does not push out all else; a second fills what is left. A part that overlaps one already taken (SAME)
     is left out.
 
@@ -73,7 +78,7 @@ def choose(
     >>> n = np.arange(4000)
     >>> t = pa.table({"feature:c": np.array(["a", "b", "d"])[n % 3], "prediction_value": (n % 3 == 2) + 0.0})
     >>> [(p.segment.name, round(p.share, 2), p.tells) for p in choose(t, [], ["c"])]
-    [('c:a', 0.33, 1.0), ('c:b', 0.33, 1.0), ('c:d', 0.33, 1.0)]
+    [('c:b', 0.33, 1.0), ('c:d', 0.33, 1.0), ('c:a', 0.33, 1.0)]
     """
     if rows.num_rows > SAMPLE_ROWS:
         rows = rows.take(pa.array(np.linspace(0, rows.num_rows - 1, SAMPLE_ROWS).astype(np.int64)))
@@ -81,7 +86,7 @@ def choose(
     columns = [(_number(rows, name, need, answers), True) for name in numeric]
     columns += [(_category(rows, name, need, answers), False) for name in categorical]
     ranked = sorted((c for c in columns if c[0]), key=lambda c: _rank(c[0]))
-    return tuple(_apart(rows, _rounds(ranked, room // 2), room))
+    return tuple(_apart(rows, _rounds(ranked, room // 3), room))
 
 
 def _rank(parts: Sequence[Part]) -> tuple[float, float, str]:
@@ -114,17 +119,20 @@ def _apart(rows: pa.Table, parts: Iterator[Part], room: int) -> Iterator[Part]:
 
 
 def _number(rows: pa.Table, name: str, need: int, answers: Floats) -> list[Part]:
-    """The lowest and the highest quarter that are large enough and not too large; values that repeat often stand alone."""
+    """The lowest and the highest tenth, or more where they had too few rows; values that repeat often stand alone."""
     column = f"feature:{name}"
     x = floats(rows, column)
     finite = x[np.isfinite(x)]
-    if not len(finite):
+    slices = min(round(1 / TENTH), int(len(finite) / (SPARE * need)))
+    if slices < 2:
         return []
-    edges = quantile_edges(finite, QUARTERS).tolist()
+    edges = quantile_edges(finite, slices).tolist()
     code = number_codes(x, edges)
-    fit = _fitting(np.bincount(code, minlength=len(edges) + 2)[:-1], rows.num_rows, need)
-    ends = sorted({int(i) for i in (*fit[:1], *fit[-1:])})
+    n = np.bincount(code, minlength=len(edges) + 2)[:-1]
+    ends = np.intersect1d(np.flatnonzero(n)[[0, -1]], _fitting(n, rows.num_rows, need)).tolist()
     words = bin_labels(Binned(name, column, NUMBER, edges=tuple(edges)))
+    if len(edges) > 1 and edges[-1] <= math.nextafter(edges[-2], math.inf):
+        words[len(edges)] = f"above {edges[-2]:.4g}"  # beyond a value that repeats often
     bounds = [None, *edges, None]
     found = [Segment(f"{name} {words[i]}", column, low=bounds[i], high=bounds[i + 1]) for i in ends]
     place = np.full(len(edges) + 2, len(ends))
@@ -133,11 +141,12 @@ def _number(rows: pa.Table, name: str, need: int, answers: Floats) -> list[Part]
 
 
 def _category(rows: pa.Table, name: str, need: int, answers: Floats) -> list[Part]:
-    """The frequent values that are not too frequent."""
+    """The frequent values that are not too frequent, those nearest to a tenth of the rows first."""
     column = f"feature:{name}"
     counted = [(v, n) for v, n in frequent(rows, column) if len(f"{name}:{v}") <= MAX_NAME and v.isprintable()]
-    fit = _fitting(np.array([n for _, n in counted]), rows.num_rows, need)[:MAX_SEGMENTS].tolist()
-    values = [counted[i][0] for i in fit]
+    fit = _fitting(np.array([n for _, n in counted], dtype=np.int64), rows.num_rows, need).tolist()
+    fit.sort(key=lambda i: abs(math.log(counted[i][1] / rows.num_rows / TENTH)))  # equals stay by frequency and name
+    values = [counted[i][0] for i in fit[:MAX_SEGMENTS]]
     found = [Segment(f"{name}:{v}", column, (v,)) for v in values]
     return _parts(found, np.minimum(category_codes(rows, column, values), len(values)), answers) if found else []
 
