@@ -3,8 +3,8 @@
 Null: rows shuffled, divided by carrier and origin (segments) and by origin and hour (context). Delay: from one check to
 the next flights of one airport become rare (the mix moves), and at the same time a number moves inside every airport, or
 inside one carrier only. Auto: segments that nobody named, chosen by the score of a model for late arrivals: false alarms
-on shuffled rows, and how often and how soon a number that moves inside one carrier, airport or destination is found, each
-frequent one in its turn, beside the same without segments.
+on shuffled rows and on shuffled days, and how often and how soon a number that moves inside one carrier, airport or
+destination is found, each frequent one in its turn, beside the same without segments.
 Run: python -m benchmarks.drift_parts [--out FILE] [PART ...]; what FILE holds already is not measured again. What tests and
 docs/detectors.md tell stands in benchmarks/drift_parts.json. Seeds below 100 of the same streams served to design.
 """
@@ -33,7 +33,7 @@ from detectors.parting import choose
 from detectors.profile import Bins
 from detectors.strata import Segment, fit_strata, frequent
 
-PARTS: Final = ("null", "delay", "auto_null", "auto_delay")
+PARTS: Final = ("null", "delay", "auto_iid", "auto_block", "auto_delay")
 LEAST: Final = 0.02  # share of the rows that a part needs to have 20 in a window of ROWS
 DIVIDING: Final = ("carrier", "origin", "dest")  # features inside whose values a number moves
 SEGMENTS: Final = ("feature:carrier", "feature:origin")
@@ -136,11 +136,11 @@ def chosen(reference: pa.Table, rows: Rows) -> list[Segment]:
     return [p.segment for p in choose(reference, rows.numeric, rows.categorical, least=LEAST)]
 
 
-def auto_null(rows: Rows, history: int, least: int, seed: int) -> dict[str, float]:
+def auto_null(rows: Rows, kind: str, history: int, least: int, seed: int) -> dict[str, float]:
     """False alarms of model and segments together where segments are found automatically."""
     alarms = checks = i = 0
     while checks < least:
-        table = scorer()(shuffled(rows, "iid", np.random.default_rng([seed, i])))
+        table = scorer()(shuffled(rows, kind, np.random.default_rng([seed, i])))
         before, later = table.slice(0, history * ROWS), table.slice(history * ROWS)
         alarms += len(transitions(run(before, later, rows, chosen(before, rows), ()))[0])
         checks += later.num_rows // ROWS
@@ -176,12 +176,14 @@ def auto_delays(rows: Rows, history: int, limit: int, seed: int) -> dict[str, An
 def measure(part: str) -> dict[str, Any]:
     """The numbers of one part."""
     rows, start = flights(), time.process_time()
-    found: dict[str, Any] = {
+    made: dict[str, Callable[[], dict[str, Any]]] = {
         "null": lambda: null(rows, 100, 2000, 1041),
         "delay": lambda: delays(rows, 100, 40, 5, 1042),
-        "auto_null": lambda: auto_null(rows, 100, 2000, 1043),
+        "auto_iid": lambda: auto_null(rows, "iid", 100, 2000, 1043),
+        "auto_block": lambda: auto_null(rows, "block", 100, 2000, 1045),
         "auto_delay": lambda: auto_delays(rows, 100, 40, 1044),
-    }[part]()
+    }
+    found = made[part]()
     sys.stderr.write(f"{part}: {time.process_time() - start:.0f} s of CPU\n")
     return found
 

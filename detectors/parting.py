@@ -33,7 +33,8 @@ TENTH: Final = (
 )
 SPARE: Final = 1.2  # of the rows that the end of a number needs: values that repeat move its edge
 SAME: Final = 0.9  # rows that two parts share, of all rows of either (Jaccard): from here on they are one part
-MAX_NAME: Final = 100  # characters: longer values are texts, not kinds of traffic
+ANSWERS: Final = ("prediction_label", "prediction_value", "scores", "class_names")
+MAX_NAME: Final = 100  # characters of a value: longer ones are texts, not kinds of traffic
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def choose(
     >>> [(p.segment.name, round(p.share, 2), p.tells) for p in choose(t, [], ["c"])]
     [('c:b', 0.33, 1.0), ('c:d', 0.33, 1.0), ('c:a', 0.33, 1.0)]
     """
+    wanted = {*ANSWERS, *(f"feature:{name}" for name in (*numeric, *categorical))}
+    rows = rows.select([c for c in rows.column_names if c in wanted])
     if rows.num_rows > SAMPLE_ROWS:
         rows = rows.take(pa.array(np.linspace(0, rows.num_rows - 1, SAMPLE_ROWS).astype(np.int64)))
     answers, need = _answers(rows), max(MIN_PART_ROWS, math.ceil(least * rows.num_rows))
@@ -143,7 +146,7 @@ def _number(rows: pa.Table, name: str, need: int, answers: Floats) -> list[Part]
 def _category(rows: pa.Table, name: str, need: int, answers: Floats) -> list[Part]:
     """The frequent values that are not too frequent, those nearest to a tenth of the rows first."""
     column = f"feature:{name}"
-    counted = [(v, n) for v, n in frequent(rows, column) if len(f"{name}:{v}") <= MAX_NAME and v.isprintable()]
+    counted = [(v, n) for v, n in frequent(rows, column) if n >= need and len(v) <= MAX_NAME and v.isprintable()]
     fit = _fitting(np.array([n for _, n in counted], dtype=np.int64), rows.num_rows, need).tolist()
     fit.sort(key=lambda i: abs(math.log(counted[i][1] / rows.num_rows / TENTH)))  # equals stay by frequency and name
     values = [counted[i][0] for i in fit[:MAX_SEGMENTS]]
