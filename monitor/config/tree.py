@@ -5,18 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, SecretStr, Tag
+from pydantic import Field, SecretStr
 
 from monitor.config.fields import Duration, Rate, Section, SeverityName, Size
+from monitor.config.segments import Listed, Segments
 from monitor.config.severity import Severities
-
-
-def _by_name(value: object) -> object:
-    return {"feature": value} if isinstance(value, str) else value
-
-
-def _auto_or_list(value: object) -> str | None:
-    return "list" if isinstance(value, list | tuple) else "auto" if value == "auto" else None
 
 
 class Budgets(Section):
@@ -142,32 +135,6 @@ class Feature(Section):
     """Shown beside values, for example EUR."""
     label: Literal["C0", "C1", "C2", "C3"] | None = None
     """Privacy class, C0 public to C3 most sensitive."""
-
-
-class Segment(Section):
-    """A part of a model's traffic that is judged by itself: a feature alone stands for its frequent values."""
-
-    feature: str
-    """A feature, or principal or model_version."""
-    name: str | None = None
-    """What incidents call it; wanted where a condition stands beside the feature."""
-    values: tuple[str, ...] = ()
-    """Rows with one of these values."""
-    at_least: float | None = None
-    """Rows with a number from here on ..."""
-    below: float | None = None
-    """... and below this."""
-
-
-Listed = tuple[Annotated[Segment, BeforeValidator(_by_name, json_schema_input_type=str | Segment)], ...]
-Segments = Annotated[
-    Annotated[Literal["auto"], Tag("auto")] | Annotated[Listed, Tag("list")],
-    Discriminator(
-        _auto_or_list,
-        custom_error_type="auto_or_list",
-        custom_error_message="must be auto, or a list, for example [a, b]",
-    ),
-]
 
 
 class Reports(Section):

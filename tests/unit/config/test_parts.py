@@ -77,6 +77,15 @@ def test_segments_may_be_left_to_be_found() -> None:
     assert found_parts(ModelConfig(segments=()), SCHEMA, rows) == ()
 
 
+def test_a_variable_may_say_auto(tmp_path: Path) -> None:
+    """As it may give a list."""
+    file = tmp_path / "lanner.yaml"
+    file.write_text("models: {m: {}}")
+    assert load(file, env={"LANNER_MODELS__M__SEGMENTS": "auto"}).models["m"].segments == "auto"
+    listed = load(file, env={"LANNER_MODELS__M__SEGMENTS": '["country"]'}).models["m"].named_segments
+    assert [s.feature for s in listed] == ["country"]
+
+
 def test_a_part_that_no_window_could_judge_is_not_chosen() -> None:
     """A channel of 60 rows an hour has 15: too few for an hour; a model of four rows an hour is judged by days."""
     auto = ModelConfig.model_validate({"segments": "auto"})
