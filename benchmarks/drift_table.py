@@ -113,10 +113,15 @@ def promises(found: Found) -> Iterator[str]:
 
 
 def parts(found: Found) -> Iterator[str]:
-    """Segments and context."""
+    """Segments and context; segments found automatically."""
     yield null_line("shuffled rows with segments and context", found["null"])
     for change, x in found["delay"].items():
         yield f"| {change} | {_count(x['median'])} | {x['opened']} of {x['of']} |"
+    yield null_line("shuffled rows with segments found automatically", found["auto_iid"])
+    yield null_line("shuffled days with segments found automatically", found["auto_block"])
+    for column, x in found["auto_delay"].items():
+        cells = [f"{x[k]['opened']} of {x['of']} | {_count(x[k]['median'])}" for k in ("auto", "none")]
+        yield f"| {column} | {x['chosen']} of {x['of']} | {' | '.join(cells)} |"
 
 
 def rare(found: Found) -> Iterator[str]:

@@ -279,7 +279,7 @@ def as_yaml(found: Sniffed, source: Mapping[str, Any], name: str) -> str:
     """A whole configuration. What came from the log stays text, escaped where it is not ASCII."""
     zone = {} if found.timezone is None else {"timezone": found.timezone}
     whole: dict[str, Any] = {
-        "models": {model: {"reference": {"learn": "14d"}} for model in found.named},
+        "models": {model: {"reference": {"learn": "14d"}, "segments": "auto"} for model in found.named},
         "sources": {name: {**source, "decoder": found.decoder, **zone}},
     }
     if found.mapping:
@@ -287,6 +287,7 @@ def as_yaml(found: Sniffed, source: Mapping[str, Any], name: str) -> str:
     said = f"# By lanner connect: {found.decoded} of {found.messages} messages decode. Names led to these guesses; look them over.\n"
     if len(found.models) > len(found.named):
         said += f"# {len(found.models) - len(found.named)} more names of models are left out: too many, or no names to configure.\n"
+    said += "# segments: auto: parts of the traffic found in the reference are judged for drift by themselves, under the same budget.\n"
     if zone:
         said += f"# The times name no zone: {found.timezone} is assumed.\n"
     return said + yaml.safe_dump(whole, sort_keys=False, width=1000)

@@ -158,7 +158,7 @@ def fit_strata(
         (n, Segment(f"{column.removeprefix('feature:')}:{value}", column, (value,)))
         for column in segments
         if isinstance(column, str)
-        for value, n in _frequent(rows, column)
+        for value, n in frequent(rows, column)
         if n >= MIN_PART_ROWS
     ]
     listed.sort(key=lambda found: (-found[0], found[1].name))
@@ -168,7 +168,8 @@ def fit_strata(
     return Strata(kept, axes, _cells(rows, axes)[:room])
 
 
-def _frequent(rows: pa.Table, column: str) -> list[tuple[str, int]]:
+def frequent(rows: pa.Table, column: str) -> list[tuple[str, int]]:
+    """Values of a column and their rows, most frequent first; none where it is missing."""
     if column not in rows.column_names:
         return []
     counted = pc.value_counts(rows[column].cast(pa.string()).drop_null()).to_pylist()
@@ -177,7 +178,7 @@ def _frequent(rows: pa.Table, column: str) -> list[tuple[str, int]]:
 
 def _axis(rows: pa.Table, column: str, *, number: bool) -> Axis:
     if not number:
-        return Axis(column, values=tuple(v for v, _ in _frequent(rows, column)[:FEW]) or ("",))
+        return Axis(column, values=tuple(v for v, _ in frequent(rows, column)[:FEW]) or ("",))
     x = floats(rows, column)
     x = x[np.isfinite(x)]
     most = FEW if len(np.unique(x)) <= FEW else CONTEXT_BINS

@@ -257,7 +257,7 @@ def _zone(key: Key, name: str) -> Found:
 def _segments(model: str, known: ModelConfig) -> Found:
     """A condition has a name, names differ, and a feature is cut by values or by numbers."""
     names: set[str] = set()
-    for i, s in enumerate(known.segments):
+    for i, s in enumerate(known.named_segments):
         key: Key = ("models", model, "segments", i)
         ranged = s.at_least is not None or s.below is not None
         if s.name is None and (s.values or ranged):

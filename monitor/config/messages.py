@@ -96,6 +96,8 @@ def _real(loc: tuple[int | str, ...], data: Any, *, missing: bool) -> Key:
     """The part of pydantic's location that names keys of the data; the rest are branches of a union."""
     key: list[str | int] = []
     for part in loc:
+        if part == "list" and isinstance(data, list):  # the tag of a branch that was chosen
+            continue
         held = (isinstance(data, dict) and part in data) or (
             isinstance(data, list) and isinstance(part, int) and part < len(data)
         )

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from monitor.config.fields import Duration, Rate, Section, SeverityName, Size
+from monitor.config.segments import Listed, Segments
 from monitor.config.severity import Severities
-
-
-def _by_name(value: object) -> object:
-    return {"feature": value} if isinstance(value, str) else value
 
 
 class Budgets(Section):
@@ -140,21 +137,6 @@ class Feature(Section):
     """Privacy class, C0 public to C3 most sensitive."""
 
 
-class Segment(Section):
-    """A part of a model's traffic that is judged by itself: a feature alone stands for its frequent values."""
-
-    feature: str
-    """A feature, or principal or model_version."""
-    name: str | None = None
-    """What incidents call it; wanted where a condition stands beside the feature."""
-    values: tuple[str, ...] = ()
-    """Rows with one of these values."""
-    at_least: float | None = None
-    """Rows with a number from here on ..."""
-    below: float | None = None
-    """... and below this."""
-
-
 class Reports(Section):
     """Reports that are made by themselves, kept in the state store and listed on the page."""
 
@@ -196,8 +178,10 @@ class ModelConfig(Section):
     """JSONL of objects with `features`, made up: one sent by anybody but a declared health probe or batch job alarms."""
     principals: Path | None = None
     """YAML list of known callers: id pattern, kind, group, owner, profile, budget."""
-    segments: tuple[Annotated[Segment, BeforeValidator(_by_name, json_schema_input_type=str | Segment)], ...] = ()
-    """Parts that are judged by themselves, at most 12: features, or {name, feature, values} or {name, feature, at_least, below}."""
+    segments: Segments = ()
+    """Parts that are judged by themselves, at most 12: features, or {name, feature, values} or {name, feature, at_least, below};
+    auto: those of the reference in which the model behaves differently.
+    """
     context: Annotated[tuple[str, ...], Field(max_length=3)] = ()
     """Features whose mix may change without meaning anything: drift is what changes beyond it."""
     fairness: FairnessConfig | None = None
@@ -208,6 +192,11 @@ class ModelConfig(Section):
     """A link for whoever works on the alert."""
     reports: Reports = Reports()
     """The owner's reports."""
+
+    @property
+    def named_segments(self) -> Listed:
+        """The segments that a person named."""
+        return () if self.segments == "auto" else self.segments
 
 
 class Monitor(Section):

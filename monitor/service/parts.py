@@ -1,19 +1,26 @@
-"""The parts of a model's traffic that its configuration names, found in its reference: segments and context."""
+"""The parts of a model's traffic that its configuration names or leaves to be found in its reference: segments, context."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from detectors.strata import Segment, Strata, fit_strata
+from alerts.text import shown
+from detectors.drift.marginals import Marginals
+from detectors.parting import Part, choose
+from detectors.reference import Finding
+from detectors.strata import MAX_CELLS, MAX_PARTS, MAX_SEGMENTS, MIN_PART_ROWS, Segment, Strata, fit_strata
 from monitor.config import Config, ModelConfig
 from monitor.errors import ConfigError, Mistake
 from monitor.service.privacy import pseudonym
+from monitor.service.windows import usual_window_us
 from monitor.store.features import FeatureSchema
 
 CALLER: Final = "principal"
@@ -28,8 +35,8 @@ def strata_of(name: str, model: ModelConfig, schema: FeatureSchema, rows: pa.Tab
     """
     if not rows.num_rows or not (model.segments or model.context):
         return Strata()
-    segments: list[Segment | str] = []
-    for i, s in enumerate(model.segments):
+    segments: list[Segment | str] = [p.segment for p in found_parts(model, schema, rows)]
+    for i, s in enumerate(model.named_segments):
         column = _column(f"models.{name}.segments.{i}", s.feature, schema)
         if s.name is not None:
             segments.append(Segment(s.name, column, s.values, s.at_least, s.below))
@@ -40,6 +47,43 @@ def strata_of(name: str, model: ModelConfig, schema: FeatureSchema, rows: pa.Tab
             segments.append(column)
     context = [_column(f"models.{name}.context.{i}", f, schema) for i, f in enumerate(model.context)]
     return fit_strata(rows, segments, context, numeric=[f"feature:{n}" for n in schema.numeric])
+
+
+def found_parts(model: ModelConfig, schema: FeatureSchema, rows: pa.Table) -> tuple[Part, ...]:
+    """The segments of `segments: auto` in a reference, and why these; () for a model that names its own, or none.
+
+    A part needs the rows that a window must have in its usual windows, else it would never be judged. A context keeps
+    all its cells: what a person asked for goes before what is found.
+    """
+    if model.segments != "auto":
+        return ()
+    room = MAX_PARTS // (MAX_CELLS + 1) - 1 if model.context else MAX_SEGMENTS
+    return choose(rows, schema.numeric, schema.categorical, room=room, least=least_share(rows))
+
+
+def part_findings(model: ModelConfig, schema: FeatureSchema, rows: pa.Table) -> Iterator[Finding]:
+    """What `segments: auto` chose in a reference, a note for each column, or that it chose nothing."""
+    parts = found_parts(model, schema, rows)
+    columns = sorted({p.segment.column for p in parts}, key=[p.segment.column for p in parts].index)
+    for column in columns:
+        mine = [p for p in parts if p.segment.column == column]
+        words = ", ".join(f"{shown(p.segment.name, 60)} ({p.share:.0%} of rows)" for p in mine)
+        tells = "" if mine[0].tells is None else f"; they tell {mine[0].tells:.1%} of the answers' variation"
+        text = f"judged by themselves as segments: {words}{tells}"
+        yield Finding("note", "segments", text, feature=column.removeprefix("feature:"))
+    if model.segments == "auto" and rows.num_rows and not parts:
+        least = max(MIN_PART_ROWS, math.ceil(least_share(rows) * rows.num_rows))
+        text = f"segments: auto found none: no part has {least:,} rows and at most half of all"
+        yield Finding("note", "no_segments", text, "name segments, or give more rows")
+
+
+def least_share(rows: pa.Table) -> float:
+    """Share of the rows that a part needs to be judged in a usual window of the reference; 0 without times."""
+    times, wanted = np.asarray(rows["event_time"]), Marginals().min_rows
+    if not len(times) or not times.min():
+        return 0.0
+    n = np.bincount((times - times.min()) // usual_window_us(times, wanted))
+    return wanted / float(np.median(n[n > 0]))
 
 
 def _column(key: str, feature: str, schema: FeatureSchema) -> str:
@@ -55,7 +99,7 @@ def _column(key: str, feature: str, schema: FeatureSchema) -> str:
 
 def by_caller(model: ModelConfig, schema: FeatureSchema) -> bool:
     """Whether callers divide the model's traffic."""
-    named = {*(s.feature for s in model.segments), *model.context}
+    named = {*(s.feature for s in model.named_segments), *model.context}
     return CALLER in named and CALLER not in (*schema.numeric, *schema.categorical)
 
 

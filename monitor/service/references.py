@@ -30,6 +30,7 @@ from monitor.config.tree import Reference
 from monitor.errors import StoreError, UsageError
 from monitor.model import HOUR_US, SECOND_US, Alert, Family, InferenceEvent, Said, parse_time_us, rfc3339
 from monitor.service.frozen import empty, file_hash, read_columns, reference_events, write_events, write_rows
+from monitor.service.parts import part_findings
 from monitor.store import alertlog, people
 from monitor.store import references as store
 from monitor.store.columns import held
@@ -254,7 +255,8 @@ def findings(config: Config, model: str, rows: pa.Table, schema: FeatureSchema) 
     name = config.models[model].calendar or (next(iter(config.calendars)) if len(config.calendars) == 1 else None)
     days = Calendar() if name is None else config.calendars[name]
     calendar = Calendar(days.timezone, tuple(days.weekend), tuple(days.holidays))
-    return check(rows, Bins.fit(rows, schema.numeric, schema.categorical), calendar)
+    found = check(rows, Bins.fit(rows, schema.numeric, schema.categorical), calendar)
+    return [*found, *part_findings(config.models[model], schema, rows)]
 
 
 def due(config: Config, engine: Engine, events: EventLog, table: ModelTable) -> Reference | None:

@@ -20,6 +20,7 @@ from monitor.service.compose import Service, open_service
 from monitor.service.live import LiveModel
 from monitor.service.privacy import pseudonym
 from monitor.service.watch import Monitor
+from monitor.store.references import of_model
 from tests.stories import MODEL, START_US, story, write_config, write_jsonl
 
 
@@ -130,6 +131,28 @@ def test_segments_and_context_of_the_configuration_are_counted(tmp_path: Path) -
     live = tick(again)
     assert live.work is not None
     assert all(p.key == live.watched.bins.key for p in live.work.profiles.values())
+    again.close()
+
+
+def test_segments_that_nobody_named_are_found_and_stay(tmp_path: Path) -> None:
+    """`segments: auto` counts parts of the reference; its findings say which; a restart divides in the same way."""
+    model = {"reference": {"file": "reference.jsonl"}, "segments": "auto"}
+    file = write_config(tmp_path, clock="log", store={"path": "data"}, models={MODEL: model})
+    write_jsonl(tmp_path / "reference.jsonl", story().reference[::4])
+    opened = open_service(load(file), "test")
+    ingest(opened, events(opened, 12))
+    live = tick(opened)
+    assert live.work is not None
+    bins = live.watched.bins
+    chosen = [s.name for s in bins.strata.segments]
+    assert len(chosen) == 12
+    assert next(iter(live.work.profiles.values())).parts.sum() > 0
+    (row,) = of_model(opened.engine, opened.tables[MODEL].model_id)
+    told = [f["text"] for f in row.findings if f["code"] == "segments"]
+    assert all(sum(name in text for text in told) == 1 for name in chosen)
+    opened.close()
+    again = open_service(load(file), "test")
+    assert again.model(MODEL, 0).watched.bins.key == bins.key
     again.close()
 
 

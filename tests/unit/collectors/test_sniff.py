@@ -85,6 +85,13 @@ def configured(found: Sniffed, folder: Path) -> Any:
     return read(file).config
 
 
+def test_segments_are_left_to_be_found(tmp_path: Path) -> None:
+    """Whoever connects a model need not know its parts."""
+    config = configured(sniff(records([flat(i) for i in range(ROWS)])), tmp_path)
+    assert config.models["card"].segments == "auto"
+    assert "# segments: auto: parts of the traffic" in (tmp_path / "lanner.yaml").read_text()
+
+
 def test_what_is_written_reads_the_messages(tmp_path: Path) -> None:
     """The configuration decodes what it was guessed from."""
     samples = records([flat(i) for i in range(ROWS)])

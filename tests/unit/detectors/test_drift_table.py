@@ -31,3 +31,18 @@ def test_a_context_takes_its_mix_out_and_nothing_else() -> None:
     assert found["mix alone, no context"]["opened"] == found["mix alone, no context"]["of"]
     for change in ("temp by 0.5 sd", "mix and temp by 0.5 sd", "temp by 0.5 sd of one carrier in ten"):
         assert found[change]["opened"] == found[change]["of"]
+
+
+@pytest.mark.parametrize("part", ["auto_iid", "auto_block"])
+def test_segments_that_nobody_named_keep_the_budget(part: str) -> None:
+    """Stored: over 2,000 windows of shuffled rows, and of shuffled days, at most one false alarm in 720 checks."""
+    found = drift_table.stored("drift_parts")[part]
+    assert found["windows"] >= 2000
+    assert found["per_720"] <= 1.0
+
+
+def test_segments_that_nobody_named_find_what_the_whole_does_not_show() -> None:
+    """Stored: a shift inside one carrier, airport or destination is found in no fewer of them than without, and in more in all."""
+    found = drift_table.stored("drift_parts")["auto_delay"].values()
+    assert all(x["auto"]["opened"] >= x["none"]["opened"] for x in found)
+    assert sum(x["auto"]["opened"] for x in found) > sum(x["none"]["opened"] for x in found)

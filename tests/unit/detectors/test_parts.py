@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from detectors.drift.marginals import Marginals
+from detectors.parting import choose
 from detectors.profile import Bins, Profile, merged
 from detectors.strata import MAX_CELLS, MAX_PARTS, MAX_SEGMENTS, Segment, fit_strata
 from detectors.subjects import subjects
@@ -185,6 +186,30 @@ def test_drift_inside_a_segment_opens_an_incident_of_the_segment() -> None:
     assert {x[2] for x in found} == {segment}
     assert 10 < found[0][0] <= 17
     assert judge.decisions[0].evidence["features"] == [{"name": "score_in", "share": 1.0}]
+
+
+def test_drift_inside_a_segment_that_nobody_named_opens_an_incident_of_it() -> None:
+    """The model answers by channel and country: both are found in the reference, and one country's shift is the segment's."""
+    rng = np.random.default_rng(0)
+
+    def answered(n: int) -> pa.Table:
+        table = payments(n, rng)
+        gulf = np.asarray(pc.equal(table["feature:country"], "BH"))
+        score = np.asarray(table["feature:amount"]) + 2.0 * gulf + rng.normal(size=n)
+        return table.append_column("prediction_value", pa.array(score))
+
+    hours = [answered(300) for _ in range(120)]
+    parts = choose(pa.concat_tables(hours), NUMBERS, ("channel", "country"), least=20 / 300)
+    assert {"country:BH", "country:AE", "channel:branch", "channel:app"} <= {p.segment.name for p in parts}
+    judge = calibrated(hours, tuple(p.segment for p in parts))
+    later = [answered(300) for _ in range(16)]
+    found = watch(judge, [
+        *later[:10],
+        *(moved(t, "feature:score_in", 0.8, pc.equal(t["feature:country"], "BH")) for t in later[10:]),
+    ])  # fmt: skip
+    assert found[0][1:] == (Event.FEATURE_DRIFT, Subject("segment", "country:BH"), True)
+    assert 10 < found[0][0] <= 15
+    assert sum(float(d.streams.weight.sum()) for d in judge.detections if d.streams) <= len(later) + 1e-9
 
 
 def test_what_the_model_tells_its_segments_do_not_repeat() -> None:
