@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -146,6 +146,17 @@ def _first(readings: Sequence[Read], day: float) -> list[Read]:
 def _share(hits: Sequence[bool]) -> dict[str, Any]:
     low, high = exact(sum(hits), len(hits))
     return {"within_30_days": sum(hits), "of": len(hits), "interval": [round(low, 3), round(high, 3)]}
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """The rows of the table of docs/detectors.md."""
+    named = {"honest": "honest, 20 clients in six spans each"}
+    named |= {f"taken over, {s}": f"{s} of the rows are others'" for s in ("100%", "50%")}
+    shares = {key: [found[key][str(k)] for k in ROWS] for key in named}
+    return [
+        "| " + " | ".join([named[key], *(f"{x['within_30_days']} of {x['of']}" for x in mine)]) + " |"
+        for key, mine in shares.items()
+    ]
 
 
 def main() -> None:

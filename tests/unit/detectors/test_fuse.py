@@ -137,7 +137,10 @@ def test_what_gauges_say_of_a_caller_stands_in_its_incident() -> None:
     """The newest reading before each decision is told, also one from before the first flag; of others' nothing."""
     log = Log()
     calm = evidence(["a", "b"] * 3, [False] * 6)
-    read = {0: {"exposure": {"kappa": 0.2, "distinct_rows": 64}}, 1: {"exposure": {"kappa": 0.9, "distinct_rows": 9000}}}
+    read = {
+        0: {"exposure": {"kappa": 0.2, "distinct_rows": 64}},
+        1: {"exposure": {"kappa": 0.9, "distinct_rows": 9000}},
+    }
     log(replace(calm, readings=read))
     later = {2: {"exposure": {"kappa": 0.3, "distinct_rows": 128}, "unlike_itself": {"rows": 100, "mmd2": 0.1}}}
     log(replace(evidence(["a"] * 12, [True] * 12, first_row=6), readings=later))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from benchmarks import takeovers
 from detectors.access.mmd import ADOPTED, WindowMMD
 from detectors.base import Calibration, Detection
-from tests.judging import HOUR_US, Rng, Rows, as_log, bins_of, cut, events, mixed, own_rows
+from monitor.model import HOUR_US
+from tests.judging import Rng, Rows, as_log, bins_of, cut, events, mixed, own_rows
 
 FIRST = 1000
 NOW = FIRST + 24 * 16
@@ -94,3 +99,13 @@ def test_readings_do_not_depend_on_cuts(calibration: Calibration, rng: Rng) -> N
         state, parts = measured.state, parts + list(measured.detections)
     assert parts == whole
     assert whole
+
+
+def test_the_page_tells_what_was_measured() -> None:
+    """Stored: an account in other hands reads as strange more often than honest ones; the page has the same numbers."""
+    root = Path(takeovers.__file__).parents[1]
+    found = json.loads((root / "benchmarks" / "takeovers.json").read_text(encoding="utf-8"))
+    page = (root / "docs" / "detectors.md").read_text(encoding="utf-8").splitlines()
+    assert set(takeovers.lines(found)) <= set(page)
+    share = {key: found[key]["3"]["within_30_days"] / found[key]["3"]["of"] for key in ("honest", "taken over, 100%")}
+    assert share["taken over, 100%"] > 1.5 * share["honest"]
