@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from benchmarks.attacks.score import exact
 from benchmarks.drift_streams import flights
 from benchmarks.traffic.data import DATA
-from detectors.access.mmd import WindowMMD
+from detectors.anomaly.mmd import WindowMMD
 from detectors.profile import Bins
 from monitor.model import HOUR_US
 from monitor.service.windows import Stretch, reference_windows

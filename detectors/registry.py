@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from detectors.abuse.surges import Abuse
-from detectors.access.mmd import WindowMMD
 from detectors.access.novelty import Access
 from detectors.anomaly.canaries import Canaries
+from detectors.anomaly.mmd import WindowMMD
 from detectors.anomaly.queries import Queries
 from detectors.anomaly.volume import Volume
 from detectors.drift.marginals import Marginals

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from benchmarks import takeovers
-from detectors.access.mmd import ADOPTED, WindowMMD
+from detectors.anomaly.mmd import ADOPTED, WindowMMD
 from detectors.base import Calibration, Detection
 from monitor.model import HOUR_US
 from tests.judging import Rng, Rows, as_log, bins_of, cut, events, mixed, own_rows

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import signals, stats
-from detectors.access import embedding
+from detectors.anomaly import embedding
 from detectors.anomaly.learnt import reference_rows
 from detectors.base import Calibration, Detection, Evidence, Feedback, Measured, State, Window, own_state
 from detectors.habits import NEVER, Habits, Ints, Settled, Stretch
@@ -40,7 +40,7 @@ class WindowMMD:
     is drift of the model.
 
     Math: unbiased squared MMD between the window and the others' rows of its hours, moved by the principal's usual
-    difference from them, by random Fourier features (detectors.access.embedding). A window is strange when that is more than
+    difference from them, by random Fourier features (detectors.anomaly.embedding). A window is strange when that is more than
     in any usual window of its last 14 days with windows. Strange windows stay out of the baseline; after 48 in a row
     the new life is adopted.
 
