@@ -34,6 +34,8 @@ $(DONE): requirements.lock pyproject.toml
 demo: $(DONE)
 	$(PY) -m benchmarks.demo
 
+# Models answer thousands of small calls in tests; on a busy machine more threads only wait for each other.
+test: export OMP_NUM_THREADS ?= 1
 test: $(DONE)
 	$(PY) -m pytest
 
