@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from detectors import constraints, signals
+from detectors.anomaly.learnt import Learnt
 from detectors.anomaly.queries import Queries
 from detectors.base import Calibration
 from detectors.constraints import Constraints
@@ -252,6 +253,22 @@ def test_columns_drawn_by_themselves_are_no_samples_of_an_explainer() -> None:
         assert alike(sent(around, events(300, rng), "explainer"), tied_calibration())[1] > 0.8
 
 
+@pytest.mark.parametrize("n", [600, 1200, 2400])
+def test_fresh_rows_of_narrow_tables_are_no_stranger_than_known_ones(n: int) -> None:
+    """Two numbers and a category that hang together by chance or hardly: at most one fresh row in thirty is implausible."""
+    for seed in range(12):
+        rng = np.random.default_rng([26, n, seed])
+        table = events(n + 1000, rng).select(
+            ["event_time", "principal", "prediction_label", "scores", "feature:x0", "feature:x7", "feature:colour"]
+        )
+        known = table.slice(0, n)
+        cal = Queries().calibrate([Rows("m", 0, HOUR_US, known, Bins.fit(known, ["x0", "x7"], ["colour"]))], "ref")
+        fresh, learnt = table.slice(n), Learnt.of(cal)
+        frame = Frame.of(fresh, ["x0", "x7"], ["colour"])
+        odd = learnt.joint.strangeness(learnt.encoder.codes(frame), frame.numbers) > learnt.strange
+        assert odd.any(axis=1).mean() < 1 / 30
+
+
 def late(clean: int, strange: float, rng: Rng) -> pa.Table:
     """Honest rows, then 300 of which a share breaks two rules."""
     rows = numbers(events(clean + 300, rng))
@@ -261,14 +278,14 @@ def late(clean: int, strange: float, rng: Rng) -> pa.Table:
 
 
 def test_a_clean_past_tolerates_less() -> None:
-    """A fifteenth of strange queries after two thousand honest ones is found in fewer queries than without them, and a past
-    full of strange ones gives nobody more room.
+    """An eighth of strange queries after two thousand honest ones is found in less than half the queries that it takes without
+    them, and strange ones stay in the past as what they are.
     """
     found = []
     for clean in (0, 2000):
-        court = judged(late(clean, 1 / 15, np.random.default_rng(23)))
+        court = judged(late(clean, 1 / 8, np.random.default_rng(23)))
         found.append(court.decisions[0].time_us // (5 * SECOND_US) - clean)
-    assert found[1] < 0.75 * found[0]
+    assert found[1] < 0.5 * found[0]
     measured = Queries().measure(calibration(), None, as_log(late(2000, 0.0, np.random.default_rng(24))))
     past = measured.state.arrays["past"][0]
     assert past[0] == 2300
