@@ -27,6 +27,7 @@ SLOTS: Final = 4096
 GROUPS: Final = 8
 GROUP_BITS: Final = 11.0  # what the fields of a group say together: rows that share a slot by chance are few
 SIGHTS: Final = 1 << 13  # values of whole rows whose first sight is remembered
+WAYS: Final = 8  # places for one of them
 KEPT: Final = ("codes", "marks", "numbers", "owner", "slots", "sight", "since")
 
 
@@ -134,10 +135,17 @@ def _slot(codes: Any, group: Any, place: Any) -> int:
 @numba.njit(cache=True)
 def _first_sight(ring: Any, row: Any, taken: int) -> int:
     """How many rows had been taken when these values were first seen, as far as is remembered; else now."""
-    at, tag = row % np.uint64(SIGHTS), np.uint32(row >> np.uint64(32))
-    if ring.sight[at] != tag:
-        ring.sight[at], ring.since[at] = tag, taken
-    return int(ring.since[at])
+    first, tag = int(row % np.uint64(SIGHTS // WAYS)) * WAYS, np.uint32(row >> np.uint64(32))
+    for at in range(first, first + WAYS):
+        if ring.sight[at] == tag:
+            return int(ring.since[at])
+    at = first + taken % WAYS
+    for empty in range(first, first + WAYS):
+        if ring.sight[empty] == 0:
+            at = empty
+            break
+    ring.sight[at], ring.since[at] = tag, taken
+    return taken
 
 
 @numba.njit(cache=True)

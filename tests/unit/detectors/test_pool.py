@@ -28,27 +28,26 @@ def flags(table: pa.Table) -> dict[str, int]:
     return {n: names.count(n) for n in e.principals}
 
 
-def story(rng: Rng, *, first: bool) -> pa.Table:
-    """Two clients score the same sixty records again and again; somebody sends small steps from them in between.
-
-    first: whether the clients have sent their records before.
+def story(rng: Rng) -> pa.Table:
+    """Two clients score the same records again and again, more than are remembered of a client; somebody sends small steps
+    from them in between.
     """
-    like = events(60, rng)
+    like = events(2 * Queries().memory, rng)
     records = numbers(like)
     steps = records + rng.normal(0, 0.03, records.shape)
     start = 1000 * SECOND_US
-    rounds = [sent(records, like, f"honest-{i}", start_us=start + k * start + i) for i in (0, 1) for k in (1, 2)]
-    before = [sent(records, like, f"honest-{i}", start_us=i) for i in (0, 1)] if first else []
-    return mixed(*before, *rounds, sent(steps, like, "eve", start_us=start))
+    rounds = [sent(records, like, f"honest-{i}", start_us=k * start + i, every_s=4.0) for i in (0, 1) for k in (2, 3)]
+    before = [sent(records, like, f"honest-{i}", start_us=i, every_s=4.0) for i in (0, 1)]
+    return mixed(*before, *rounds, sent(steps, like, "eve", start_us=start, every_s=4.0))
 
 
 def test_whose_records_are_varied_is_no_accomplice() -> None:
     """The steps are flagged, records that were there before them are not, however often they are sent again."""
-    found = flags(story(np.random.default_rng(3), first=True))
+    found = flags(story(np.random.default_rng(3)))
     assert found["eve"] >= 20
     assert found["honest-0"] == found["honest-1"] == 0
     court = Court(Queries(), calibration())
-    court.stretch(as_log(story(np.random.default_rng(4), first=True)))
+    court.stretch(as_log(story(np.random.default_rng(4))))
     assert {d.subject.id for d in court.decisions} == {"eve"}
 
 
