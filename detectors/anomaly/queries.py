@@ -33,7 +33,7 @@ TELLING: Final = (
     0.05  # share of honest rows that look like what-ifs anyway, from which on looking like one says nothing
 )
 DECLARED: Final[Mapping[str, frozenset[str]]] = {  # signals that a declared use of the model explains
-    "what_if": frozenset(SIGNALS),
+    "what_if": frozenset(SIGNALS) - {"schema"},  # values that nobody sends are no what-if
     "explainer": frozenset(SIGNALS),
     "load_test": frozenset({"near", "crowd", "cross", "joint", "edge", "shared"}),
     "health_probe": frozenset({"near", "crowd", "cross", "shared"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from detectors import constraints, signals
 from detectors.anomaly.learnt import Learnt
 from detectors.anomaly.queries import Queries
-from detectors.base import Calibration
+from detectors.base import Calibration, Caller
 from detectors.constraints import Constraints
 from detectors.profile import Bins
 from detectors.signals import Encoder, Frame
@@ -398,3 +399,22 @@ def test_resemblance_counts_by_rarity() -> None:
     assert colour[red, blue] == 0
     assert surprise[0, 32, 32] > surprise[0, 32, 34] > surprise[0, 32, 60] >= 0
     assert np.allclose(surprise, surprise.transpose(0, 2, 1))
+
+
+def test_a_declared_analyst_may_vary_rows_but_not_make_them_up() -> None:
+    """What-ifs of a declared analyst are no evidence; values that nobody sends are, whatever is declared."""
+    rng = np.random.default_rng(30)
+    for table, found in ((what_if(600, rng), False), (sent(hop_skip_jump(200, rng), events(1, rng), "honest"), True)):
+        measured = Queries().measure(calibration(), None, Declared("m", 0, HOUR_US, table, None, "what_if")).evidence
+        assert measured is not None
+        assert bool(measured.flag.mean() > 0.2) is found
+
+
+@dataclass(frozen=True)
+class Declared(Rows):
+    """A stretch whose only caller is declared."""
+
+    profile: str = ""
+
+    def callers(self) -> dict[str, Caller]:
+        return {"honest": Caller(profile=self.profile)}
