@@ -32,12 +32,10 @@ EACH: Final = (
 )  # arrays of Chains with a row per principal
 FOLLOWED: Final = EACH[3:-1]  # those that search.follow goes on with
 STEP: Final = 4_096  # rows of the log after which somebody may be forgotten; fewer where memory is small
-SLACK: Final = 0.05  # of the memory, for what comes in between
+SLACK: Final = 0.1  # of the memory, for what comes in between
 FEWEST: Final = 20  # rows that a caller keeps before callers are forgotten
 FADES: Final = 1_000_000  # rows of the log in which what speaks against a silent caller counts half
-Speaks = Callable[
-    [NDArray[np.int32]], NDArray[np.int64]
-]  # from `past`: how much speaks against each caller, 0: nothing
+Speaks = Callable[[NDArray[np.int32]], NDArray[np.int64]]  # from `past`: what speaks against each caller, or 0
 
 
 @dataclass
@@ -173,7 +171,7 @@ class Chains:
         both, (row, caller) = self.old.plus(self._young()), self._bytes()
         if self.rows % self._step(max_bytes) == 0 and both.length.sum() * row + caller * len(both.ids) > most:
             against = speaks(both.each["past"]) >> np.minimum((self.rows - both.each["seen"]) // FADES, 62)
-            both = fitted(both, against, row, caller, self.memory, most - 2 * SLACK * max_bytes)
+            both = fitted(both, against, row, caller, self.memory, most - SLACK * max_bytes)
         self.old = both
         self._set(both.take(np.zeros(0, np.int64)))
 
@@ -204,6 +202,8 @@ def fitted(part: Part, against: NDArray[np.int64], row: int, caller: int, memory
     part = part.take(np.sort(order[fits]))
     at_least = np.cumsum(np.bincount(part.length, minlength=memory + 1)[::-1])[::-1]  # callers with so many rows
     room = int(np.searchsorted(np.cumsum(at_least[1:]) * row, size - caller * len(part.ids), side="right"))
+    if room >= part.length.max(initial=0):
+        return part
     owner = np.repeat(np.arange(len(part.ids)), part.length)
     late = part.rows["used"] + memory * (part.rows["worth"] == 0)
     order = np.lexsort([-late, owner])
