@@ -335,27 +335,27 @@ def test_memory_is_bounded() -> None:
     assert [*state.meta["old_ids"], *state.meta["ids"]][-1] == "p9999"
 
 
-def slow_among_many(between: int = 300, honest: int = 300) -> pa.Table:
+def slow_among_many(between: int, queries: int = 12, honest: int = 300) -> pa.Table:
     """An attacker who keeps to valid values and sends one query to `between` of busy honest callers."""
     attack = sent(
-        hop_skip_jump(20, np.random.default_rng(9), valid=True),
+        hop_skip_jump(queries, np.random.default_rng(9), valid=True),
         events(1, np.random.default_rng(0)),
         "slow",
         every_s=30.0,
     )
-    m, rng = 20 * between, np.random.default_rng(7)
+    m, rng = queries * between, np.random.default_rng(7)
     crowd = events(m, rng)
     names = pa.array([f"h{i}" for i in rng.integers(0, honest, m)])
-    times = pa.array(np.sort(rng.integers(0, 20 * 30 * SECOND_US, m)))
+    times = pa.array(np.sort(rng.integers(0, queries * 30 * SECOND_US, m)))
     crowd = crowd.set_column(crowd.column_names.index("principal"), "principal", names)
     crowd = crowd.set_column(crowd.column_names.index("event_time"), "event_time", times)
     return pa.concat_tables([attack, crowd]).sort_by([("event_time", "ascending"), ("principal", "ascending")])
 
 
-@pytest.mark.parametrize("max_mb", [0.25, 0.6])  # callers are dropped, or shortened
-def test_short_memory_hides_nobody_wherever_the_log_is_cut(max_mb: float) -> None:
+@pytest.mark.parametrize(("max_mb", "between"), [(0.25, 900), (0.6, 1_200)])  # callers are dropped, or shortened
+def test_short_memory_hides_nobody_wherever_the_log_is_cut(max_mb: float, between: int) -> None:
     """With more rows of honest callers than fit, a slow attacker is found at the same query for stretches of any length."""
-    log, found, sizes = slow_among_many(), [], []
+    log, found, sizes = slow_among_many(between), [], []
     for rows in (500, 1_000, 4_096):
         court = Court(Queries(max_mb=max_mb), calibration())
         for first in range(0, log.num_rows, rows):
@@ -364,7 +364,7 @@ def test_short_memory_hides_nobody_wherever_the_log_is_cut(max_mb: float) -> Non
         found.append(court.decisions)
     assert found[0] == found[1] == found[2]
     assert {d.subject.id for d in found[0]} == {"slow"}
-    assert found[0][0].time_us <= 12 * 30 * SECOND_US
+    assert found[0][0].time_us <= 10 * 30 * SECOND_US
     pool = len(Queries(max_mb=max_mb).measure(calibration(), None, as_log(log.slice(0, 1))).state.to_bytes())
     assert max(sizes) < pool + max_mb * 1e6
     assert max(sizes) > 0.8 * max_mb * 1e6
