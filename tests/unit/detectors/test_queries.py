@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 
 from detectors import constraints, signals
+from detectors.aged import Ids, Part
 from detectors.anomaly.learnt import Learnt
 from detectors.anomaly.queries import Queries
 from detectors.base import Calibration, Caller
+from detectors.chains import fitted
 from detectors.constraints import Constraints
 from detectors.profile import Bins
 from detectors.signals import Encoder, Frame
@@ -349,6 +351,58 @@ def test_memory_is_bounded() -> None:
     state = detector.measure(calibration(), None, as_log(table)).state
     assert len(state.to_bytes()) < 500_000  # with the pool of all callers
     assert [*state.meta["old_ids"], *state.meta["ids"]][-1] == "p9999"
+
+
+def slow_among_many(between: int, queries: int = 12, honest: int = 300) -> pa.Table:
+    """An attacker who keeps to valid values and sends one query to `between` of busy honest callers."""
+    attack = sent(
+        hop_skip_jump(queries, np.random.default_rng(9), valid=True),
+        events(1, np.random.default_rng(0)),
+        "slow",
+        every_s=30.0,
+    )
+    m, rng = queries * between, np.random.default_rng(7)
+    crowd = events(m, rng)
+    names = pa.array([f"h{i}" for i in rng.integers(0, honest, m)])
+    times = pa.array(np.sort(rng.integers(0, queries * 30 * SECOND_US, m)))
+    crowd = crowd.set_column(crowd.column_names.index("principal"), "principal", names)
+    crowd = crowd.set_column(crowd.column_names.index("event_time"), "event_time", times)
+    return pa.concat_tables([attack, crowd]).sort_by([("event_time", "ascending"), ("principal", "ascending")])
+
+
+@pytest.mark.parametrize(("max_mb", "between"), [(0.25, 900), (0.6, 1_200)])  # callers are dropped, or shortened
+def test_short_memory_hides_nobody_wherever_the_log_is_cut(max_mb: float, between: int) -> None:
+    """With more rows of honest callers than fit, a slow attacker is found at the same query for stretches of any length."""
+    log, found, sizes = slow_among_many(between), [], []
+    for rows in (500, 1_000, 4_096):
+        court = Court(Queries(max_mb=max_mb), calibration())
+        for first in range(0, log.num_rows, rows):
+            court.stretch(as_log(log.slice(first, rows)))
+            sizes.append(len(court.state or b""))
+        found.append(court.decisions)
+    assert found[0] == found[1] == found[2]
+    assert {d.subject.id for d in found[0]} == {"slow"}
+    assert found[0][0].time_us <= 10 * 30 * SECOND_US
+    pool = len(Queries(max_mb=max_mb).measure(calibration(), None, as_log(log.slice(0, 1))).state.to_bytes())
+    assert max(sizes) < pool + max_mb * 1e6
+    assert max(sizes) > 0.8 * max_mb * 1e6
+
+
+def test_what_is_kept_where_memory_is_short() -> None:
+    """All keep as many rows, strange ones longest; then callers go, those against whom nothing speaks and silent ones first."""
+    length = np.array([50, 4, 50])
+    used = np.concatenate([np.arange(n) for n in length])
+    worth = np.ones(len(used), np.uint8)
+    worth[3] = 0  # a strange row of the first caller
+    part = Part(Ids("abc"), {"seen": np.array([9, 1, 5])}, length, {"used": used, "worth": worth})
+    nothing = np.zeros(3, np.int64)
+    kept = fitted(part, nothing, 1, 0, 50, 64)
+    assert kept.length.tolist() == [30, 4, 30]
+    assert kept.rows["used"][:30].tolist() == [3, *range(21, 50)]
+    assert kept.rows["used"][34:].tolist() == [*range(20, 50)]
+    assert list(fitted(part, nothing, 1, 0, 50, 40).ids) == ["a", "c"]
+    assert list(fitted(part, np.array([0, 7, 0]), 1, 0, 50, 30).ids) == ["a", "b"]
+    assert fitted(part, nothing, 1, 0, 50, 1_000).length.tolist() == [50, 4, 50]
 
 
 def frame(table: pa.Table) -> Frame:
