@@ -110,3 +110,26 @@ def test_history_is_counted_anew_when_the_segments_change(tmp_path: Path) -> Non
     plain = tuning.tune(found, MODEL, {"1/30d": 1 / (30 * 86_400)}, span, 7)
     assert plain[0].judged == told[0].judged
     found.close()
+
+
+def test_time_before_what_was_rebuilt_is_counted_from_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a new reference, windows older than the counts that were rebuilt on it are judged on their rows, not as empty."""
+    for name, seed in (("a", 1), ("b", 5)):
+        jsonl(tmp_path / f"{name}.jsonl", made(range(-60, 0), seed=seed))
+    found = service(tmp_path, {"reference": {"file": "a.jsonl"}})
+    feed(found, made(range(70), seed=2))
+    found.close()
+    found = service(tmp_path, {"reference": {"file": "b.jsonl"}})
+    feed(found, made(range(70, 73), seed=3))
+    monkeypatch.setattr(renewal, "HISTORY_US", 10 * HOUR_US)
+    renewal.attend(found, MODEL, 1)
+    watched, span = found.model(MODEL, 2).watched, (START_US, START_US + 73 * HOUR_US)
+    since_us = renewal.rebuilt_since(found.engine, watched)
+    assert since_us is not None
+    assert since_us > START_US
+    assert len(ledger.load_profiles(found.engine, watched.model_id, watched.reference_hash, *span)) < 73
+    (told,) = tuning.tune(found, MODEL, {"1/7d": 1 / (7 * 86_400)}, span, 3)
+    (replayed,) = tuning.tune(found, MODEL, {"1/7d": 1 / (7 * 86_400)}, span, 4, attacks=True)
+    assert (told.windows, told.judged) == (replayed.windows, replayed.judged)
+    assert not [i for i in told.incidents if i.event == "TrafficAnomaly"]
+    found.close()
