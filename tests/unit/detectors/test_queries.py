@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -455,20 +454,17 @@ def test_resemblance_counts_by_rarity() -> None:
     assert np.allclose(surprise, surprise.transpose(0, 2, 1))
 
 
+class Analyst(Rows):
+    """A stretch whose only caller is declared."""
+
+    def callers(self) -> dict[str, Caller]:
+        return {"honest": Caller(profile="what_if")}
+
+
 def test_a_declared_analyst_may_vary_rows_but_not_make_them_up() -> None:
     """What-ifs of a declared analyst are no evidence; values that nobody sends are, whatever is declared."""
     rng = np.random.default_rng(30)
     for table, found in ((what_if(600, rng), False), (sent(hop_skip_jump(200, rng), events(1, rng), "honest"), True)):
-        measured = Queries().measure(calibration(), None, Declared("m", 0, HOUR_US, table, None, "what_if")).evidence
+        measured = Queries().measure(calibration(), None, Analyst("m", 0, HOUR_US, table)).evidence
         assert measured is not None
         assert bool(measured.flag.mean() > 0.2) is found
-
-
-@dataclass(frozen=True)
-class Declared(Rows):
-    """A stretch whose only caller is declared."""
-
-    profile: str = ""
-
-    def callers(self) -> dict[str, Caller]:
-        return {"honest": Caller(profile=self.profile)}
