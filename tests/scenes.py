@@ -111,7 +111,8 @@ def configured(*, hostile: bool = False, **settings: Any) -> Config:
     """The configuration of the scene; `hostile` puts markup and controls wherever it can name something."""
     bad = HOSTILE if hostile else None
     told = {"owner": bad or "cards-ml", "customer": bad, "runbook": bad or "RB-12"}
-    models = {m.name: told for m in MODELS}
+    more = settings.pop("models", {})
+    models = {m.name: told | more.get(m.name, {}) for m in MODELS}
     return Config.model_validate({"environment": bad or "Production", "models": models, **settings})
 
 
@@ -199,6 +200,7 @@ def _features(
                 **row,
                 "p_value": float(min(1.0, 10 ** -max(0.0, rng.normal(0.3 + 2 * moved, 0.3)))),
                 "log_e": log_e,
+                "smallest": None if name == "hour" else 0.25 if row["wasserstein"] is not None else 0.03,
             }
         )
     return made

@@ -211,7 +211,7 @@ class Marginals:
                 "name": f,
                 **{k: _round(v) for k, v in distances[f].items()},
                 **({} if learning else {k: _round(v) for k, v in per_feature[f].items()}),
-                **({"smallest": _round(smallest[f])} if f in smallest else {}),
+                **({"smallest": _round(smallest[f])} if f in smallest else {}),  # none: no shift shows
             }
             for f in names
         ]

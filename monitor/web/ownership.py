@@ -6,18 +6,20 @@ page is a program made of what the log holds.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse
 
 from monitor.model import rfc3339
+from monitor.reports import features
 from monitor.store import comparisons, references, reports
 from monitor.store.queries import ModelRow
 from monitor.store.references import ReferenceRow
 from monitor.store.reports import ReportRow
 from monitor.web.api import NOT_HERE, Body, Page
 from monitor.web.pages import render
+from monitor.web.scope import Scope, look
 from monitor.web.site import Site
 from monitor.web.view import model_url
 
@@ -32,6 +34,16 @@ class Ailment(Body):
     text: str
     fix: str
     feature: str | None
+
+
+class Visible(Body):
+    """What a feature can show: its newest running evidence in nats, and the smallest lasting shift found within 24 windows
+    as text (none: not judged yet, or nothing to tell).
+    """
+
+    feature: str
+    evidence: float | None
+    smallest: str | None
 
 
 class Reference(Body):
@@ -72,6 +84,14 @@ def twin(site: Site) -> APIRouter:
     def diagnosis(ref: str) -> Page[Ailment]:
         """Monitors that cannot be believed: too loud, mute, short of data, late, on dead features; with what to do."""
         return Page(items=[Ailment(**d.to_json()) for d in site.diagnoses(found(site, ref))])
+
+    @routes.get("/models/{ref}/features", responses=NOT_HERE)
+    def visible(ref: str, scope: Annotated[Scope, Query()]) -> Page[Visible]:
+        """Every feature of a range, the most changed first, with the smallest shift that it can show."""
+        model = found(site, ref)
+        seen = look(site, model, scope)
+        rows = features.series(seen.drift, "evidence", seen.restarts, site.units(model.name))
+        return Page(items=[Visible(feature=s.name, evidence=s.last, smallest=s.smallest) for s in rows])
 
     @routes.get("/models/{ref}/versions", responses=NOT_HERE)
     def compared(ref: str) -> Page[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
@@ -249,6 +250,18 @@ def test_the_model_page_tells_the_mix_of_the_context(scene: sa.Engine, browse: B
     page = browse(scene).get("/models/card-fraud").text
     assert "Mix of the context in the newest window" in page
     assert '<th scope="row">channel:web</th><td class="num">0.5</td><td class="num">0.375</td>' in page
+
+
+def test_the_model_page_and_its_twin_tell_the_smallest_shift_of_every_feature(scene: sa.Engine, browse: Browse) -> None:
+    """In the feature's own unit, as a share of rows for a category, and when no shift shows; nothing where untold."""
+    client = browse(scene, models={"card-fraud": {"features": {"amount": {"unit": "QAR"}}}})
+    told = {f["feature"]: f["smallest"] for f in client.get("/api/v1/models/card-fraud/features").json()["items"]}
+    assert (told["amount"], told["merchant_age_days"]) == ("0.25 QAR", "0.25")
+    assert (told["country"], told["hour"]) == ("3.0% of rows", "none shows")
+    for measure in ("evidence", "psi"):
+        page = client.get(f"/models/card-fraud?features=all&measure={measure}").text
+        shown = re.findall(r'<td class="least">([^<]*)</td>', page)
+        assert sorted(shown) == sorted(told.values())
 
 
 def test_the_model_page_and_its_twin_tell_every_segment(scene: sa.Engine, browse: Browse) -> None:
