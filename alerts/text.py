@@ -198,6 +198,8 @@ def _what(alert: Alert, action: Action) -> str:
         more = f" and {len(features) - 5} more" if len(features) > 5 else ""
         parts[:0] = ["features " + ", ".join(features[:5]) + more, *reasons(alert.evidence)]
     parts[:0] = _queries(alert.evidence)
+    if words := usual(alert.evidence):
+        parts.insert(0, words)
     principals = alert.evidence.get("principals")
     if isinstance(principals, list) and len(principals) > 1:
         parts.insert(0, f"{len(principals)} principals")
@@ -222,6 +224,21 @@ def _queries(evidence: Mapping[str, Any]) -> list[str]:
     if technique := evidence.get("technique"):
         told.append(f"looks like {shown(technique, 40).replace('_', ' ')}{_percent(evidence.get('confidence'))}")
     return told
+
+
+def usual(evidence: Mapping[str, Any]) -> str:
+    """How often a break of one window comes without any change; empty where the evidence does not tell.
+
+    >>> usual({"expected": {"windows": 720, "at_times": 3.0, "shuffled_rows": 0.0, "shuffled_days": 3.6}})
+    'outside the budget: 0 to 3.6 in 720 windows are 3 times stranger without any change'
+    """
+    told = evidence.get("expected")
+    keys = ("shuffled_rows", "shuffled_days", "windows", "at_times")
+    known = [finite(told.get(k)) if isinstance(told.get(k), int | float) else None for k in keys] if isinstance(told, Mapping) else []  # fmt: skip
+    if not known or None in known:
+        return ""
+    rows, days, windows, times = map(number, known)
+    return f"outside the budget: {rows} to {days} in {windows} windows are {times} times stranger without any change"
 
 
 def change(found: Mapping[str, Any]) -> str:

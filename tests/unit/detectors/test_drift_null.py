@@ -13,7 +13,9 @@ import pytest
 
 from benchmarks import drift_null
 from benchmarks.drift_streams import ROWS, Rows, flights, shuffled
+from detectors.drift.marginals import BREAKS_EXPECTED
 
+PAGE = (Path(drift_null.__file__).parents[1] / "docs" / "detectors.md").read_text(encoding="utf-8")
 BASELINE = json.loads((Path(drift_null.__file__).parent / "drift_null.json").read_text(encoding="utf-8"))
 WINDOWS = 200  # judged per stream here
 NUMBERS = ("distance", "seats")  # which vary little between days
@@ -37,6 +39,17 @@ def test_the_budget_is_kept(stream: str) -> None:
     assert found["windows"] >= 7200
     assert found["per_720"] <= 0.5
     assert found["upper_95"] <= 1.0
+
+
+def test_breaks_are_told_as_often_as_they_were_measured() -> None:
+    """What alerts and page say of breaks of one window are the stored rates of shuffled rows and days, at the same setting."""
+    assert BREAKS_EXPECTED["at_times"] == drift_null.BREAKS
+    for key, part in (("shuffled_rows", "null/iid"), ("shuffled_days", "null/block")):
+        assert f"{BREAKS_EXPECTED[key]:g}" == f"{BASELINE[part]['breaks_per_720']:.2g}"
+    rows, days = BREAKS_EXPECTED["shuffled_rows"], BREAKS_EXPECTED["shuffled_days"]
+    windows = BASELINE["null/block"]["windows"]
+    told = f"{rows:g} came in 720 windows of shuffled rows, {days:g} of shuffled days ({windows:,} windows each)"
+    assert told in " ".join(PAGE.split())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
-from monitor.model import Subject
+from detectors.drift.marginals import BREAKS_EXPECTED
+from monitor.model import Event, Subject
 from monitor.store import alertlog, lookups
 from monitor.store.engine import migrate, open_state, write
 from monitor.web.assets import vendored
@@ -294,6 +295,22 @@ def test_an_incident_of_a_segment_shows_the_evidence_of_the_segment(tmp_path: Pa
     pages = {name: browse(engine).get(f"/incidents/{alert.alert_id}").text for name, alert in told.items()}
     assert "Running evidence of amount" in pages["QA"]
     assert "Running evidence of amount" not in pages["ZZ"]
+    engine.dispose()
+
+
+def test_a_break_of_one_window_tells_how_often_they_come(tmp_path: Path, browse: Browse) -> None:
+    """The measured rate without any change stands among the key facts of its incident, not as a table of evidence."""
+    engine = open_state(f"sqlite:///{tmp_path / 'state.db'}")
+    migrate(engine)
+    scenes.seed(engine, windows=24)
+    with write(engine) as conn:
+        (drift,) = [a for a in alertlog.open_alerts(conn) if a.event == "FeatureDrift"]
+        evidence = {"features": [{"name": "amount", "share": 1.0}], "expected": dict(BREAKS_EXPECTED)}
+        broke = replace(drift, event=Event.DISTRIBUTION_BREAK, alert_id="broke", evidence=evidence, text="")
+        alertlog.write(conn, [broke], [], scenes.NOW_US)
+    page = browse(engine).get("/incidents/broke").text
+    assert "<dt>Expected</dt><dd>Outside the budget: 0 to 3.6 in 720 windows are 3 times stranger" in page
+    assert "shuffled rows 0" not in page
     engine.dispose()
 
 
