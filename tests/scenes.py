@@ -173,7 +173,7 @@ def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator, windows: int
         conn.execute(
             references.insert().values(
                 reference_hash=digest, model_id=key, version=2, state="approved", path="reference.parquet", rows=12_000,
-                origin="file reference.jsonl", body={}, created_us=END_US - 20 * 24 * HOUR_US,
+                origin="file reference.jsonl", body={"compared": _moved(next(iter(w.numeric)))}, created_us=END_US - 20 * 24 * HOUR_US,
             )
         )  # fmt: skip
         conn.execute(
@@ -185,6 +185,13 @@ def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator, windows: int
         conn.execute(ledger.insert(), judged)
         conn.execute(profiles.insert(), counted)
         conn.execute(detections.insert(), found)
+
+
+def _moved(name: str) -> dict[str, Any]:
+    """What a reference says of the version before it."""
+    one = {"name": name, "js": 0.21, "psi": 0.3, "mean": [20.5, 27.25]}
+    two = {"name": "country", "js": 0.1, "psi": 0.1, "came": [name], "went": []}
+    return {"old": 1, "rows": [9_000, 12_000], "features": [one, two], "added": [name], "removed": []}
 
 
 def _features(

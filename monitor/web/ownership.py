@@ -60,6 +60,7 @@ class Reference(Body):
     findings: list[dict[str, Any]]
     approvals: list[dict[str, str]]
     excluded: dict[str, Any] | None
+    compared: dict[str, Any] | None
 
 
 class Report(Body):
@@ -174,5 +175,6 @@ def _reference(r: ReferenceRow, *, current: bool) -> Reference:
         version=r.version, hash=r.reference_hash, state=r.state, current=current, rows=r.rows, origin=r.origin,
         span=None if r.span_us is None else [rfc3339(t) for t in r.span_us], created=rfc3339(r.created_us),
         findings=[dict(f) for f in r.findings], excluded=None if r.excluded is None else dict(r.excluded),
+        compared=None if r.compared is None else dict(r.compared),
         approvals=[{"by": a.by, "at": rfc3339(a.at_us), "why": a.why} for a in r.approvals],
     )  # fmt: skip

@@ -18,6 +18,7 @@ from alerts.techniques import table as technique_table
 from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES, group, reasons, usual
 from monitor.model import HOUR_US, SECOND_US, Act, Event, Family, Severity, rfc3339
 from monitor.reports.charts import Chart, histogram, share_bar, spark
+from monitor.reports.compared import moved
 from monitor.reports.words import VERSION_WORDS, moment, number, seen
 from monitor.store import people
 from monitor.store.lookups import IncidentRow, TransitionRow
@@ -322,6 +323,6 @@ def environment(assets: Assets) -> jinja2.Environment:
     env.globals.update(
         asset=assets.url, spark=spark, share_bar=share_bar, model_url=model_url, with_query=with_query,
         status_words=STATUS_WORDS, version_words=VERSION_WORDS, outcome_words=OUTCOME_WORDS, delivery_words=DELIVERY_WORDS, total=total,
-        act_words=act_words, changes=changes, other_evidence=other_evidence, evidence_tables=evidence_tables, guidance=guidance, cause_of=cause, usual_of=usual,
+        act_words=act_words, changes=changes, other_evidence=other_evidence, evidence_tables=evidence_tables, guidance=guidance, cause_of=cause, usual_of=usual, moved=moved,
     )  # fmt: skip
     return env

@@ -314,6 +314,18 @@ def test_a_break_of_one_window_tells_how_often_they_come(tmp_path: Path, browse:
     engine.dispose()
 
 
+def test_the_page_of_references_tells_what_moved(scene: sa.Engine, browse: Browse) -> None:
+    """What most changed against the version that was in use before, beside who approved; the twin has the numbers."""
+    client = browse(scene)
+    page = client.get("/models/card-fraud/reports").text
+    assert (
+        "amount: JS 0.21, PSI 0.3, mean 20.5 to 27.2<br>country: JS 0.1, PSI 0.1, came amount<br>added: amount" in page
+    )
+    assert "against version 1" in page
+    (version,) = client.get("/api/v1/models/card-fraud/references").json()["items"]
+    assert version["compared"]["features"][0]["mean"] == [20.5, 27.25]
+
+
 def test_errors_of_the_api_are_problem_documents(scene: sa.Engine, browse: Browse) -> None:
     """RFC 9457, for a missing thing and for a parameter that does not fit."""
     client = browse(scene)
