@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 
 from monitor.model import rfc3339
 from monitor.reports import features
@@ -127,6 +127,14 @@ def router(site: Site) -> APIRouter:
             site, request, "reports.html", section="/", live=False, model=model, every_s=_every_s(site, model),
             rows=[(r, url(model, r)) for r in reports.listed(site.engine, model.model_id)], references=held,
         )  # fmt: skip
+
+    @routes.get("/models/{ref}/reports/newest")
+    def newest_report(ref: str) -> RedirectResponse:
+        """The newest stored report for the owner, which alerts link; without any, one of the last days."""
+        model = found(site, ref)
+        own = [r for r in reports.listed(site.engine, model.model_id) if r.kind == reports.OWNER]
+        there = url(model, own[0]) if own else f"{model_url(model.name, model.model_id)}/report"
+        return RedirectResponse(there, status_code=303)
 
     @routes.get("/models/{ref}/reports/{report_id}")
     def report_page(ref: str, report_id: str) -> HTMLResponse:
