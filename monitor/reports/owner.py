@@ -57,9 +57,7 @@ def report(
     ailments: Sequence[Diagnosis] = (),
     units: Mapping[str, str] | None = None,
 ) -> Report:
-    """A model's report over (start_us, end_us]; `made_us` is the time it is dated with, `ailments` are its monitors' now,
-    `units` those of features.
-    """
+    """A model's report over (start_us, end_us]; `made_us`: what it is dated with, `ailments`: its monitors' now, `units`: of features."""
     windows = queries.windows(engine, model.model_id, start_us, end_us)
     span = Span(max(start_us, min((w.start_us for w in windows), default=start_us)), end_us)
     drift = queries.drift_detections(engine, model.model_id, start_us, end_us)
@@ -76,8 +74,7 @@ def report(
     ]
     notes = [Annotation("mark", m.start_us, m.end_us, f"{m.kind}: {m.text}") for m in marks]
     volume = charts.bars(charts.thinned(points, "mean"), span, title="Events per window", unit="events", notes=notes)
-    ended = [i for i in incidents if i.family == "drift" and i.whole_model]
-    restarts = [i.cleared_us for i in ended if i.cleared_us is not None]
+    restarts = _ended(incidents)
     judged = Counter(w.outcome for w in rows)
     distances = ranked(counts)
     series = features.series(drift, MEASURES["evidence"].key, restarts, units)
@@ -152,6 +149,11 @@ def verdict(incidents: Sequence[IncidentRow], outcomes: Mapping[str, int]) -> st
     if not judged:
         return "No window could be judged in this time, so nothing can be said about change."
     return f"Nothing unusual: {judged:,} windows were judged and no incident was open."
+
+
+def _ended(incidents: Sequence[IncidentRow]) -> list[int]:
+    """When drift incidents of the whole model ended: the evidence started afresh."""
+    return [i.cleared_us for i in incidents if i.family == "drift" and i.whole_model and i.cleared_us is not None]
 
 
 def _told(i: IncidentRow) -> dict[str, Any]:
