@@ -284,11 +284,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Feedback:
-    """What the deciders tell the next measure(): nothing is learnt from a window or principal under suspicion."""
+    """What the deciders tell the next measure(): nothing is learnt from a window or principal under suspicion.
+
+    Suspects are those known when a stretch begins. What is learnt of a caller may therefore depend on where the stretch
+    ended in which its incident opened, on nothing else; detectors learn late to make little of it (detectors.habits).
+    """
 
     frozen: bool = False  # an incident is open: the baseline must not move
     restart: bool = False  # an incident ended: evidence starts afresh
-    suspects: frozenset[str] = frozenset()  # principals with an open incident
+    suspects: frozenset[str] = frozenset()  # principals with an open AttackSuspected, or labelers, before the stretch
     changes_us: tuple[int, ...] = ()  # when people or pipelines said that the model changed (poisoning detectors only)
 
 

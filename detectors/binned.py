@@ -128,6 +128,24 @@ def _spread(
         out[c][parent[mine]] = values[mine]
 
 
+def stands_for(rows: pa.Table) -> NDArray[np.float64]:
+    """How many events each row stands for: one over its sampling fraction, 1 where none is told, MAX_WEIGHT at most.
+
+    >>> stands_for(pa.table({"sampling_fraction": [1.0, 0.25, None]})).tolist()
+    [1.0, 4.0, 1.0]
+    """
+    fraction = np.nan_to_num(floats(rows, "sampling_fraction"), nan=1.0)
+    return np.asarray(1 / np.clip(fraction, 1 / MAX_WEIGHT, 1), dtype=np.float64)
+
+
+def frequent(rows: pa.Table, column: str) -> list[tuple[str, float]]:
+    """The words of a column with the events of each, the most first."""
+    words = rows[column].cast(pa.string()).combine_chunks()
+    counted = pa.table({"word": words, "events": stands_for(rows)}).group_by("word").aggregate([("events", "sum")])
+    found = zip(counted["word"].to_pylist(), counted["events_sum"].to_pylist(), strict=True)
+    return sorted(((w, n) for w, n in found if w is not None), key=lambda x: (-x[1], x[0]))
+
+
 def sampled(rows: pa.Table) -> NDArray[np.int64] | None:
     """How many events each row stands for, one over its sampling fraction in whole numbers; None when all were logged.
 
@@ -136,10 +154,9 @@ def sampled(rows: pa.Table) -> NDArray[np.int64] | None:
     >>> sampled(pa.table({"event_time": [1, 2], "sampling_fraction": [1.0, 0.1]})).tolist()
     [1, 10]
     """
-    fraction = np.nan_to_num(floats(rows, "sampling_fraction"), nan=1.0)
-    if not len(fraction) or (fraction >= 1).all() or "event_time" not in rows.column_names:
+    weight = stands_for(rows)
+    if (weight <= 1).all() or "event_time" not in rows.column_names:
         return None
-    weight = 1 / np.clip(fraction, 1 / MAX_WEIGHT, 1)
     weight = np.where(np.abs(weight - np.rint(weight)) < 1e-6, np.rint(weight), weight)
     mixed = np.asarray(rows["event_time"].cast(pa.int64()), np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     chance = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) >> np.uint64(11)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +31,11 @@ EACH: Final = (
     "past",
 )  # arrays of Chains with a row per principal
 FOLLOWED: Final = EACH[3:-1]  # those that search.follow goes on with
+STEP: Final = 4_096  # rows of the log after which somebody may be forgotten; fewer where memory is small
+SLACK: Final = 0.1  # of the memory, for what comes in between
+FEWEST: Final = 20  # rows that a caller keeps before callers are forgotten
+FADES: Final = 1_000_000  # rows of the log in which what speaks against a silent caller counts half
+Speaks = Callable[[NDArray[np.int32]], NDArray[np.int64]]  # from `past`: what speaks against each caller, or 0
 
 
 @dataclass
@@ -38,8 +43,9 @@ class Chains:
     """Rows of all principals one after the other (Memory), and per principal: rows kept, events so far, when last seen,
     whose noisy copies it sends (search.Places), and `past`, counts that the detector keeps for itself.
 
-    `seen` counts rows of the log; old: principals not heard of late (detectors.aged). Bounded by `forget`; evidence is
-    kept by fuse(), not here.
+    `seen` counts rows of the log; old: principals not heard of late (detectors.aged). Bounded by `forget`, which drops
+    something only after fixed numbers of rows, so that it does not matter where the log is cut: `pieces` ends there.
+    Evidence is kept by fuse(), not here.
     """
 
     memory: int
@@ -146,21 +152,66 @@ class Chains:
         for name, values in young.each.items():
             setattr(self, name, values)
 
-    def forget(self, max_bytes: int) -> None:
-        """Put the silent with the silent; drop the rows of whoever was silent longest when memory is short."""
-        each = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.kept)
-        alone = 150 + sum(a.itemsize * a.shape[1] for a in (self.signs, self.levels, self.past))
-        everybody = len(self.ids) + len(self.old.ids)
-        full = (self.length.sum() + self.old.length.sum()) * each + alone * everybody > max_bytes
-        if not full and not grown(len(self.ids), len(self.old.ids)):
+    def pieces(self, rows: int, names: int, max_bytes: int) -> Iterator[slice]:
+        """The next rows of the log, of so many callers, up to each row after which `forget` may drop something."""
+        row, caller = self._bytes()
+        step, first = self._step(max_bytes), 0
+        if self._held() + rows * row + names * caller <= max_bytes * (1 - SLACK):
+            step = self.rows + rows  # nothing will be dropped on the way
+        while first < rows:
+            last = min(first + step - self.rows % step, rows)
+            yield slice(first, last)
+            first = last
+
+    def forget(self, max_bytes: int, speaks: Speaks) -> None:
+        """Put the silent with the silent; where memory is short, drop what tells least (`fitted`)."""
+        most = max_bytes * (1 - SLACK)
+        if self._held() <= most and not grown(len(self.ids), len(self.old.ids)):
             return
-        both = self.old.plus(self._young())
-        size = both.length * each + alone
-        if size.sum() > max_bytes:
-            order = np.argsort(-both.each["seen"], kind="stable")
-            both = both.take(np.sort(order[np.cumsum(size[order]) <= max_bytes * 0.9]))
+        both, (row, caller) = self.old.plus(self._young()), self._bytes()
+        if self.rows % self._step(max_bytes) == 0 and both.length.sum() * row + caller * len(both.ids) > most:
+            against = speaks(both.each["past"]) >> np.minimum((self.rows - both.each["seen"]) // FADES, 62)
+            both = fitted(both, against, row, caller, self.memory, most - SLACK * max_bytes)
         self.old = both
         self._set(both.take(np.zeros(0, np.int64)))
+
+    def _bytes(self) -> tuple[int, int]:
+        """What a row takes, and a principal without its rows."""
+        row = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.kept)
+        return row, 150 + sum(a.itemsize * a.shape[1] for a in (self.signs, self.levels, self.past))
+
+    def _held(self) -> int:
+        """Bytes of all; whoever is both among the old and the young counts twice."""
+        row, caller = self._bytes()
+        everybody = len(self.ids) + len(self.old.ids)
+        return int(self.length.sum() + self.old.length.sum()) * row + caller * everybody
+
+    def _step(self, max_bytes: int) -> int:
+        """So many rows fit into what is left free for them, whoever sends them."""
+        return int(np.clip(SLACK * max_bytes / sum(self._bytes()), 16, STEP))
+
+
+def fitted(part: Part, against: NDArray[np.int64], row: int, caller: int, memory: int, size: float) -> Part:
+    """So much of the callers that it takes `size` bytes: the same number of rows of each, however busy it is.
+
+    So a busy crowd does not push out who is slow. Only where FEWEST rows of each are too many are callers dropped: those
+    against whom least speaks, of these who was silent longest. Rows that were of use lately stay, strange ones longer.
+    """
+    order = np.lexsort([-part.each["seen"], -against])
+    fits = np.cumsum(np.minimum(part.length[order], FEWEST) * row + caller) <= size
+    part = part.take(np.sort(order[fits]))
+    at_least = np.cumsum(np.bincount(part.length, minlength=memory + 1)[::-1])[::-1]  # callers with so many rows
+    room = int(np.searchsorted(np.cumsum(at_least[1:]) * row, size - caller * len(part.ids), side="right"))
+    if room >= part.length.max(initial=0):
+        return part
+    owner = np.repeat(np.arange(len(part.ids)), part.length)
+    late = part.rows["used"] + memory * (part.rows["worth"] == 0)
+    order = np.lexsort([-late, owner])
+    rank = np.arange(len(owner)) - np.repeat(np.cumsum(part.length) - part.length, part.length)
+    keep = np.sort(order[rank < room])
+    return replace(
+        part, length=np.minimum(part.length, room), rows={name: values[keep] for name, values in part.rows.items()}
+    )
 
 
 def _longer(x: NDArray[Any], by: int) -> NDArray[Any]:

@@ -3,6 +3,10 @@
 An hour of the log is one trial of a principal for every signal: it fires once or not at all, however many events it
 holds, so a burst is one trial and not a thousand. Time is the running maximum of event times (an event that comes late
 counts in the hour that has been reached), so hours come in order and results do not depend on where the log is cut.
+
+Nothing is learnt from hours of a caller under suspicion (Feedback.suspects), nor from the hour before it is heard again
+as a suspect: there the attack began. Suspicion arises between stretches, so what an incident's stretch holds of hours
+that are over by its end is learnt, and a cut in between would have kept it out. That is all that cuts can change.
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ class Habits:
     trials: Ints  # (principals, signals): trials that are over
     hits: Ints  # how many of them fired
     fired: Bools  # whether the present one has
+    suspected: Ints  # hour of the latest event sent under suspicion
     clock: int = NEVER  # newest event time, microseconds
     crowd: Ints = field(default_factory=lambda: np.zeros((0, 0), np.int64))  # (CROWD, 2 + signals): hour, trials, fired
 
@@ -67,7 +72,7 @@ class Habits:
         n = len(signals)
         shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
             "born": (np.int64, ()), "seen": (np.int64, ()), "trials": (np.int64, (n,)), "hits": (np.int64, (n,)),
-            "fired": (np.bool_, (n,)), **more,
+            "fired": (np.bool_, (n,)), "suspected": (np.int64, ()), **more,
         }  # fmt: skip
         if state is None:
             held = {name: np.zeros((0, *shape), kind) for name, (kind, shape) in shapes.items()}
@@ -82,7 +87,7 @@ class Habits:
     def save(self, detector: str, version: int, calibration_hash: str) -> State:
         arrays = {
             "born": self.born, "seen": self.seen, "trials": self.trials, "hits": self.hits, "fired": self.fired,
-            "crowd": self.crowd, **self.more,
+            "suspected": self.suspected, "crowd": self.crowd, **self.more,
         }  # fmt: skip
         return State(detector, version, calibration_hash, {"ids": self.ids, "clock": self.clock}, arrays)
 
@@ -95,6 +100,7 @@ class Habits:
         n = len(added)
         self.born = np.concatenate([self.born, np.full(n, NEVER)])
         self.seen = np.concatenate([self.seen, np.full(n, NEVER)])
+        self.suspected = np.concatenate([self.suspected, np.full(n, NEVER)])
         self.trials, self.hits, self.fired = _longer(self.trials, n), _longer(self.hits, n), _longer(self.fired, n)
         self.more = {name: _longer(a, n) for name, a in self.more.items()}
         return np.array([known[p] for p in names], dtype=np.int64)
@@ -106,7 +112,7 @@ class Habits:
         order = np.lexsort([self.seen, self.settled_at(np.arange(len(self.ids)), self.clock // HOUR_US)])
         keep = np.sort(order[len(order) - limit + limit // 10 :])
         self.ids = [self.ids[i] for i in keep.tolist()]
-        self.born, self.seen = self.born[keep], self.seen[keep]
+        self.born, self.seen, self.suspected = self.born[keep], self.seen[keep], self.suspected[keep]
         self.trials, self.hits, self.fired = self.trials[keep], self.hits[keep], self.fired[keep]
         self.more = {name: a[keep] for name, a in self.more.items()}
 
@@ -115,14 +121,19 @@ class Habits:
         old = hour - self.born[rows] >= 24 * self.settled.days
         return np.asarray(old & (self.trials[rows, 0] >= self.settled.hours))
 
-    def arrive(self, hour: int, rows: Ints, learns: Bools | None = None) -> Turn:
+    def trusted(self, rows: Ints, suspect: Bools) -> Bools:
+        """Whose latest hour may be learnt from: not under suspicion now, nor then. suspect: who is now."""
+        return np.asarray(~suspect & (self.suspected[rows] != self.seen[rows]))
+
+    def arrive(self, hour: int, rows: Ints, suspect: Bools, learns: Bools | None = None) -> Turn:
         """Principals (distinct rows) show up in an hour: trials that are over are counted, new ones begin.
 
-        `learns`: whose past hits count for what is tolerated of them; default all.
+        suspect: who is under suspicion. `learns`: whose past hits count for what is tolerated of them; default all.
         """
         fresh = self.seen[rows] == NEVER
         new = self.seen[rows][:, None] // self.period != hour // self.period
-        over = new & ~fresh[:, None]
+        then = self.suspected[rows][:, None] // self.period == self.seen[rows][:, None] // self.period
+        over = new & ~fresh[:, None] & ~then & ~suspect[:, None]
         counts = over & self.fired[rows] & (True if learns is None else learns[:, None])
         self.trials[rows] += over
         self.hits[rows] += counts
@@ -132,9 +143,10 @@ class Habits:
         own = (1 + self.hits[rows]) / (1 + self.trials[rows])
         crowd = self._crowd(hour)
         rho = np.minimum(np.maximum(np.maximum(own, crowd), TOLERATED), 1.0)
-        self._among(hour)[1] += int((settled & (self.seen[rows] != hour)).sum())
+        self._among(hour)[1] += int((settled & ~suspect & (self.seen[rows] != hour)).sum())
         self.seen[rows] = hour
-        return Turn(hour, rows, new, settled, rho, crowd)
+        self.suspected[rows[suspect]] = hour
+        return Turn(hour, rows, new, settled, rho, crowd, suspect)
 
     def fire(self, turn: Turn, which: Ints, signal: int) -> Ints:
         """Some principals of the turn do what a signal looks for; those of them for whom that is evidence, and news."""
@@ -142,7 +154,7 @@ class Habits:
         which = which[~self.fired[rows, signal]]
         self.fired[rows, signal] = True
         told = which[turn.settled[which]]
-        self._among(turn.hour)[2 + signal] += len(told)
+        self._among(turn.hour)[2 + signal] += int((~turn.suspect[told]).sum())
         return told
 
     def _among(self, hour: int) -> Ints:
@@ -174,6 +186,7 @@ class Turn:
     settled: Bools
     rho: NDArray[np.float64]
     crowd: NDArray[np.float64]  # what happens to many lately, per signal
+    suspect: Bools
 
 
 @dataclass(frozen=True)
@@ -195,6 +208,10 @@ class Stretch:
         who, names = encoded(rows, "principal")
         at = np.flatnonzero((who >= 0) & (high > NEVER))
         return cls(names, who[at], at, times[at], high[at] // HOUR_US, int(high[-1]) if len(high) else clock)
+
+    def among(self, suspects: frozenset[str]) -> Bools:
+        """Which of the names are under suspicion."""
+        return np.array([n in suspects for n in self.names], dtype=bool)
 
     def hours(self) -> Iterator[tuple[int, slice]]:
         """Each hour with the places of its rows."""

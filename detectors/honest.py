@@ -153,11 +153,15 @@ def followed(rows: Rows, scale: Scale, memory: int) -> Met:
 
 
 def tail_threshold(
-    strangeness: NDArray[np.float32], clients: Sequence[NDArray[np.int64]], rho: float
+    strangeness: NDArray[np.float32], own: NDArray[np.float32], clients: Sequence[NDArray[np.int64]], rho: float
 ) -> NDArray[np.float32] | None:
-    """Per column the strangeness that honest clients pass so seldom that they stay well below an alarm; None if nowhere."""
+    """Per column the strangeness that honest clients pass so seldom that they stay well below an alarm; None if nowhere.
+
+    strangeness: of the reference rows as fresh rows get it; own: as the rows themselves get it. In tables of few coarse
+    columns many rows are equally strange, and a level between the two would be passed by all of them.
+    """
     for share in TAILS:
-        level = np.quantile(strangeness, 1 - share / 2, axis=0).astype(np.float32)
+        level = np.maximum(*(np.quantile(x, 1 - share / 2, axis=0) for x in (strangeness, own))).astype(np.float32)
         odd = np.asarray((strangeness > level).any(axis=1))
         if calm([odd[c] for c in clients], rho):
             return level

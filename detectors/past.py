@@ -18,9 +18,9 @@ from detectors.conformal import LAMBDAS, MIN_HISTORY, History, Live, Scored
 from detectors.season import Calendar
 from detectors.stats import Floats
 
-KEEP: Final = (
-    1344  # windows remembered: eight weeks of hours, from which every hour of the week is compared with itself
-)
+# Windows remembered: of hours the eight weeks from which every hour of the week is compared with itself, and a day more,
+# since the newest are in quarantine and time is counted from end to end.
+KEEP: Final = 57 * 24
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,11 @@ class Joint:
     precision: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, codes: Codes, numbers: Floats) -> Joint:
-        """From reference rows as codes (n, features) and their numbers (n, numeric), which come first among the features."""
+    def fit(cls, codes: Codes, numbers: Floats, pairs: NDArray[np.int64] | None = None) -> Joint:
+        """From reference rows as codes (n, features) and their numbers (n, numeric), which come first among the features.
+
+        pairs: those to keep instead of the most dependent ones.
+        """
         numeric = numbers.shape[1]
         place = _places(codes, numeric)
         low = place[np.arange(codes.shape[1])[None, :], codes].astype(np.int64)
@@ -68,6 +71,9 @@ class Joint:
             tables.append(said.ravel())
             found.append((a, b))
         best = [i for i in np.argsort(-np.array(gain), kind="stable")[:PAIRS].tolist() if gain[i] > 0]
+        if pairs is not None:
+            place_of = {pair: i for i, pair in enumerate(found)}
+            best = [place_of[a, b] for a, b in pairs.tolist()]
         pairs = np.array([found[i] for i in best], dtype=np.int64).reshape(-1, 2)
         ratio = np.array([tables[i] for i in best], dtype=np.float32).reshape(-1, SIDE * SIDE)
         knots, rarity = _knots(numbers), _rarity(codes[:, numeric:])
@@ -155,13 +161,17 @@ def _combine(codes: Any, place: Any, pairs: Any, ratio: Any, together: Any) -> N
                 together[first + k] -= said[a[k] * SIDE + b[k]]
 
 
-def crossed(codes: Codes, numbers: Floats, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Strangeness of each reference row under what the other half of the rows teaches: what fresh rows would get."""
+def crossed(codes: Codes, numbers: Floats, pairs: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Strangeness of each reference row under what the other half of the rows teaches: what fresh rows would get.
+
+    pairs: those of the whole reference. Halves that chose their own could choose others, or none, and a level that is
+    read off them would say nothing about fresh rows.
+    """
     order = rng.permutation(len(codes))
     out = np.zeros((len(codes), 2), dtype=np.float32)
     halves = order[: len(codes) // 2], order[len(codes) // 2 :]
     for learn, judge in (halves, halves[::-1]):
-        taught = Joint.fit(codes[learn[:LEARN_ROWS]], numbers[learn[:LEARN_ROWS]])
+        taught = Joint.fit(codes[learn[:LEARN_ROWS]], numbers[learn[:LEARN_ROWS]], pairs)
         out[judge] = taught.strangeness(codes[judge], numbers[judge])
     return out
 

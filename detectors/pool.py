@@ -2,7 +2,8 @@
 
 Rows meet by locality-sensitive hashing: a few random groups of fields, each coarsely coded and hashed to a slot that holds
 the newest row; rows that share a slot are compared exactly. Records that many callers send are exact repeats or differ in
-a field or two, and never count. Results depend only on the order of the log.
+a field or two, and never count. A row whose values were sent before the other one came is no step from it: whoever varies a
+record that others send again accuses nobody. Results depend only on the order of the log.
 
 Reference: Li et al. 2022 (Blacklight) for looking over all accounts; Indyk and Motwani 1998 for the hashing.
 """
@@ -25,17 +26,23 @@ ROWS: Final = 2048  # newest rows that are kept
 SLOTS: Final = 4096
 GROUPS: Final = 8
 GROUP_BITS: Final = 11.0  # what the fields of a group say together: rows that share a slot by chance are few
-KEPT: Final = ("codes", "marks", "numbers", "owner", "slots")
+SIGHTS: Final = 1 << 13  # values of whole rows whose first sight is remembered
+WAYS: Final = 8  # places for one of them
+KEPT: Final = ("codes", "marks", "numbers", "owner", "slots", "sight", "since")
 
 
 class Ring(NamedTuple):
-    """The newest rows of all callers; owner: place in a table of names; slots (GROUPS, SLOTS): newest row per slot or -1."""
+    """The newest rows of all callers; owner: place in a table of names; slots (GROUPS, SLOTS): newest row per slot or -1;
+    sight, since (SIGHTS): tag of a whole row, and how many rows had been taken when it was first seen.
+    """
 
     codes: NDArray[np.uint8]
     marks: NDArray[np.uint16]
     numbers: NDArray[np.float32]
     owner: NDArray[np.int64]
     slots: NDArray[np.int16]
+    sight: NDArray[np.uint32]
+    since: NDArray[np.int64]
 
 
 @dataclass
@@ -55,6 +62,7 @@ class Pool:
             ring = Ring(
                 np.zeros((ROWS, features), np.uint8), np.zeros((ROWS, features), np.uint16), np.zeros((ROWS, numeric), np.float32),
                 np.full(ROWS, -1, np.int64), np.full((GROUPS, SLOTS), -1, np.int16),
+                np.zeros(SIGHTS, np.uint32), np.zeros(SIGHTS, np.int64),
             )  # fmt: skip
             return cls(ring, [])
         ring = Ring._make(np.array(arrays[f"pool_{k}"]) for k in KEPT)
@@ -125,6 +133,22 @@ def _slot(codes: Any, group: Any, place: Any) -> int:
 
 
 @numba.njit(cache=True)
+def _first_sight(ring: Any, row: Any, taken: int) -> int:
+    """How many rows had been taken when these values were first seen, as far as is remembered; else now."""
+    first, tag = int(row % np.uint64(SIGHTS // WAYS)) * WAYS, np.uint32(row >> np.uint64(32))
+    for at in range(first, first + WAYS):
+        if ring.sight[at] == tag:
+            return int(ring.since[at])
+    at = first + taken % WAYS
+    for empty in range(first, first + WAYS):
+        if ring.sight[empty] == 0:
+            at = empty
+            break
+    ring.sight[at], ring.since[at] = tag, taken
+    return taken
+
+
+@numba.njit(cache=True)
 def _gather(
     rows: Any, owner: Any, fresh: Any, ring: Any, groups: Any, place: Any, scale: Any, least: float, taken: int, other: Any, best: Any
 ) -> int:  # fmt: skip
@@ -134,7 +158,7 @@ def _gather(
     for i in range(len(owner)):
         if not fresh[i]:
             continue
-        at = taken % ROWS
+        at, since = taken % ROWS, _first_sight(ring, rows.hashes[i], taken)
         for g in range(GROUPS):
             s = _slot(rows.codes[i], groups[g], place)
             j = ring.slots[g, s]
@@ -142,6 +166,8 @@ def _gather(
             if j < 0 or j == at or seen[j] == i or ring.owner[j] < 0 or ring.owner[j] == owner[i]:
                 continue
             seen[j] = i
+            if since < taken - (at - j) % ROWS:
+                continue  # it was there before
             differ, bits, moved, mean, spread = pair(
                 rows.codes[i], rows.marks[i], rows.numbers[i], ring.codes[j], ring.marks[j], ring.numbers[j], scale
             )

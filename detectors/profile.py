@@ -351,6 +351,11 @@ class Profile:
         return replace(found, parts=parts.reshape(meta["parts"]), part_cross=a["part_cross"])
 
 
+def key_of(raw: bytes) -> str:
+    """Which bins a stored profile was counted on (Bins.key)."""
+    return str(unpack(raw)[0]["bins"])
+
+
 def merged(profiles: Iterable[Profile]) -> Profile | None:
     """All profiles as one; None for none."""
     total: Profile | None = None

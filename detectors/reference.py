@@ -96,7 +96,8 @@ def _times(rows: pa.Table, calendar: Calendar, window_us: int) -> Iterator[Findi
     ):
         if days < needed:
             text = f"{days:.1f} days: a season of {what} is learnt from {needed} on"
-            yield Finding("warn" if needed == HOURS_DAYS else "note", "season", text, "take a longer time")
+            fix = "live windows add to it" if needed == WEEK_DAYS else "take a longer time"  # of hours 30 days are kept
+            yield Finding("warn" if needed == HOURS_DAYS else "note", "season", text, fix)
             break
     _, weekday, _ = calendar.local(np.unique(times // HOUR_US) * HOUR_US)
     absent = [DAYS[d] for d in range(7) if d not in set(weekday.tolist())]

@@ -291,7 +291,8 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         met.crowd[i], met.cross[i] = met.third[i] >= scale.crowd, met.other[i] >= scale.cross
         strange = near or met.crowd[i] or met.cross[i] or rows.broken[i] >= 2 or rows.odd[i] or rows.edge[i]
         places.busy[p] += (strange - places.busy[p]) / min(places.seen[p], RECENT)
-        drawn = strange and by_columns(places, p, scale.usual)
+        drawn = strange and places.busy[p] >= BUSY and by_columns(places, p, scale.usual)
+        met.drawn[i] = drawn
         if anchor < 0 and best < scale.sampled_bits and strange and not drawn:
             redrawn = noise_around(rows, i, memory, places, p, scale)
             busy = places.busy[p] >= BUSY
@@ -317,7 +318,6 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         met.schema[i] = rows.broken[i] >= 2 and met.excused[i] in (NOT, MOSAIC)  # whoever swaps values keeps them valid
         met.odd[i] = rows.odd[i] and met.excused[i] == NOT and not steps and not near
         met.edge[i] = rows.edge[i] and met.excused[i] in (NOT, MOSAIC)
-        met.drawn[i] = drawn and places.busy[p] >= BUSY
         met.step[i], met.moved[i] = step, moves
         if nearest >= 0:
             met.flip[i] = rows.label[i] != memory.label[nearest]

@@ -19,6 +19,7 @@ DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 HOURS_DAYS: Final = 7  # days of history from which hours of the day are compared with themselves
 KINDS_DAYS: Final = 14  # from which workdays, weekends and holidays are
 WEEK_DAYS: Final = 56  # from which every hour of the week is
+HOLIDAY: Final = 2  # kind of day; 0 workday, 1 weekend
 MIN_SEEN: Final = 3  # windows of a kind that make a profile
 OUTLIER: Final = 3.0  # robust standard deviations beyond which a past window no longer pulls its profile
 
@@ -59,7 +60,7 @@ class Calendar:
         at = datetime.fromtimestamp(time_us // SECOND_US, UTC).astimezone(zone)
         weekday = at.weekday()
         second = at.hour * 3600 + at.minute * 60 + at.second
-        return second, weekday, 2 if at.date() in holidays else int(weekday in weekend)
+        return second, weekday, HOLIDAY if at.date() in holidays else int(weekday in weekend)
 
 
 @functools.lru_cache(maxsize=64)
@@ -78,6 +79,7 @@ def without_season(
     Each profile is fitted to what the one before left over, starts once the history is long enough for it, and is
     shrunk per column to nothing where slots do not differ. A past window is compared with the others of its slot only
     (leave one out), so that past and new residuals vary alike. Windows that do not divide a day are left as they are.
+    A holiday is a kind of its own once MIN_SEEN earlier ones are known, and until then a day of the weekend.
     """
     if length_us <= 0 or DAY_US % length_us or k == 0:
         return values
@@ -90,10 +92,22 @@ def without_season(
     if per_day > 1:
         values = _without(values, k, slot, per_day)
     if span >= KINDS_DAYS:
-        values = _without(values, k, kind * per_day + slot, 3 * per_day)
+        values = _without(values, k, _of_kind(kind, slot, k, per_day), 3 * per_day)
     if span >= WEEK_DAYS:
         values = _without(values, k, weekday * per_day + slot, 7 * per_day)
     return values
+
+
+def _of_kind(kind: NDArray[np.int64], slot: NDArray[np.int64], k: int, per_day: int) -> NDArray[np.int64]:
+    """The hour of the kind of day that each window is compared with.
+
+    Isolated holidays are too rare for a profile: they share the weekend's, where the first k windows hold one.
+    """
+    own = kind * per_day + slot
+    size = np.bincount(own[:k], minlength=3 * per_day)
+    weekend = per_day + slot
+    lonely = (kind == HOLIDAY) & (size[own] < MIN_SEEN) & (size[weekend] >= MIN_SEEN)
+    return np.where(lonely, weekend, own)
 
 
 def _without(values: Floats, k: int, slot: NDArray[np.int64], slots: int) -> Floats:

@@ -100,7 +100,7 @@ def normal_scores(counts: NDArray[np.int64]) -> Floats:
     return np.asarray(ndtri(middle), dtype=np.float64)
 
 
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(hits: float, n: float, z: float = 1.96) -> tuple[float, float]:
     """Band of a share of n independent rows, 95 % by default; (0, 1) for none. Wilson 1927.
 
     >>> [round(x, 3) for x in wilson(9, 10)], wilson(0, 0)

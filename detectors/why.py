@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from detectors.binned import NUMBER, Binned, bin_labels
+from detectors.binned import NUMBER, Binned, bin_labels, frequent, stands_for
 from detectors.broken import causes
 from detectors.profile import Bins, Coded
 from detectors.stats import Floats
@@ -30,18 +30,22 @@ EXPLAINS: Final = 0.8  # part of the shift that must go with the rows left out t
 CONCENTRATES: Final = 0.3  # and to be named at all
 SHOWN: Final = 3
 BLIND: Final = 0.25  # of the shift: remaining rows that could not show so much explain nothing
-VERSION_MOVED: Final = 0.1  # share of rows
+VERSION_MOVED: Final = 0.1  # share of events
 MIN_ROWS: Final = 20
 ENVELOPE: Final = {"principal": "principal", "model_version": "version"}  # column -> what its values are called
-COLUMNS: Final = ("event_time", *ENVELOPE)
+COLUMNS: Final = ("event_time", "sampling_fraction", *ENVELOPE)
 
 
 @dataclass(frozen=True)
 class Side:
-    """Rows on one side of the comparison, laid out on the bins; `weight` (rows,) brings them to the reference's mix."""
+    """Rows on one side of the comparison, laid out on the bins.
+
+    events (rows,): how many each row stands for; weight (rows,): the same, brought to the reference's mix.
+    """
 
     table: pa.Table
     coded: Coded
+    events: Floats
     weight: Floats
 
     @property
@@ -50,7 +54,12 @@ class Side:
 
     def take(self, keep: NDArray[np.bool_]) -> Side:
         """Some of the rows."""
-        return Side(self.table.filter(pa.array(keep)), self.coded.take(np.flatnonzero(keep)), self.weight[keep])
+        rows, coded = self.table.filter(pa.array(keep)), self.coded.take(np.flatnonzero(keep))
+        return Side(rows, coded, self.events[keep], self.weight[keep])
+
+    def part(self, some: NDArray[np.bool_]) -> float:
+        """The share of all events that some of the rows stand for."""
+        return float(self.events[some].sum() / self.events.sum())
 
     def shares(self, i: int, start: int, slots: int) -> Floats:
         """Shares of one feature's bins."""
@@ -96,8 +105,9 @@ def explain(
     listed = [f for f in evidence.get("features", ()) if f["name"] in place][:FEATURES]
     named = {place[f["name"]]: float(f["share"] or 0.0) or 1e-3 for f in listed}
     plain = replace(bins, strata=Strata())
-    old = Side(before, plain.code(before), np.ones(before.num_rows))
-    new = Side(after, plain.code(after), _weights(bins.strata, before, after))
+    was, now = stands_for(before), stands_for(after)
+    old = Side(before, plain.code(before), was, was)
+    new = Side(after, plain.code(after), now, now * _mix(bins.strata, (before, was), (after, now)))
     c = Comparison(plain, old, new, named)
     found = sorted(_candidates(c, bins.strata.segments), key=lambda x: (-x["explains"], x["share"], str(x["value"])))
     nearly = max(CONCENTRATES, found[0]["explains"] - 0.05) if found else 1.0
@@ -126,12 +136,13 @@ def _since(after: pa.Table) -> str | None:
     return rfc3339(int(pc.min(after["event_time"]).as_py())) if "event_time" in after.column_names else None
 
 
-def _weights(strata: Strata, before: pa.Table, after: pa.Table) -> Floats:
-    """Weights of the rows since the onset that give the context the reference's mix; 1 without context."""
+def _mix(strata: Strata, before: tuple[pa.Table, Floats], after: tuple[pa.Table, Floats]) -> Floats:
+    """What brings the context of the rows since the onset to the reference's mix; 1 without context. With events by row."""
+    rows, _ = after
     if not strata.axes:
-        return np.ones(after.num_rows)
-    a, b = (np.bincount(strata.cell(t), minlength=strata.width) / t.num_rows for t in (before, after))
-    return np.asarray((a / np.maximum(b, 1 / after.num_rows))[strata.cell(after)], dtype=np.float64)
+        return np.ones(rows.num_rows)
+    a, b = (np.bincount(strata.cell(t), weights=w, minlength=strata.width) / w.sum() for t, w in (before, after))
+    return np.asarray((a / np.maximum(b, 1 / rows.num_rows))[strata.cell(rows)], dtype=np.float64)
 
 
 def _candidates(c: Comparison, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
@@ -149,7 +160,7 @@ def _candidates(c: Comparison, segments: Sequence[Segment]) -> Iterator[dict[str
                 continue
             yield {
                 "kind": kind, "feature": column, "value": word, "explains": float(np.clip(1 - left / whole, 0.0, 1.0)),
-                "share": float(mine.mean()), "share_before": float(his.mean()), "rows": mine,
+                "share": c.after.part(mine), "share_before": c.before.part(his), "rows": mine,
             }  # fmt: skip
 
 
@@ -180,7 +191,7 @@ def _groupings(
     """Ways to divide the rows: (kind, column, group before, group after, words of the groups)."""
     for column, kind in ENVELOPE.items():
         if column in c.after.table.column_names and column in c.before.table.column_names:
-            words = [w for w, _ in _frequent(c.after.table, column)[:VALUES]]
+            words = [w for w, _ in frequent(c.after.table, column)[:VALUES]]
             old, new = (_places(s.table, column, words) for s in (c.before, c.after))
             yield kind, column, old, new, words
     for s in segments:
@@ -191,11 +202,6 @@ def _groupings(
         if f.kind != NUMBER and not f.is_output and i not in c.named:
             old, new = (side.coded.codes[i] - c.starts[i] for side in (c.before, c.after))
             yield "segment", f.name, old, new, bin_labels(f)
-
-
-def _frequent(rows: pa.Table, column: str) -> list[tuple[str, int]]:
-    counted = pc.value_counts(rows[column].cast(pa.string()).drop_null()).to_pylist()
-    return sorted(((c["values"], c["counts"]) for c in counted), key=lambda x: (-x[1], x[0]))
 
 
 def _places(rows: pa.Table, column: str, words: Sequence[str]) -> NDArray[np.int64]:
@@ -242,7 +248,7 @@ def _change(c: Comparison, i: int, bet: str, units: Mapping[str, str]) -> dict[s
         }
     x, v, y, w = x[known], v[known], y[now], w[now]
     mean, moved = float(np.average(x, weights=v)), float(np.average(y, weights=w))
-    spread = float(np.std(x))
+    spread = float(np.sqrt(np.average((x - mean) ** 2, weights=v)))
     told = {
         "name": f.name,
         "measure": "mean",
@@ -300,13 +306,14 @@ def _picture(c: Comparison, i: int) -> dict[str, Any]:
 
 
 def _versions(before: pa.Table, after: pa.Table) -> list[dict[str, Any]]:
-    """Model versions whose share of the rows moved, with the first row of those that are new."""
+    """Model versions whose share of the events moved, with the first row of those that are new."""
     if any("model_version" not in t.column_names or not t.num_rows for t in (before, after)):
         return []
-    old, new = (dict(_frequent(t, "model_version")) for t in (before, after))
+    old, new = (dict(frequent(t, "model_version")) for t in (before, after))
+    all_old, all_new = (float(stands_for(t).sum()) for t in (before, after))
     made = []
-    for v in sorted({*old, *new}, key=lambda v: (-new.get(v, 0), v)):
-        was, now = old.get(v, 0) / before.num_rows, new.get(v, 0) / after.num_rows
+    for v in sorted({*old, *new}, key=lambda v: (-new.get(v, 0.0), v)):
+        was, now = old.get(v, 0.0) / all_old, new.get(v, 0.0) / all_new
         if abs(now - was) >= VERSION_MOVED:
             rows = after.filter(pc.equal(after["model_version"].cast(pa.string()), v))
             made.append({"version": v, "before": finite(was), "after": finite(now), "first_seen": _since(rows) if was == 0 else None})  # fmt: skip

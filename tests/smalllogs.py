@@ -47,7 +47,7 @@ def jsonl(file: Path, events: Iterable[InferenceEvent]) -> Path:
     with file.open("w") as out:
         for e in events:
             row = {"event_time": e.event_time_us // 1000, "model": e.model, "principal": e.principal, "features": e.features,
-                   "model_version": e.model_version, "prediction": e.prediction, "scores": e.scores, "class_names": e.class_names}  # fmt: skip
+                   "model_version": e.model_version, "prediction": e.prediction, "scores": e.scores, "class_names": e.class_names, "sampling_fraction": e.sampling_fraction}  # fmt: skip
             out.write(json.dumps(row) + "\n")
     return file
 

@@ -16,7 +16,7 @@ from detectors.base import Calibration, Feedback, Measured, State, Window, own_s
 from detectors.habits import NEVER, Bets, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
 from monitor.model import Family
 
-VERSION: Final = 1
+VERSION: Final = 2
 AMOUNTS: Final = ("calls", "tokens", "busy_us", "errors", "scores")  # summed by principal and hour
 SIGNALS: Final = (*AMOUNTS, "odd_hours")
 ODD: Final = len(AMOUNTS)
@@ -58,7 +58,7 @@ class Abuse:
     Assumptions: given its past, an hour of a principal fires with probability rho or less. Principals are bet on from
     `min_hours` active hours and `min_days` on. What they do before that is what is usual for them, unless the directory
     puts them beside three settled principals of one group: then the largest hours of these are the measure, with rho
-    of 5 % or more.
+    of 5 % or more. What callers do while they are suspected of an attack is not learnt, nor what they did the day before.
 
     False alarms: at most one per `FuseSettings.level` events over all principals under that assumption. At least five
     hours within about a day must fire; honest growth that is `surge`-fold within a day does fire. Measured on honest clients of
@@ -108,10 +108,11 @@ class Abuse:
         amounts = _amounts(rows)[stretch.at]
         silent = excuses(window, stretch.names, SIGNALS, EXPLAINED)
         bets = Bets(SIGNALS)
-        peers = Peers.load(own)
+        peers, suspects = Peers.load(own), stretch.among(feedback.suspects)
         for hour, span in stretch.hours():
             peers.follow(habits, hour)
-            self._hour(habits, hour, span.start, stretch.who[span], places, amounts[span], silent, bets, peers)
+            who = stretch.who[span]
+            self._hour(habits, hour, span.start, who, places, amounts[span], silent, bets, peers, suspects)
         habits.forget(self.max_principals)
         evidence = bets.evidence(self.name, self.family, stretch)
         kept = habits.save(self.name, VERSION, cal.hash)
@@ -128,12 +129,13 @@ class Abuse:
         silent: Any,
         bets: Bets,
         peers: Peers,
+        suspects: NDArray[np.bool_],
     ) -> None:
         """The events of one hour. `start`: place of the first in the stretch."""
         active, first, member = np.unique(who, return_index=True, return_inverse=True)
         rows = places[active]
-        self._close(habits, hour, rows)
-        turn = habits.arrive(hour, rows)
+        self._close(habits, hour, rows, suspects[active])
+        turn = habits.arrive(hour, rows, suspects[active])
         young, theirs = peers.beside(habits, turn)
         excused = silent(active)
         excused[young, ODD] = True
@@ -166,15 +168,21 @@ class Abuse:
                     }
                     bets.hit(turn, i, signal, place, {SIGNALS[signal]: why})
 
-    def _close(self, habits: Habits, hour: int, rows: Ints) -> None:
-        """What the latest hour of a principal held enters its past: its hour of the week at once, the largest at day's end."""
+    def _close(self, habits: Habits, hour: int, rows: Ints, suspect: NDArray[np.bool_]) -> None:
+        """What the latest hour of a principal held enters its past: its hour of the week at once, the largest at day's end.
+
+        Nothing of it does under suspicion, nor what a suspect's days before have yet to say.
+        """
         more, seen = habits.more, habits.seen[rows]
-        over = rows[(seen != hour) & (seen != NEVER)]
+        ended = (seen != hour) & (seen != NEVER)
+        over, learns = rows[ended], rows[ended & habits.trusted(rows, suspect)]
         last = habits.seen[over]
-        cell = last % WEEK
-        more["week"][over, cell] = np.maximum(more["week"][over, cell], _log(more["now"][over, 0]))
-        more["today"][over] = np.maximum(more["today"][over], more["now"][over])
+        cell = habits.seen[learns] % WEEK
+        more["week"][learns, cell] = np.maximum(more["week"][learns, cell], _log(more["now"][learns, 0]))
+        more["today"][learns] = np.maximum(more["today"][learns], more["now"][learns])
         more["now"][over] = 0
+        doubtful = rows[suspect]
+        more["today"][doubtful] = more["before"][doubtful] = 0
         # A day's largest hour is learnt when the next day is over: no surge becomes usual within a day.
         done = over[last // DAY != hour // DAY]
         young = habits.seen[done] - habits.born[done] < DAY * self.min_days

@@ -17,7 +17,7 @@ from detectors.base import Calibration, Detection, Feedback, Measured, State, Wi
 from detectors.habits import NEVER, Bets, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
 from monitor.model import Family, network
 
-VERSION: Final = 1
+VERSION: Final = 2
 KINDS: Final = ("credential", "network", "version")
 COLUMNS: Final = {"credential": "credential_id", "network": "source_ip", "version": "model_version"}
 KEPT: Final = 14  # values remembered of each kind
@@ -32,7 +32,7 @@ class Access:
     Idea: a stolen or shared key, a rented proxy net, or a client that tries older versions shows as values that are new
     to the principal. One new value is a rotated key or a moved job and pages nobody; several hours in a row that each
     bring another one are no habit. A principal that comes back after a long silence learns nothing for a week: what is
-    unknown of it stays unknown, so its whole new life counts.
+    unknown of it stays unknown, so its whole new life counts. Nor does a principal learn while it is suspected of an attack.
 
     Math: each active hour is one trial per kind of value; it fires at its first event with a value outside the last 14
     that the principal used (at most two new ones are learnt an hour). e-values r/rho and (1-r)/(1-rho) for r of 0.3
@@ -92,12 +92,13 @@ class Access:
         places = habits.place(stretch.names)
         values = [_hashed(rows, kind, stretch.at) for kind in KINDS]
         silent = excuses(window, stretch.names, KINDS, EXPLAINED)
-        bets, said = Bets(KINDS), list[Detection]()
+        bets, said, suspects = Bets(KINDS), list[Detection](), stretch.among(feedback.suspects)
         for hour, span in stretch.hours():
             who, first = np.unique(stretch.who[span], return_index=True)
             new = np.sort(first[habits.seen[places[who]] == NEVER])
             said += newcomers.meet(window.model, hour, stretch.time_us[span][new], self.min_days)
-            self._hour(habits, hour, span.start, stretch.who[span], places, [v[span] for v in values], silent, bets)
+            mine = [v[span] for v in values]
+            self._hour(habits, hour, span.start, stretch.who[span], places, mine, silent, bets, suspects)
         habits.forget(self.max_principals)
         evidence = bets.evidence(self.name, self.family, stretch)
         return Measured(self._state(habits, newcomers, cal), said, evidence)
@@ -116,23 +117,27 @@ class Access:
         values: Sequence[NDArray[np.uint32]],
         silent: Any,
         bets: Bets,
+        suspects: NDArray[np.bool_],
     ) -> None:
         """The events of one hour. `start`: place of the first in the stretch."""
         active, first, member = np.unique(who, return_index=True, return_inverse=True)
         rows = places[active]
-        self._close(habits, hour, rows)
-        turn = habits.arrive(hour, rows, habits.more["held"][rows] < hour)
+        self._close(habits, hour, rows, suspects[active])
+        turn = habits.arrive(hour, rows, suspects[active], habits.more["held"][rows] < hour)
         excused = silent(active)
         bets.begin(turn, start + first, excused)
         for k in range(len(KINDS)):
             self._novel(habits, turn, k, start, member, values[k], excused[:, k], bets)
 
-    def _close(self, habits: Habits, hour: int, rows: Ints) -> None:
-        """What an earlier hour brought becomes known, unless the principal has only just come back from a long silence."""
+    def _close(self, habits: Habits, hour: int, rows: Ints, suspect: NDArray[np.bool_]) -> None:
+        """What an earlier hour brought becomes known, unless the principal has only just come back from a long silence or
+        is suspected of an attack.
+        """
         more, seen = habits.more, habits.seen[rows]
-        over = rows[(seen != hour) & (seen >= 0)]
+        ended = (seen != hour) & (seen >= 0)
+        over, trusted = rows[ended], habits.trusted(rows, suspect)[ended]
         gap = hour - habits.seen[over]
-        learns = over[more["held"][over] <= habits.seen[over]]
+        learns = over[(more["held"][over] <= habits.seen[over]) & trusted]
         for j in range(LEARNT):
             for k in range(len(KINDS)):
                 new = learns[more["fresh"][learns, k, j] != 0]
@@ -141,7 +146,7 @@ class Access:
         more["fresh"][over] = 0
         long = (gap >= 24 * self.dormant_days) & (gap >= 4 * more["longest"][over])
         more["held"][over] = np.where(long, hour + 24 * 7, more["held"][over])
-        more["longest"][over] = np.maximum(more["longest"][over], gap)
+        more["longest"][over] = np.where(trusted, np.maximum(more["longest"][over], gap), more["longest"][over])
 
     def _novel(
         self,

@@ -108,7 +108,8 @@ def learn(
     samples = [as_rows(f, encoder.codes(f), given.take(np.zeros(f.n, np.int64))) for f in honest.explained(frame, rng)]
     found = honest.near_thresholds(plain, clients, samples, scale, memory, rho)
     joint, groups = Joint.fit(codes, frame.numbers), pool.field_groups(scale.table, codes, rng)
-    strange = honest.tail_threshold(plausibility.crossed(codes, frame.numbers, rng), clients, rho["joint"])
+    fresh, own = plausibility.crossed(codes, frame.numbers, joint.pairs, rng), joint.strangeness(codes, frame.numbers)
+    strange = honest.tail_threshold(fresh, own, clients, rho["joint"])
     edge = honest.low_threshold(given.margin, clients, rho["edge"])
     shared = None
     if frame.n >= POOLED_ROWS:

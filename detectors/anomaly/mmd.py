@@ -17,7 +17,7 @@ from detectors.habits import NEVER, Habits, Ints, Settled, Stretch
 from detectors.signals import Encoder, Frame
 from monitor.model import Event, Family, Subject, Verdict, finite
 
-VERSION: Final = 1
+VERSION: Final = 2
 DAYS: Final = 14  # with windows, of which the largest discrepancy is kept, so that weekends are known
 LEAST_DAYS: Final = 7  # of them, before anything is compared
 WINDOWS: Final = 24  # that a principal needs beside
@@ -42,7 +42,7 @@ class WindowMMD:
     Math: unbiased squared MMD between the window and the others' rows of its hours, moved by the principal's usual
     difference from them, by random Fourier features (detectors.anomaly.embedding). A window is strange when that is more than
     in any usual window of its last 14 days with windows. Strange windows stay out of the baseline; after 48 in a row
-    the new life is adopted.
+    the new life is adopted. Windows that a caller fills while it is suspected of an attack are read and not learnt.
 
     Assumptions: none that an alarm hangs on. A reading is made by every strange window, and by the first usual one after.
     It stands in the caller's evidence, beside what the detectors of attacks say, and says since how many windows it is so.
@@ -99,10 +99,12 @@ class WindowMMD:
         codes, hashes, table = encoder.codes(frame), frame.whole(), np.asarray(cal.arrays["table"])
         places, more = habits.place(stretch.names), habits.more
         read: dict[int, dict[str, Any]] = {}
+        suspects = stretch.among(feedback.suspects)
         for hour, span in stretch.hours():
             who, first = np.unique(stretch.who[span], return_index=True)
             crowd.reach(hour)
-            read |= self._close(habits, crowd, hour, places[who], span.start + first, numeric)
+            read |= self._close(habits, crowd, hour, places[who], span.start + first, numeric, suspects[who])
+            habits.suspected[places[who[suspects[who]]]] = hour
             where = places[stretch.who[span]]
             more["opened"][where] = np.where(more["count"][where] == 0, hour, more["opened"][where])
             embedding.add(
@@ -141,25 +143,27 @@ class WindowMMD:
             {
                 "sums": wide, "base": wide, "fresh": wide, "levels": (np.float32, (numbers,)),
                 "usual": (np.float32, (numbers,)), "count": (np.int32, ()), "opened": (np.int64, ()),
-                "windows": (np.int32, ()), "strange": (np.int32, ()), "past": (np.float32, (DAYS,)),
+                "windows": (np.int32, ()), "strange": (np.int32, ()), "gathered": (np.int32, ()), "past": (np.float32, (DAYS,)),
                 "days": (np.int32, ()), "day": (np.int32, ()), "seen_rows": (np.uint64, (embedding.SEEN_WORDS,)),
             },
         )  # fmt: skip
 
     def _close(
-        self, habits: Habits, crowd: _Crowd, hour: int, rows: Ints, at: Ints, numeric: list[str]
-    ) -> dict[int, dict[str, Any]]:
+        self, habits: Habits, crowd: _Crowd, hour: int, rows: Ints, at: Ints, numeric: list[str],
+        suspect: NDArray[np.bool_],
+    ) -> dict[int, dict[str, Any]]:  # fmt: skip
         """Judge the windows that an event of this hour closes. rows: principals; at: their first events of the hour."""
         more = habits.more
         over = (more["count"][rows] >= self.rows) & (more["opened"][rows] < hour)
-        rows, at = rows[over], at[over]
+        rows, at, suspect = rows[over], at[over], suspect[over]
+        trusted = ~suspect & (habits.suspected[rows] < more["opened"][rows])
         n = more["count"][rows].astype(np.float64)
         mean, level = more["sums"][rows] / n[:, None], more["levels"][rows] / n[:, None]
         others, rest = crowd.since(more["opened"][rows], more["sums"][rows], n)
         for name in ("sums", "levels", "count", "seen_rows"):
             more[name][rows] = 0
         some = rest >= n
-        rows, at, n, rest = rows[some], at[some], n[some], rest[some]
+        rows, at, n, rest, suspect, trusted = rows[some], at[some], n[some], rest[some], suspect[some], trusted[some]
         mean, level, others = mean[some], level[some], others[some]
         if not len(rows):
             return {}
@@ -168,10 +172,12 @@ class WindowMMD:
         apart = ((mean - more["base"][rows]) ** 2).sum(axis=1) - chance
         known = np.arange(DAYS) < more["days"][rows, None]
         largest = np.where(known, more["past"][rows], -np.inf).max(axis=1)
-        odd = habits.arrive(hour, rows).settled & (more["days"][rows] >= LEAST_DAYS) & (apart > largest)
+        odd = habits.arrive(hour, rows, suspect).settled & (more["days"][rows] >= LEAST_DAYS) & (apart > largest)
         told = odd | (more["strange"][rows] > 0)
         away = np.abs(level - more["usual"][rows])
-        self._learn(habits, hour, rows, mean, level, apart, odd)
+        more["strange"][rows] = np.where(odd, more["strange"][rows] + 1, 0)
+        more["gathered"][rows] *= odd & trusted
+        self._learn(habits, hour, rows[trusted], mean[trusted], level[trusted], apart[trusted], odd[trusted])
         return {
             int(at[i]): {
                 "rows": int(n[i]), "mmd2": finite(round(float(apart[i]), 4)), "own_largest": finite(round(float(largest[i]), 4)),
@@ -191,23 +197,19 @@ class WindowMMD:
         more["base"][usual] += share * (mean[~odd] - more["base"][usual])
         more["usual"][usual] += share * (level[~odd] - more["usual"][usual])
         more["windows"][usual] += 1
-        more["strange"][usual] = 0
         new = more["day"][usual] != hour // 24
         more["days"][usual] += new
         more["day"][usual] = hour // 24
         slot = (more["days"][usual] - 1) % DAYS
         more["past"][usual, slot] = np.maximum(np.where(new, -np.inf, more["past"][usual, slot]), apart[~odd])
-        more["fresh"][strange] = np.where(more["strange"][strange, None] == 0, 0, more["fresh"][strange]) + mean[odd]
-        more["strange"][strange] += 1
-        full = more["strange"][strange] >= ADOPTED
+        more["fresh"][strange] = np.where(more["gathered"][strange, None] == 0, 0, more["fresh"][strange]) + mean[odd]
+        more["gathered"][strange] += 1
+        full = more["gathered"][strange] >= ADOPTED
         adopted = strange[full]
-        more["base"][adopted] = more["fresh"][adopted] / more["strange"][adopted, None]
+        more["base"][adopted] = more["fresh"][adopted] / more["gathered"][adopted, None]
         more["usual"][adopted] = level[odd][full]
-        more["windows"][adopted], more["strange"][adopted], more["days"][adopted] = (
-            ADOPTED,
-            0,
-            0,
-        )  # days are learnt anew
+        for name, value in {"windows": ADOPTED, "strange": 0, "gathered": 0, "days": 0}.items():
+            more[name][adopted] = value  # days are learnt anew
 
 
 @dataclass

@@ -50,6 +50,18 @@ def shares(
     return out
 
 
+def against(past: NDArray[np.int32], rho: NDArray[np.float64]) -> NDArray[np.int64]:
+    """What speaks against each caller: flags of a signal beyond twice the tolerated ones, in 256ths of a flag.
+
+    Of its past or of the block under way, whichever has more.
+
+    >>> against(np.array([[100, 3, 10, 2], [100, 5, 0, 0]], np.int32), np.array([0.02])).tolist()
+    [409, 256]
+    """
+    beyond = [half[:, 1:] - 2 * rho * half[:, :1] for half in np.split(past, 2, axis=1)]
+    return np.asarray(256 * np.maximum(np.concatenate(beyond, axis=1).max(axis=1), 0)).astype(np.int64)
+
+
 def bets(flag: NDArray[np.bool_], rho: float, share: NDArray[np.uint8]) -> Floats:
     """`bernoulli_bets` against each row's own rate; the rates that are bet on stay those of `rho`.
 

@@ -21,7 +21,7 @@ from detectors.base import Calibration, Caller, Evidence, Feedback, Measured, St
 from detectors.chains import Chains
 from detectors.constraints import Constraints
 from detectors.pool import Pool
-from detectors.search import NOT, WHAT_IF, Met
+from detectors.search import NOT, WHAT_IF, Met, Rows
 from detectors.signals import Frame
 from monitor.model import Family
 
@@ -33,7 +33,7 @@ TELLING: Final = (
     0.05  # share of honest rows that look like what-ifs anyway, from which on looking like one says nothing
 )
 DECLARED: Final[Mapping[str, frozenset[str]]] = {  # signals that a declared use of the model explains
-    "what_if": frozenset(SIGNALS),
+    "what_if": frozenset(SIGNALS) - {"schema"},  # values that nobody sends are no what-if
     "explainer": frozenset(SIGNALS),
     "load_test": frozenset({"near", "crowd", "cross", "joint", "edge", "shared"}),
     "health_probe": frozenset({"near", "crowd", "cross", "shared"}),
@@ -69,7 +69,7 @@ class Queries:
 
     Parameters: rho_schema, rho_near, rho_crowd, rho_cross, rho_joint, rho_edge, rho_shared: tolerated shares of flagged events; memory:
     distinct rows remembered per principal; min_rows: reference rows that calibration needs; max_mb: memory for recent
-    rows of all principals.
+    rows of all principals; where it is short each keeps fewer (detectors.chains).
 
     Reference: Chen, Carlini and Wagner 2020 (stateful detection); Li et al. 2022 (Blacklight); Shin, Ramdas and
     Rinaldo 2023 (e-detectors); catalogue and measurements: docs/attacks.md.
@@ -124,21 +124,7 @@ class Queries:
         misfits = _strange(rows, at)
         sent = as_rows(frame, codes, given, broken + misfits, fields, odd, given.margin <= learnt.edge)
         sent = sent._replace(who=who[at])
-        met = chains.meet(names, sent, learnt.scale)
-        mine = met.fresh & (met.excused == NOT)
-        others = pool.meet(names, sent, mine, learnt.groups, learnt.joint.place, learnt.scale, learnt.shared)
-        shared = np.array([o is not None for o in others], dtype=bool)
-        schema = met.schema | (met.fresh & (misfits >= 2))  # what does not fit the schema has no honest reading
-        on = {
-            "schema": schema,
-            "near": met.near,
-            "crowd": met.crowd,
-            "cross": met.cross,
-            "joint": met.odd,
-            "edge": met.edge,
-            "shared": shared,
-        }
-        share = self._shares(chains, names, sent.who, met.fresh, on)
+        met, on, share, others = self._follow(chains, pool, learnt, names, sent, misfits)
         evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given, share)
         linked = [(int(at[i]), o) for i, o in enumerate(others) if o is not None and evidence.flag[i]]
         table = tuple(dict.fromkeys([*names, *(o for _, o in linked)]))
@@ -146,9 +132,39 @@ class Queries:
         links = np.array([(r, place[o]) for r, o in linked], dtype=np.int64).reshape(-1, 2)
         flagged = np.flatnonzero(evidence.flag)
         details = _Why(learnt.rules, frame, on, met, flagged, at[flagged])
-        chains.forget(round(self.max_mb * 1e6))
         found = replace(evidence, principals=table, links=links, details=details)
         return Measured(self._state(cal, chains, pool), (), found)
+
+    def _follow(
+        self, chains: Chains, pool: Pool, learnt: Learnt, names: tuple[str, ...], sent: Rows, misfits: NDArray[np.int64]
+    ) -> tuple[Met, dict[str, NDArray[np.bool_]], NDArray[np.uint8], list[str | None]]:
+        """Move chains and pool on by all rows; per row what was met, the signals that fired, the tolerated shares, and the
+        other caller that it belongs with.
+        """
+        limit, rates = round(self.max_mb * 1e6), np.array([*self._rho().values()])
+        mets, fired, shares, others = (
+            list[Met](),
+            list[NDArray[np.bool_]](),
+            list[NDArray[np.uint8]](),
+            list[str | None](),
+        )
+        for piece in chains.pieces(len(sent.who), len(names), limit):
+            part = Rows._make(a[piece] for a in sent)
+            met = chains.meet(names, part, learnt.scale)
+            mine = met.fresh & (met.excused == NOT)
+            found = pool.meet(names, part, mine, learnt.groups, learnt.joint.place, learnt.scale, learnt.shared)
+            others += found
+            on = {
+                "schema": met.schema | (met.fresh & (misfits[piece] >= 2)),  # what fits no schema has no honest reading
+                "near": met.near, "crowd": met.crowd, "cross": met.cross, "joint": met.odd, "edge": met.edge,
+                "shared": np.array([o is not None for o in found], dtype=bool),
+            }  # fmt: skip
+            fired.append(np.stack([on[s] for s in SIGNALS], axis=1))
+            shares.append(self._shares(chains, names, part.who, met.fresh, fired[-1], rates))
+            mets.append(met)
+            chains.forget(limit, lambda past: own.against(past, rates))
+        flags, whole = np.concatenate(fired), Met._make(np.concatenate(a) for a in zip(*mets, strict=True))
+        return whole, {s: flags[:, j] for j, s in enumerate(SIGNALS)}, np.concatenate(shares), others
 
     def _evidence(
         self, cal: Calibration, window: Window, rows: pa.Table, at: NDArray[np.int64], names: tuple[str, ...],
@@ -171,13 +187,13 @@ class Queries:
 
     def _shares(
         self, chains: Chains, names: Sequence[str], who: NDArray[np.int64], fresh: NDArray[np.bool_],
-        on: Mapping[str, NDArray[np.bool_]],
+        flags: NDArray[np.bool_], rates: NDArray[np.float64],
     ) -> NDArray[np.uint8]:  # fmt: skip
         """What each caller's own past leaves of the tolerated rates."""
         present, mine = np.unique(who, return_inverse=True)
         places = chains.places_of([names[k] for k in present.tolist()])
-        past, flags = chains.past[places], np.stack([on[s] for s in SIGNALS], axis=1)
-        found = own.shares(past, mine, fresh, flags, np.array([*self._rho().values()]))
+        past = chains.past[places]
+        found = own.shares(past, mine, fresh, flags, rates)
         chains.past[places] = past
         return found
 

@@ -42,7 +42,7 @@ class Volume:
     Reference: Vovk 2021; Shin, Ramdas and Rinaldo 2023.
 
     >>> Volume().keep
-    1344
+    1368
     """
 
     name: ClassVar[str] = "volume"

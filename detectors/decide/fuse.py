@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from detectors.base import NAMED, TECHNIQUES, Evidence, Feedback, State
 from detectors.decide.made import Decided
+from detectors.decide.naming import SURE
 from detectors.decide.principals import MICRO, Ledger
 from detectors.decide.sums import cusum
 from detectors.decide.walk import CLEAR_US, QUIET_US, Events, Lane, Run, Walk
@@ -125,7 +126,7 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
         if e.votes is not None:
             votes[at] += e.votes
         elif e.family in NAMED:
-            votes[at, list(TECHNIQUES.values()).index(e.family)] += e.flag
+            votes[at, list(TECHNIQUES.values()).index(e.family)] += SURE * e.flag
         if e.alike is not None:
             alike[at] = e.alike
         for r, other in e.links.tolist() if e.links is not None else ():

@@ -17,6 +17,7 @@ from monitor.model import Family, Severity
 LEAD: Final = 1.0  # nats by which a family must lead the next; votes are tempered, so this is more than it looks
 PLACES: Final = tuple(tuple(i for i, g in enumerate(TECHNIQUES.values()) if g is f) for f in NAMED)
 ENOUGH: Final = 6  # flagged queries before a name is given
+SURE: Final = 20.0  # nats that a fact says about its family, with which one is enough
 FULL: Final = 25  # flagged queries before an incident may be more than minor
 TOOL_SHARE: Final = 2 / 3  # of a suspect's strange queries that a tool explains, from which on it may be one
 TOOL_LEAST: Final = 8  # of them
@@ -30,6 +31,10 @@ ALIKE: Final[Mapping[str, str]] = {
     "drawn": "rows that draw each column by itself, as LIME does unless told otherwise, and as theft does",
 }
 PROFILES: Final[Mapping[str, str]] = {"drawn": "explainer"}  # under which a tool is declared, where not its own name
+FACTS: Final[Mapping[str, tuple[str, str]]] = {  # the same of detectors whose flags are facts
+    "exposure": ("batch", "a declared budget holds for whatever it is asked for"),
+    "canaries": ("health_probe", "nobody who may send canaries is declared under this name"),
+}
 BENIGN: Final[Mapping[Family, tuple[str, str]]] = {  # the honest use that looks most like it, and what tells them apart
     Family.ANOMALY: ("what_if", "its queries are not variations of a few fields of one honest row"),
     Family.EXTRACTION: ("explainer", "its made-up rows are not spread around rows that it sent as they are"),
@@ -67,7 +72,7 @@ def named(votes: Sequence[float], count: int) -> Named:
 
 def leading(votes: Sequence[float], count: int) -> Family:
     """The family alone: that of the best technique when it leads the next family by LEAD, else anomaly."""
-    if count < ENOUGH:
+    if count < ENOUGH and max(votes) < SURE:
         return Family.ANOMALY
     best = _best(votes)
     second, first = sorted(best)[-2:]
@@ -79,9 +84,13 @@ def _best(votes: Sequence[float]) -> list[float]:
     return [max([votes[i] for i in places]) for places in PLACES]
 
 
-def look_alike(found: Family) -> dict[str, Any]:
-    """The nearest honest use and why it is not that."""
-    profile, why = BENIGN.get(found, BENIGN[Family.ANOMALY])
+def look_alike(found: Family, fact: str = "") -> dict[str, Any]:
+    """The nearest honest use and why it is not that. fact: the detector that knows it by a fact, if one does.
+
+    >>> look_alike(Family.EXTRACTION, "exposure")["profile"]
+    'batch'
+    """
+    profile, why = FACTS.get(fact) or BENIGN.get(found, BENIGN[Family.ANOMALY])
     return {"profile": profile, "why_not": why}
 
 

@@ -271,6 +271,11 @@ class Walk:
         alone = (v for name, v in parts.items() if name.split("/", 1)[0] not in self.events.excusing)
         return self.lane.family is not None or max(alone, default=0.0) >= self.level
 
+    def fact(self, parts: Mapping[str, float]) -> str:
+        """The detector that is certain of a subject by itself, if one is."""
+        certain = (n.split("/", 1)[0] for n, v in parts.items() if v >= self.level)
+        return next((n for n in certain if n in naming.FACTS), "")
+
     def open(self, run: Run, i: int, now: int, subject: str) -> None:
         lead = int(np.argmax(run.sums[i]))
         case = Case(now, int(run.onset[i, lead]), int(run.count[i, lead]), last_us=now, flagged=1)
@@ -350,7 +355,7 @@ class Walk:
             evidence |= {
                 "confidence": named.sure,
                 "technique": named.technique,
-                "look_alike": naming.look_alike(named.family) if tool is None else tool.told(),
+                "look_alike": naming.look_alike(named.family, self.fact(parts)) if tool is None else tool.told(),
             }
         self.ledger.named[subject] = named.family.value
         kind = "cluster" if subject in self.ledger.groups else self.lane.kind

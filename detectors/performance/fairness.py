@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detectors import stats
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
-from detectors.binned import floats
+from detectors.binned import floats, stands_for
 from detectors.conformal import History
 from detectors.labels import Waiting, joined, values, wait
 from detectors.past import KEEP, Past, best_p, wagers
@@ -39,6 +39,8 @@ class Fairness:
 
     Math: d = p_group - p_rest with variance p (1 - p) (1 / n_group + 1 / n_rest), scaled as in detectors.conformal.even,
     then conformal ranks and bets; budget() adds up.
+
+    Rows of a sampled log weigh what they stand for; n is then their effective number.
 
     Assumptions: the reference's groups are the groups; a number makes three, cut at its thirds. That a difference stands
     still does not make it fair.
@@ -146,11 +148,12 @@ class Fairness:
     def _rates(self, cal: Calibration, window: Window, waiting: Waiting) -> tuple[Floats, list[dict[str, Any]]]:
         """Differences, variances and inverse counts (3, rates x groups), and what people see."""
         columns = [f"feature:{g}" for g, _ in cal.meta["groups"]]
-        rows = window.rows([*columns, "prediction_label"])
+        columns += ["prediction_label", "sampling_fraction"]
+        rows = window.rows(columns)
         cases = [(rows, np.ones(rows.num_rows, dtype=bool))]
         empty = rows.slice(0, 0)
         if waiting.judged is not None:
-            earlier = waiting.judged.rows([*columns, "prediction_label", "request_id", "row_index"])
+            earlier = waiting.judged.rows([*columns, "request_id", "row_index"])
             place, truth, _ = joined(earlier, waiting.judged.labels(window.end_us), self.label)
             earlier = earlier.take(pa.array(place))
             positive = truth == cal.meta["outcome"]
@@ -160,34 +163,40 @@ class Fairness:
         out: list[tuple[float, float, float]] = []
         told: dict[tuple[str, str], dict[str, Any]] = {}
         for rate, (table, among) in zip(RATES, cases, strict=True):
-            hit = _words(table, "prediction_label") == cal.meta["outcome"]
+            hit, events = _words(table, "prediction_label") == cal.meta["outcome"], stands_for(table)
             for g, kinds in cal.meta["groups"]:
                 inside = list(_inside(table, f"feature:{g}", kinds))
                 anyone = np.logical_or.reduce([i for _, i in inside]) if inside else among
                 for j, (label, own) in enumerate(inside):
                     mine, rest = own & among, anyone & among & ~own
                     entry = told.setdefault((g, label), {"feature": g, "group": label})
-                    entry[rate] = _share(hit, mine, self.min_rows)
+                    entry[rate] = _share(hit, mine, events, self.min_rows)
                     if len(kinds) > 2 or j == 0:
-                        out.append(_difference(hit, mine, rest, self.min_rows))
+                        out.append(_difference(hit, mine, rest, events, self.min_rows))
         return np.array(out, dtype=np.float64).T.reshape(3, -1), list(told.values())
 
 
-def _share(hit: NDArray[np.bool_], among: NDArray[np.bool_], least: int) -> dict[str, Any]:
-    n, hits = int(among.sum()), int((hit & among).sum())
-    if n < least:
+def _rate(hit: NDArray[np.bool_], among: NDArray[np.bool_], events: Floats) -> tuple[float, float]:
+    """A group's rate over the events that its rows stand for, and how many rows drawn alike would be as sure (Kish 1965)."""
+    own = events[among]
+    whole = float(own.sum())
+    return (float(own @ hit[among]) / whole, whole**2 / float(own @ own)) if whole else (np.nan, 0.0)
+
+
+def _share(hit: NDArray[np.bool_], among: NDArray[np.bool_], events: Floats, least: int) -> dict[str, Any]:
+    n, (p, effective) = int(among.sum()), _rate(hit, among, events)
+    if effective < least:
         return {"n": n, "reason": TOO_LITTLE}
-    low, high = stats.wilson(hits, n)
-    return {"n": n, "share": round(hits / n, 4), "band": [round(low, 4), round(high, 4)]}
+    low, high = stats.wilson(p * effective, effective)
+    return {"n": n, "share": round(p, 4), "band": [round(low, 4), round(high, 4)]}
 
 
 def _difference(
-    hit: NDArray[np.bool_], mine: NDArray[np.bool_], rest: NDArray[np.bool_], least: int
+    hit: NDArray[np.bool_], mine: NDArray[np.bool_], rest: NDArray[np.bool_], events: Floats, least: int
 ) -> tuple[float, float, float]:
-    a, b = int(mine.sum()), int(rest.sum())
+    (p, a), (q, b) = _rate(hit, mine, events), _rate(hit, rest, events)
     if a < least or b < least:
         return np.nan, np.nan, np.nan
-    p, q = float(hit[mine].mean()), float(hit[rest].mean())
     whole = (p * a + q * b) / (a + b)
     return p - q, whole * (1 - whole), 1 / a + 1 / b
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:  # heavy; the command imports what it needs
     from monitor.reports.diagnosis import Diagnosis
     from monitor.service.tune import Tuned
 
-LOOK_BACK_US = 90 * 86_400 * SECOND_US
-
 
 def tune(
     model: Annotated[str, typer.Argument(help="The model, as the configuration names it.")],
@@ -40,6 +38,7 @@ def tune(
     from monitor.reports.diagnosis import diagnose
     from monitor.service import tune as tuning
     from monitor.service.compose import open_service
+    from monitor.service.renewal import HISTORY_US
     from monitor.store import queries
 
     loaded = load(config)
@@ -57,7 +56,7 @@ def tune(
         if row is None or row.judged_us is None or first_us is None:
             raise UsageError(f"no window of {model} has been judged yet; `lanner check` judges what is in the log")
         end_us = row.judged_us if end_us is None else end_us
-        start_us = max(first_us, end_us - LOOK_BACK_US if start_us is None else start_us)
+        start_us = max(first_us, end_us - HISTORY_US if start_us is None else start_us)
         if start_us >= end_us:
             raise UsageError("--from: there are no windows between it and --to")
         report = sys.stderr.isatty()

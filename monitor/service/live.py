@@ -15,6 +15,7 @@ from detectors.base import Feedback, State, pack, unpack
 from monitor.config import Config
 from monitor.errors import FencedOut
 from monitor.model import SECOND_US, Alert, Transition
+from monitor.service import counts
 from monitor.service.callers import Find, nobody
 from monitor.service.due import watermark
 from monitor.service.judge import Judge
@@ -113,9 +114,8 @@ class LiveModel:
             ),
             labels=lambda start, end, as_of: self.log.labels(watched.name, start, end, as_of),
             feedback=lambda start, end, columns: self.log.feedback(watched.name, start, end, columns),
-            stored=lambda start, end: ledger.load_profiles(
-                self.engine, watched.model_id, watched.reference_hash, start, end
-            ),
+            # A bucket that is asked for holds no row of the tick under way. Fresh state stands at no batch: all counts.
+            stored=lambda start, end: counts.stored(self.engine, self.log, watched, start, end, work.position or None),
             callers=self.callers,
         )
 
@@ -189,7 +189,7 @@ class LiveModel:
         ):
             work.settle()
             return
-        counts = [
+        touched = [
             ledger.ProfileRow(
                 watched.reference_hash, b, b + watched.bucket_us, work.profiles[b].n, work.profiles[b].to_bytes()
             )
@@ -207,7 +207,7 @@ class LiveModel:
                 last_event_us=None if work.high_us == NEVER else work.high_us,
                 now_us=now_us,
                 ledger=work.ledger,
-                profiles=counts,
+                profiles=touched,
                 states=states,
                 detections=work.detections,
                 alerts=list(work.alerts.values()),

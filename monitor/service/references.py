@@ -16,12 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import structlog
 
 from alerts.evidence import clean
+from detectors.binned import floats, stands_for
 from detectors.conformal import MIN_HISTORY
 from detectors.profile import Bins, Profile, compare, merged
 from detectors.reference import check
@@ -307,15 +309,21 @@ def compared(folder: Path, old: ReferenceRow, new: ReferenceRow) -> dict[str, An
 
 
 def _centers(before: pa.Table, after: pa.Table, name: str) -> Mapping[str, Any]:
-    """Means of a number on both sides; categories that came and went."""
+    """Means of a number over the events that the rows stand for, on both sides; categories that came and went."""
     column = f"feature:{name}"
     if column not in before.column_names or column not in after.column_names:
         return {}
     a, b = before[column], after[column]
     if pa.types.is_floating(a.type) and pa.types.is_floating(b.type):
-        return {"mean": [pc.mean(a).as_py(), pc.mean(b).as_py()]}
+        return {"mean": [_mean(t, column) for t in (before, after)]}
     x, y = ({str(v) for v in pc.unique(c).to_pylist() if v is not None} for c in (a, b))
     return {"came": sorted(y - x)[:20], "went": sorted(x - y)[:20]}
+
+
+def _mean(rows: pa.Table, column: str) -> float | None:
+    x, weight = floats(rows, column), stands_for(rows)
+    known = np.isfinite(x)
+    return float(np.average(x[known], weights=weight[known])) if known.any() else None
 
 
 def recount(

@@ -6,10 +6,12 @@ Any process may do it at any time; a lease per model lets one do it at once. Not
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 import structlog
 
+from detectors.profile import key_of
 from monitor.errors import UsageError
 from monitor.model import HOUR_US, SECOND_US
 from monitor.service import references, versions
@@ -17,10 +19,11 @@ from monitor.service.compose import Service
 from monitor.service.watch import Watched
 from monitor.store import leases, ledger
 from monitor.store import references as store
+from monitor.store.queries import Engine
 
-HISTORY_US: Final = 60 * 24 * HOUR_US  # counts of so much time are rebuilt on a new reference
+HISTORY_US: Final = 90 * 24 * HOUR_US  # counts of so much time are rebuilt on new bins; what `lanner tune` looks back
 LEASE_US: Final = 3600 * SECOND_US  # longer than the longest pass
-REBUILT: Final = "rebuilt"  # state: the reference that history was counted on last
+REBUILT: Final = "rebuilt"  # state: the reference and bins that history was counted on last, and since when
 LANNER: Final = "lanner"
 
 log = structlog.get_logger("lanner.references")
@@ -62,26 +65,40 @@ def _propose(service: Service, name: str, now_us: int) -> None:
 
 
 def rebuild(service: Service, watched: Watched, now_us: int) -> int:
-    """Count the history of the event log on the model's reference, once for each reference; the buckets counted.
+    """Count the history of the event log on the model's bins, once for each reference and division into parts; the
+    buckets counted.
 
     Ticks have counted what they need themselves; this is for reports, longer windows and back-tests.
     """
     digest, model_id = watched.reference_hash, watched.model_id
-    if digest == references.NO_REFERENCE or _rebuilt(service, model_id) == digest:
+    if digest == references.NO_REFERENCE or rebuilt_since(service.engine, watched) is not None:
         return 0
     _, newest_us = store.progress(service.engine, model_id)
     if newest_us is None:
         return 0
-    size = watched.bucket_us
-    span_us = ((newest_us - HISTORY_US) // size * size, newest_us + 1)
+    longest_us, size = watched.longest_us, watched.bucket_us
+    since_us = (newest_us - HISTORY_US) // longest_us * longest_us - longest_us  # whole windows of every monitor
     position = ledger.standing(service.engine, model_id, watched.name, 0).position
-    found = references.recount(service.log, model_id, watched.bins, watched.columns, size, span_us, upto=position)
+    found = references.recount(
+        service.log, model_id, watched.bins, watched.columns, size, (since_us, newest_us + 1), upto=position
+    )
     rows = [ledger.ProfileRow(digest, b, b + size, p.n, p.to_bytes()) for b, p in sorted(found.items())]
-    ledger.put_history(service.engine, model_id, rows)
-    ledger.put_state(service.engine, model_id, REBUILT, digest.encode(), now_us)
+    ledger.put_history(service.engine, model_id, rows, lambda body: key_of(body) == watched.bins.key)
+    body = json.dumps({**_on(watched), "since_us": since_us}).encode()
+    ledger.put_state(service.engine, model_id, REBUILT, body, now_us)
     return len(rows)
 
 
-def _rebuilt(service: Service, model_id: str) -> str | None:
-    body = ledger.load_state(service.engine, model_id, REBUILT)
-    return None if body is None else body.decode()
+def rebuilt_since(engine: Engine, watched: Watched) -> int | None:
+    """From when on stored counts on the model's bins are complete; None before history was counted on them."""
+    body = ledger.load_state(engine, watched.model_id, REBUILT)
+    if body is None or not body.startswith(b"{"):  # earlier releases wrote the reference's hash alone
+        return None
+    known = json.loads(body)
+    since_us = int(known.pop("since_us"))
+    return since_us if known == _on(watched) else None
+
+
+def _on(watched: Watched) -> dict[str, str]:
+    """What counts rest on: the same reference counts anew once the model's segments or context change."""
+    return {"reference": watched.reference_hash, "bins": watched.bins.key}

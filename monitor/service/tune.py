@@ -13,8 +13,12 @@ from typing import Any, Final
 
 from detectors import decide
 from monitor.model import SECOND_US, Action, Alert, rfc3339
+from monitor.service import counts
 from monitor.service.compose import Service
+from monitor.service.judge import Counts
 from monitor.service.live import LiveModel
+from monitor.service.renewal import rebuilt_since
+from monitor.service.watch import Watched
 from monitor.service.work import Work
 
 BUDGETS: Final = ("1/7d", "1/30d", "1/90d", "1/365d")
@@ -61,18 +65,33 @@ def tune(
 ) -> list[Tuned]:  # fmt: skip
     """Every budget (false alarms per second, by name) over the windows of a time, as if the service had begun then."""
     live = service.model(model, now_us)
+    size = live.watched.longest_us
+    span_us = (span_us[0] // size * size, span_us[1])
+    stored = None if attacks else _counts(service, live.watched, span_us)  # the rows that are read are counted
     found = []
     for name, rate in budgets.items():
         progress(name)
-        found.append(_tuned(live, name, rate, span_us, attacks=attacks))
+        found.append(_tuned(live, name, rate, span_us, stored))
     return found
 
 
-def _tuned(live: LiveModel, name: str, rate: float, span_us: tuple[int, int], *, attacks: bool) -> Tuned:
+def _counts(service: Service, watched: Watched, span_us: tuple[int, int]) -> Counts:
+    """Counts of a time: as ticks stored them where history is counted on the model's bins since then, else from the log.
+
+    Without that, windows of which nothing is stored would be judged as if nothing had come.
+    """
+    since_us = rebuilt_since(service.engine, watched)
+    if since_us is not None and since_us <= span_us[0]:
+        return lambda start, end: counts.stored(service.engine, service.log, watched, start, end, None)
+    found = counts.counted(service.log, watched, span_us)
+    return lambda start, end: {b: body for b, body in found.items() if start <= b < end}
+
+
+def _tuned(live: LiveModel, name: str, rate: float, span_us: tuple[int, int], stored: Counts | None) -> Tuned:
+    """One budget; without `stored` counts the log itself is replayed."""
     watched = live.watched
     lengths = [m.window_us for m in watched.monitors if m.reads == "windows"]
-    size = watched.longest_us
-    start_us, end_us = span_us[0] // size * size, span_us[1]
+    start_us, end_us = span_us
     other = replace(
         watched,
         budget=decide.BudgetSettings.derive(rate, lengths),
@@ -80,9 +99,8 @@ def _tuned(live: LiveModel, name: str, rate: float, span_us: tuple[int, int], *,
         catch_up_us=1 << 62,  # the past is no gap here
     )
     work = live.fresh()
-    judge = replace(live.judge(work), watched=other)
-    if attacks:
-        judge = replace(judge, stored=lambda start, end: {})  # the rows that are read are counted here
+    judge = replace(live.judge(work), watched=other, stored=stored or (lambda start, end: {}))
+    if stored is None:
         for rows in live.log.read_window(watched.model_id, start_us, end_us, watched.columns):
             judge.absorb(work, watched.known.mark(rows), None)
     work.first_us = start_us if work.first_us is None else work.first_us

@@ -71,7 +71,7 @@ def counted(log: EventLog, watched: Watched, pair: Pair) -> Mapping[str, Windows
     found: dict[str, dict[int, Profile]] = {pair.old: {}, pair.new: {}}
     size = _detector(watched)[1]
     start_us = (pair.came_us - BEFORE_US) // size * size
-    columns = [*dict.fromkeys(("event_time", "model_version", *watched.bins.columns))]
+    columns = [*dict.fromkeys(("event_time", "model_version", "sampling_fraction", *watched.bins.columns))]
     for rows in log.read_window(watched.model_id, start_us, pair.until_us, columns):
         for version, windows in found.items():
             own = rows.filter(pc.fill_null(pc.equal(rows["model_version"], version), False))

@@ -240,17 +240,20 @@ def load_state(engine: sa.Engine, model_id: str, name: str) -> bytes | None:
         return None if body is None else bytes(body)
 
 
-def put_history(engine: sa.Engine, model_id: str, counts: Sequence[ProfileRow]) -> None:
-    """Store counts that were rebuilt on a new reference; a bucket of which more is known already stays."""
+def put_history(
+    engine: sa.Engine, model_id: str, counts: Sequence[ProfileRow], of_use: Callable[[bytes], bool] = lambda body: True
+) -> None:
+    """Store counts that were rebuilt; a bucket of which more is known already, in a body that is `of_use`, stays."""
     with write(engine) as conn:
         known = {
             int(r.start_us): int(r.n)
             for r in conn.execute(
-                sa.select(profiles.c.start_us, profiles.c.n).where(
+                sa.select(profiles.c.start_us, profiles.c.n, profiles.c.body).where(
                     profiles.c.model_id == model_id,
                     profiles.c.reference_hash.in_({c.reference_hash for c in counts}),
                 )
             )
+            if of_use(bytes(r.body))
         }
         for c in counts:
             if known.get(c.start_us, -1) < c.n:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -103,6 +105,23 @@ def test_nothing_under_suspicion_enters(tmp_path: Path) -> None:
     assert (again["rows"], again["version"], again["excluded"]["incidents"]) == (60 * 20, 2, ["b" * 36])
     moved = said(tmp_path, "compare", MODEL)
     assert (moved["old"], moved["new"], {f["name"] for f in moved["features"]} >= {"x", "y", "c"}) == (1, 2, True)
+    found.close()
+
+
+def test_means_of_a_sampled_reference_are_those_of_its_traffic(tmp_path: Path) -> None:
+    """Of the large x of a second reference a tenth is logged and says so: compared with the first its mean has not moved."""
+    rng, all_of_them = np.random.default_rng(3), made(range(60), 40, seed=2)
+    values = [float(str((e.features or {})["x"])) for e in all_of_them]
+    kept = [i for i, x in enumerate(values) if x < 0 or rng.random() < 0.1]
+    few = [msgspec.structs.replace(all_of_them[i], sampling_fraction=1.0 if values[i] < 0 else 0.1) for i in kept]
+    jsonl(tmp_path / "a.jsonl", made(range(60), 40))
+    jsonl(tmp_path / "b.jsonl", few)
+    found = service(tmp_path, {"reference": {"file": "a.jsonl"}})
+    found.model(MODEL, 1)
+    said(tmp_path, "build", MODEL, "--file", str(tmp_path / "b.jsonl"))
+    (x,) = (f for f in said(tmp_path, "compare", MODEL, "2", "1")["features"] if f["name"] == "x")
+    assert x["mean"] == pytest.approx([0.0, 0.0], abs=0.12)
+    assert np.mean([values[i] for i in kept]) < -0.5
     found.close()
 
 

@@ -9,10 +9,14 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
+from detectors.profile import Profile
 from monitor.cli import COMMANDS
 from monitor.cli.tune import tune
 from monitor.errors import UsageError
 from monitor.model import HOUR_US, parse_time_us
+from monitor.service import renewal
+from monitor.service import tune as tuning
+from monitor.store import ledger
 from monitor.store.schema import metadata
 from tests.smalllogs import MODEL, START_US, feed, jsonl, made, service
 
@@ -67,4 +71,65 @@ def test_budgets_are_compared_and_nothing_is_written(tmp_path: Path) -> None:
     assert rows(found.engine) == before
     with pytest.raises(UsageError, match="not a budget"):
         CliRunner().invoke(command(), [*words, "--budget", "often"], catch_exceptions=False)
+    found.close()
+
+
+def test_history_is_counted_anew_when_the_segments_change(tmp_path: Path) -> None:
+    """A model that gets segments is tuned on all its windows, before history is counted on them and after; no hour of
+    the change is judged as empty, and what ticks counted since stays.
+    """
+    jsonl(tmp_path / "a.jsonl", made(range(-60, 0)))
+    given = {"reference": {"file": "a.jsonl"}}
+    found = service(tmp_path, given)
+    feed(found, made(range(70), seed=2) + made(range(70, 71), seed=3)[:10])
+    watched = found.model(MODEL, 1).watched
+    assert renewal.rebuilt_since(found.engine, watched) is None
+    renewal.attend(found, MODEL, 1)
+    since_us = renewal.rebuilt_since(found.engine, watched)
+    assert since_us is not None
+    assert since_us <= START_US + 71 * HOUR_US - renewal.HISTORY_US
+    found.close()
+
+    found = service(tmp_path, {**given, "segments": ["c"]})
+    feed(found, made(range(70, 71), seed=3)[10:] + made(range(71, 75), seed=4))
+    watched, span = found.model(MODEL, 2).watched, (START_US, START_US + 75 * HOUR_US)
+    (hour,) = (w for w in ledger.ledger_rows(found.engine, watched.model_id, *span) if w.monitor == "volume" and w.end_us == START_US + 71 * HOUR_US)  # fmt: skip
+    assert hour.n == 20
+    assert renewal.rebuilt_since(found.engine, watched) is None
+    before = rows(found.engine)
+    told = tuning.tune(found, MODEL, {"1/30d": 1 / (30 * 86_400)}, span, 3)
+    assert rows(found.engine) == before
+    assert renewal.rebuild(found, watched, 4) == 75
+    assert renewal.rebuild(found, watched, 5) == 0
+    assert tuning.tune(found, MODEL, {"1/30d": 1 / (30 * 86_400)}, span, 6) == told
+    assert not told[0].incidents
+    per_hour = [Profile.from_bytes(b) for b in ledger.load_profiles(found.engine, watched.model_id, watched.reference_hash, *span).values()]  # fmt: skip
+    assert {(p.n, p.key) for p in per_hour} == {(20, watched.bins.key)}
+    found.close()
+    found = service(tmp_path, given)
+    plain = tuning.tune(found, MODEL, {"1/30d": 1 / (30 * 86_400)}, span, 7)
+    assert plain[0].judged == told[0].judged
+    found.close()
+
+
+def test_time_before_what_was_rebuilt_is_counted_from_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a new reference, windows older than the counts that were rebuilt on it are judged on their rows, not as empty."""
+    for name, seed in (("a", 1), ("b", 5)):
+        jsonl(tmp_path / f"{name}.jsonl", made(range(-60, 0), seed=seed))
+    found = service(tmp_path, {"reference": {"file": "a.jsonl"}})
+    feed(found, made(range(70), seed=2))
+    found.close()
+    found = service(tmp_path, {"reference": {"file": "b.jsonl"}})
+    feed(found, made(range(70, 73), seed=3))
+    monkeypatch.setattr(renewal, "HISTORY_US", 10 * HOUR_US)
+    renewal.attend(found, MODEL, 1)
+    watched, span = found.model(MODEL, 2).watched, (START_US, START_US + 73 * HOUR_US)
+    since_us = renewal.rebuilt_since(found.engine, watched)
+    assert since_us is not None
+    assert since_us > START_US
+    assert len(ledger.load_profiles(found.engine, watched.model_id, watched.reference_hash, *span)) < 73
+    (told,) = tuning.tune(found, MODEL, {"1/7d": 1 / (7 * 86_400)}, span, 3)
+    (replayed,) = tuning.tune(found, MODEL, {"1/7d": 1 / (7 * 86_400)}, span, 4, attacks=True)
+    assert (told.windows, told.judged) == (replayed.windows, replayed.judged)
+    assert not [i for i in told.incidents if i.event == "TrafficAnomaly"]
     found.close()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+import numpy as np
+import pytest
 from starlette.testclient import TestClient
 
 from detectors.drift.marginals import VERSION
@@ -73,3 +76,24 @@ def test_an_equal_version_and_a_short_history(tmp_path: Path) -> None:
         assert pair["features"][0]["js"] is not None
         assert pair["until_us"] >= START_US + (hours + 29) * HOUR_US
         found.close()
+
+
+def test_a_version_whose_log_is_a_sample_is_compared_by_its_traffic(tmp_path: Path) -> None:
+    """One category of the new version is logged at a declared quarter: by its traffic it is the same; its rows would differ."""
+    jsonl(tmp_path / "a.jsonl", made(range(-10, 0)))
+    found = service(tmp_path, {"reference": {"file": "a.jsonl"}})
+    rng, new = np.random.default_rng(5), made(range(60, 86), 40, seed=3, version="2")
+    parts = [0.25 if (e.features or {})["c"] == "a" else 1.0 for e in new]
+    told = [
+        msgspec.structs.replace(e, sampling_fraction=f)
+        for e, f in zip(new, parts, strict=True)
+        if f == 1 or rng.random() < f
+    ]
+    feed(found, made(range(60), 40, seed=2) + told)
+    renewal.attend(found, MODEL, 1)
+    (pair,) = comparisons.listed(found.engine, found.tables[MODEL].model_id)
+    assert pair["verdict"] == "same"
+    assert pair["rows"][1] == pytest.approx(len(new), rel=0.1)
+    (c,) = (f for f in pair["features"] if f["name"] == "c")
+    assert c["js"] < 0.05
+    found.close()

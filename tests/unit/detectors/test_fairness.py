@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from detectors.performance.fairness import TOO_LITTLE, Fairness
@@ -38,6 +42,26 @@ def test_every_group_has_its_rates_with_bands_or_says_that_there_is_too_little()
     assert "true positive rate" in told["red"]
     assert "false positive rate" in told["red"]
     assert found.detections[0].evidence["outcome"] == "fraud"
+
+
+def test_rates_of_a_sampled_log_are_those_of_the_traffic() -> None:
+    """Of what is not the outcome a quarter is logged and says so: rates are as they were, with wider bands."""
+    whole = favoured(3, rows=4000)
+    rng = np.random.default_rng(7)
+    fraud = np.asarray(whole.table["prediction_label"].to_pylist()) == "fraud"
+    kept = np.flatnonzero(fraud | (rng.random(4000) < 0.25))
+    fraction = pa.array(np.where(fraud, 1.0, 0.25))
+    table = whole.table.append_column("sampling_fraction", fraction).take(pa.array(kept))
+    told = {}
+    for name, window in (("whole", whole), ("sampled", dataclasses.replace(whole, table=table))):
+        found = court()
+        found.window(window)
+        told[name] = {g["group"]: g["outcome rate"] for g in found.detections[0].evidence["groups"]}
+    for group, was in told["whole"].items():
+        now = told["sampled"][group]
+        assert now["share"] == pytest.approx(was["share"], abs=0.04)
+        assert now["n"] < was["n"]
+        assert now["band"][1] - now["band"][0] > was["band"][1] - was["band"][0]
 
 
 def test_numbers_make_three_groups() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from detectors.abuse.surges import Abuse
 from detectors.access.novelty import Access
-from detectors.base import Caller, Detection, Evidence, State
+from detectors.base import Caller, Detection, Evidence, Feedback, State
 from detectors.habits import TOLERATED
 from monitor.model import HOUR_US, Event, Verdict
 from tests.judging import Rows, as_log, calls, mixed, places
@@ -157,6 +157,63 @@ def test_a_surge_is_not_usual_by_its_second_day(rng: np.random.Generator) -> Non
     assert fired(found(Abuse(), past(rng), surge)).count("calls") > 20
     more = calls(range(NOW, NOW + 72), 1200, rng)
     assert fired(found(Abuse(), past(rng), more)).count("calls") > 40
+
+
+SUSPECTED = Feedback(suspects=frozenset({"client"}))
+
+
+def went_on(detector: Any, *parts: tuple[pa.Table, Feedback]) -> tuple[State, Evidence]:
+    """The state after stretches with what the deciders said before each, and the evidence of the last one."""
+    calibration, state, evidence = detector.calibrate([], "none"), None, None
+    for table, feedback in parts:
+        measured = detector.measure(calibration, state, as_log(table), feedback)
+        state, evidence = measured.state, measured.evidence
+    assert isinstance(state, State)
+    assert isinstance(evidence, Evidence)
+    return state, evidence
+
+
+def test_what_a_suspect_does_much_of_is_not_usual_for_it(rng: np.random.Generator) -> None:
+    """Days of surges under suspicion leave the past of a caller as it was; after the incident it learns again."""
+    before = past(rng)
+    surge, then = (calls(range(NOW + first, NOW + first + 144), 400, rng) for first in (24, 168))
+    old, _ = went_on(Abuse(), (before, Feedback()))
+    held, _ = went_on(Abuse(), (before, Feedback()), (surge, SUSPECTED))
+    for name in ("top", "week", "hits", "trials"):
+        assert np.array_equal(held.arrays[name], old.arrays[name])
+    assert not held.arrays["crowd"][:, 1:].any()  # nor does it say what happens to many
+    learnt, _ = went_on(Abuse(), (mixed(before, surge), Feedback()))
+    assert learnt.arrays["top"][0, 0] == 400
+    again, evidence = went_on(Abuse(), (before, Feedback()), (surge, SUSPECTED), (then, Feedback()))
+    assert "calls" in fired(evidence)
+    assert again.arrays["top"][0, 0] == 400
+
+
+def test_values_of_a_suspect_do_not_become_known(rng: np.random.Generator) -> None:
+    """A network used under suspicion is as new when the incident is over, and then becomes known."""
+    now = calls(range(NOW, NOW + 24), 5, rng, source_ip="192.0.2.1")
+    then = calls(range(NOW + 24, NOW + 48), 5, rng, source_ip="192.0.2.1")
+    old, _ = went_on(Access(), (past(rng), Feedback()))
+    held, evidence = went_on(Access(), (past(rng), Feedback()), (now, SUSPECTED))
+    assert fired(evidence) == ["network"] * 24
+    for name in ("known", "longest", "hits", "trials"):
+        assert np.array_equal(held.arrays[name], old.arrays[name])
+    _, evidence = went_on(Access(), (past(rng), Feedback()), (now, SUSPECTED), (then, Feedback()))
+    assert fired(evidence) == ["network"]
+
+
+@pytest.mark.parametrize("detector", [Abuse(), Access()])
+def test_suspicion_counts_from_the_hour_of_the_incident_on(rng: np.random.Generator, detector: Any) -> None:
+    """Wherever in the hour of the incident the log is cut, the same is learnt, and nothing of that hour."""
+    before = past(rng)
+    now = calls(range(NOW, NOW + 72), 200, rng, source_ip=places(72 * 200))
+    kept = []
+    for first in (20, 90, 199):
+        parts = (mixed(before, now.slice(0, first)), Feedback()), (now.slice(first), SUSPECTED)
+        kept.append(went_on(detector, *parts)[0].arrays)
+    old = went_on(detector, (before, Feedback()))[0].arrays
+    for name in {"top", "week", "known"} & set(old):
+        assert all(np.array_equal(k[name], old[name] if name != "week" else kept[0][name]) for k in kept)
 
 
 @pytest.mark.parametrize(

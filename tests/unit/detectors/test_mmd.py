@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import takeovers
 from detectors.anomaly.mmd import ADOPTED, WindowMMD
-from detectors.base import Calibration, Detection
+from detectors.base import Calibration, Detection, Feedback
 from monitor.model import HOUR_US
 from tests.judging import Rng, Rows, as_log, bins_of, cut, events, mixed, own_rows
 
@@ -79,6 +79,37 @@ def test_a_new_life_is_adopted(calibration: Calibration, rng: Rng) -> None:
     """After two days of nothing else the new rows are the usual ones."""
     found = read(calibration, *past(rng), *asking(range(NOW, NOW + ADOPTED + 72), rng, (0, 1)))
     assert ADOPTED - 2 <= len(of(found, "client-0")) <= ADOPTED + 8
+
+
+def test_the_life_of_a_suspect_is_not_adopted(calibration: Calibration, rng: Rng) -> None:
+    """Under suspicion strange windows are told for as long as they come; when it is over, the new life takes two days more."""
+    detector, suspected = WindowMMD(rows=30), Feedback(suspects=frozenset({"client-0"}))
+    days = ADOPTED + 24
+    first, second = ((NOW, NOW + days), (NOW + days, NOW + 2 * days))
+    old = detector.measure(calibration, None, as_log(mixed(*past(rng)))).state
+    held = detector.measure(calibration, old, as_log(mixed(*asking(range(*first), rng, (0, 1)))), suspected)
+    assert max(of(list(held.detections), "client-0")) >= days - 8
+    me = list(old.meta["ids"]).index("client-0")
+    for name in ("base", "usual", "past", "windows", "days"):
+        assert np.array_equal(held.state.arrays[name][me], old.arrays[name][me])
+    over = detector.measure(calibration, held.state, as_log(mixed(*asking(range(*second), rng, (0, 1)))))
+    assert ADOPTED - 2 <= len(of(list(over.detections), "client-0")) <= ADOPTED + 8
+    assert over.state.arrays["windows"][me] >= ADOPTED
+
+
+def test_usual_windows_of_a_suspect_are_not_learnt(calibration: Calibration, rng: Rng) -> None:
+    """The window in which suspicion arises, and every later one until it is over, leaves the baseline alone."""
+    detector, suspected = WindowMMD(rows=30), Feedback(suspects=frozenset({"client-0"}))
+    now = mixed(*asking(range(NOW, NOW + 24), rng))
+    before = mixed(*past(rng))
+    kept = []
+    for rows in (100, 400):  # both within the first hour
+        state = detector.measure(calibration, None, as_log(pa.concat_tables([before, now.slice(0, rows)]))).state
+        state = detector.measure(calibration, state, as_log(now.slice(rows)), suspected).state
+        kept.append({k: state.arrays[k][list(state.meta["ids"]).index("client-0")] for k in ("base", "usual", "past")})
+    assert all(np.array_equal(kept[0][k], kept[1][k]) for k in kept[0])
+    last = detector.measure(calibration, None, as_log(pa.concat_tables([before, now.slice(0, 400)]))).state
+    assert np.array_equal(kept[0]["base"], last.arrays["base"][list(last.meta["ids"]).index("client-0")])
 
 
 def test_a_client_alone_and_a_young_one_are_not_judged(calibration: Calibration, rng: Rng) -> None:

@@ -215,3 +215,41 @@ def test_too_few_rows_say_nothing() -> None:
     """With less than twenty rows on a side there is no evidence, and no error."""
     assert told(calls(10, np.random.default_rng(14)), "age") == {}
     assert pc.count(table(calls(3, np.random.default_rng(1)))["principal"]).as_py() == 3
+
+
+def test_rows_of_a_sample_weigh_what_they_stand_for() -> None:
+    """Of one caller's odd calls, of a new version, a quarter is logged and says so: sizes, shares, explanation, causes,
+    versions and score are those of the traffic, whose logged rows look otherwise.
+    """
+    rng = np.random.default_rng(5)
+    new = calls(4000, rng, start_us=10_000)
+    odd = new["principal"] == "c3"
+    odd |= rng.random(4000) < 0.4
+    new["principal"] = np.where(odd, "c3", np.where(new["principal"] == "c3", "c4", new["principal"]))
+    new["model_version"] = np.where(odd, "4", "3")
+    new["age"] = new["age"] + np.where(odd, 15.0, 0.0)
+    new["country"] = np.where(odd & (rng.random(4000) < 0.5), "XX", new["country"])
+    new["score"] = np.where(odd, 0.9, new["score"])
+    kept = ~odd | (rng.random(4000) < 0.25)
+    logged = {k: np.asarray(v)[kept] for k, v in new.items()}
+    fraction = np.where(odd[kept], 0.25, 1.0)
+    before = table(calls(4000, np.random.default_rng(1)))
+    bins = Bins.fit(before, ("amount", "age"), ("channel", "country"))
+    evidence = {"features": [{"name": n, "share": 0.5} for n in ("age", "country")], "bets": {"age": "age/location/+"}}
+    whole = explain(bins, before, table(new), evidence)
+    after = table(logged).append_column("sampling_fraction", pa.array(fraction))
+    found = explain(bins, before, after, evidence)
+    for k in ("after", "median_after", "p90_after"):
+        assert found["changes"][0][k] == pytest.approx(whole["changes"][0][k], abs=1.2)
+    assert found["score"][0]["after"] == pytest.approx(whole["score"][0]["after"], abs=0.05)
+    assert found["explained_by"]["value"] == whole["explained_by"]["value"]
+    group = {(g["kind"], g["value"]): g["share"] for g in found["concentrates"]}
+    assert group["principal", "c3"] == pytest.approx(float(odd.mean()), abs=0.05)
+    assert found["versions"][0]["version"] == whole["versions"][0]["version"]
+    assert {v["version"]: v["after"] for v in found["versions"]}["4"] == pytest.approx(float(odd.mean()), abs=0.05)
+    (cause,) = (c for c in found["causes"] if c["name"] == "country")
+    (real,) = (c for c in whole["causes"] if c["name"] == "country")
+    assert cause["share"] == pytest.approx(real["share"], abs=0.05)
+    plain = explain(bins, before, table(logged), evidence)
+    assert abs(plain["changes"][0]["after"] - whole["changes"][0]["after"]) > 3
+    assert plain["compared"] == found["compared"]
