@@ -63,6 +63,7 @@ class Persistence:
 
 
 PERSISTENCE: Final[Mapping[Event, Persistence]] = {
+    Event.DISTRIBUTION_BREAK: Persistence(1, 1, 1),  # one window is what it is about
     Event.DATA_MISSING: Persistence(1, 1, 1),  # its limit already is a time, and the next event ends it
     Event.TRAFFIC_ANOMALY: Persistence(
         1, 1, 1

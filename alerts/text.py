@@ -7,6 +7,7 @@ letters, digits and a few signs and spells out the rest; then one text is safe i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from alerts.policy import RAISED, RAISES
 from monitor.model import SECOND_US, UNREGISTERED, Action, Alert, Event, Family, finite, rfc3339
 
 _SAFE: Final = frozenset(" -_.,:;/@+#()[]*?!%~|")  # beside letters and digits
+PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,59}")  # of a model that an address can name as it is
 LINE_CHARS: Final = 240  # longest line; six of them stay under the 1,500 characters that sinks cut at
 
 TITLES: Final[Mapping[Event, str]] = {
@@ -198,6 +200,8 @@ def _what(alert: Alert, action: Action) -> str:
         more = f" and {len(features) - 5} more" if len(features) > 5 else ""
         parts[:0] = ["features " + ", ".join(features[:5]) + more, *reasons(alert.evidence)]
     parts[:0] = _queries(alert.evidence)
+    if words := usual(alert.evidence):
+        parts.insert(0, words)
     principals = alert.evidence.get("principals")
     if isinstance(principals, list) and len(principals) > 1:
         parts.insert(0, f"{len(principals)} principals")
@@ -222,6 +226,21 @@ def _queries(evidence: Mapping[str, Any]) -> list[str]:
     if technique := evidence.get("technique"):
         told.append(f"looks like {shown(technique, 40).replace('_', ' ')}{_percent(evidence.get('confidence'))}")
     return told
+
+
+def usual(evidence: Mapping[str, Any]) -> str:
+    """How often a break of one window comes without any change; empty where the evidence does not tell.
+
+    >>> usual({"expected": {"windows": 720, "at_times": 3.0, "shuffled_rows": 0.0, "shuffled_days": 3.6}})
+    'outside the budget: 0 to 3.6 in 720 windows are 3 times stranger without any change'
+    """
+    told = evidence.get("expected")
+    keys = ("shuffled_rows", "shuffled_days", "windows", "at_times")
+    known = [finite(told.get(k)) if isinstance(told.get(k), int | float) else None for k in keys] if isinstance(told, Mapping) else []  # fmt: skip
+    if not known or None in known:
+        return ""
+    rows, days, windows, times = map(number, known)
+    return f"outside the budget: {rows} to {days} in {windows} windows are {times} times stranger without any change"
 
 
 def change(found: Mapping[str, Any]) -> str:
@@ -277,6 +296,15 @@ def _percent(share: object) -> str:
     return "" if known is None else f" {100 * known:.0f}%"
 
 
+def _report(alert: Alert) -> str:
+    """Where the newest report for the model's owner is read; of what is about the model, when people can reach the page."""
+    at = f"/incidents/{alert.alert_id}"
+    about_model = alert.subject.kind in ("model", "segment") and alert.model != UNREGISTERED
+    if not about_model or alert.page is None or not alert.page.endswith(at) or not PLAIN_NAME.fullmatch(alert.model):
+        return ""
+    return f"   report {shown(alert.page.removesuffix(at), 80)}/models/{alert.model}/reports/newest"
+
+
 def _link(alert: Alert) -> str:
     techniques = f"   {' '.join(alert.techniques[:4])}" if alert.techniques else ""
     past = alert.evidence.get("before")
@@ -286,7 +314,9 @@ def _link(alert: Alert) -> str:
         n = past.get("incidents", 0)
         earlier = f"   before: {n} incident{'' if n == 1 else 's'}" + (f" ({', '.join(said)})" if said else "")
     where = shown(alert.page, 120) if alert.page else f"lanner alerts show {alert.alert_id}"
-    return f"LINK  {where}   seq {alert.seq}{techniques}{earlier}"
+    report, rest = _report(alert), f"   seq {alert.seq}{techniques}{earlier}"
+    fits = len(where) + len(report) + len(rest) + len("LINK  ") <= LINE_CHARS  # half an address is none
+    return f"LINK  {where}{report if fits else ''}{rest}"
 
 
 def _objects(value: object) -> Sequence[Mapping[str, Any]]:

@@ -286,7 +286,7 @@ def smallest(
         known = list(windows(bins, reference))
         _, shown, _ = next(judged(known, windows(bins, later, history)))
         for f in shown.evidence["features"]:
-            if f["name"] in features and "smallest" in f:
+            if f["name"] in features and f.get("smallest") is not None:
                 told[f["name"]].append(f["smallest"])
                 found = judged(known, windows(bins, moved(later, f["name"], f["smallest"]), history))
                 taken[f["name"]].append(first_named(found, f["name"])[0])

@@ -210,7 +210,7 @@ class Layout:
     def smallest(self, found: Compared, kappa: float, level: float, windows: int) -> dict[str, float]:
         """Per feature how large a lasting shift must at least be for an alarm within `windows` windows at this level.
 
-        Numbers: their own unit (a standard deviation of normal scores is taken for one of values); categories: the share
+        Infinite where the score can never reach the level. Numbers: their own unit (a standard deviation of normal scores is taken for one of values); categories: the share
         that a typical value must gain or lose. From a bet's best growth, (h - kappa)^2 / 2 per window, to log(level / weight),
         before windows leave quarantine and the shift becomes part of the history.
         """
@@ -225,7 +225,7 @@ class Layout:
             kind = "/location" if f.kind == NUMBER else "/share of "
             own = [j for j in range(d) if self.blame[j] == f.name and kind in self.names[j][len(f.name) :]]
             own = own if f.kind == NUMBER else [j for j in own if not self.rare[j]]
-            if own and np.isfinite(shift := float(np.median(size[own]))):
+            if own and not np.isnan(shift := float(np.median(size[own]))):
                 out[f.name] = shift * f.spread if f.kind == NUMBER else shift
         return out
 

@@ -111,7 +111,8 @@ def configured(*, hostile: bool = False, **settings: Any) -> Config:
     """The configuration of the scene; `hostile` puts markup and controls wherever it can name something."""
     bad = HOSTILE if hostile else None
     told = {"owner": bad or "cards-ml", "customer": bad, "runbook": bad or "RB-12"}
-    models = {m.name: told for m in MODELS}
+    more = settings.pop("models", {})
+    models = {m.name: told | more.get(m.name, {}) for m in MODELS}
     return Config.model_validate({"environment": bad or "Production", "models": models, **settings})
 
 
@@ -172,7 +173,7 @@ def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator, windows: int
         conn.execute(
             references.insert().values(
                 reference_hash=digest, model_id=key, version=2, state="approved", path="reference.parquet", rows=12_000,
-                origin="file reference.jsonl", body={}, created_us=END_US - 20 * 24 * HOUR_US,
+                origin="file reference.jsonl", body={"compared": _moved(next(iter(w.numeric)))}, created_us=END_US - 20 * 24 * HOUR_US,
             )
         )  # fmt: skip
         conn.execute(
@@ -184,6 +185,13 @@ def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator, windows: int
         conn.execute(ledger.insert(), judged)
         conn.execute(profiles.insert(), counted)
         conn.execute(detections.insert(), found)
+
+
+def _moved(name: str) -> dict[str, Any]:
+    """What a reference says of the version before it."""
+    one = {"name": name, "js": 0.21, "psi": 0.3, "mean": [20.5, 27.25]}
+    two = {"name": "country", "js": 0.1, "psi": 0.1, "came": [name], "went": []}
+    return {"old": 1, "rows": [9_000, 12_000], "features": [one, two], "added": [name], "removed": []}
 
 
 def _features(
@@ -199,6 +207,7 @@ def _features(
                 **row,
                 "p_value": float(min(1.0, 10 ** -max(0.0, rng.normal(0.3 + 2 * moved, 0.3)))),
                 "log_e": log_e,
+                "smallest": None if name == "hour" else 0.25 if row["wasserstein"] is not None else 0.03,
             }
         )
     return made

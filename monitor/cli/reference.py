@@ -157,7 +157,7 @@ def compare(
     """What moved, by feature, from OLD (default: the one in use, else the one before) to NEW (default: the newest)."""
     from alerts.text import shown
     from monitor.config import load
-    from monitor.reports.words import number
+    from monitor.reports.compared import moved
     from monitor.service.references import compared
     from monitor.store import references
 
@@ -177,13 +177,8 @@ def compare(
         typer.echo(json.dumps(found, allow_nan=False))
         return
     typer.echo(f"{shown(model)}: version {found['old']} ({before.rows:,} rows) to {found['new']} ({after.rows:,} rows)")
-    for f in found["features"]:
-        mean = f"  mean {number(f['mean'][0])} to {number(f['mean'][1])}" if "mean" in f else ""
-        news = "".join(f"  {w} {', '.join(shown(v, 40) for v in f[w])}" for w in ("came", "went") if f.get(w))
-        typer.echo(f"  {shown(f['name'], 40):40}  JS {number(f['js'])}  PSI {number(f['psi'])}{mean}{news}")
-    for what in ("added", "removed"):
-        if found[what]:
-            typer.echo(f"  {what}: {', '.join(shown(n, 40) for n in found[what])}")
+    for line in moved(found):
+        typer.echo(f"  {line}")
 
 
 def row_json(model: str, r: Any, *, current: bool) -> dict[str, Any]:
@@ -191,7 +186,7 @@ def row_json(model: str, r: Any, *, current: bool) -> dict[str, Any]:
     return {
         "model": model, "version": r.version, "hash": r.reference_hash, "state": r.state, "current": current, "rows": r.rows,
         "origin": r.origin, "span": None if r.span_us is None else [rfc3339(t) for t in r.span_us],
-        "created": rfc3339(r.created_us), "excluded": r.excluded, "findings": [dict(f) for f in r.findings],
+        "created": rfc3339(r.created_us), "excluded": r.excluded, "compared": r.compared, "findings": [dict(f) for f in r.findings],
         "approvals": [{"by": a.by, "at": rfc3339(a.at_us), "why": a.why} for a in r.approvals],
         "features": {"number": list(r.schema.numeric), "category": list(r.schema.categorical)},
     }  # fmt: skip
@@ -199,6 +194,7 @@ def row_json(model: str, r: Any, *, current: bool) -> dict[str, Any]:
 
 def _print(model: str, r: Any, current: bool, *, as_json: bool) -> None:
     from alerts.text import shown
+    from monitor.reports.compared import moved
 
     if as_json:
         typer.echo(json.dumps(row_json(model, r, current=current)))
@@ -210,6 +206,10 @@ def _print(model: str, r: Any, current: bool, *, as_json: bool) -> None:
             f"  left out: {e['rows']:,} rows under suspicion ({len(e['incidents'])} incidents, {e['callers']} callers). "
             "A verdict of false or benign-true brings them back"
         )
+    if r.compared:
+        typer.echo(f"  most changed against version {r.compared['old']}:")
+        for line in moved(r.compared):
+            typer.echo(f"    {line}")
     for f in r.findings:
         about = f"{shown(f['feature'], 60)}: " if f["feature"] else ""
         fix = f" ({f['fix']})" if f["fix"] else ""

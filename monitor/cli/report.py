@@ -76,6 +76,7 @@ def _made(service: Any, model: str, start_us: int | None, end_us: int | None, *,
         service.engine, row, start_us, end_us, environment=loaded.environment, owner=loaded.models[model].owner,
         made_us=now_us, version=version("lanner"),
         ailments=diagnose(service.engine, row, clock=loaded.clock, lateness_us=lateness_us),
+        units=loaded.models[model].units,
     )  # fmt: skip
     second = _evidently(service, row, start_us, end_us) if evidently else None
     return Made((start_us, end_us), made, second, now_us)

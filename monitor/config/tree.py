@@ -194,6 +194,11 @@ class ModelConfig(Section):
     """The owner's reports."""
 
     @property
+    def units(self) -> dict[str, str]:
+        """Units of features, where they are known."""
+        return {name: f.unit for name, f in self.features.items() if f.unit}
+
+    @property
     def named_segments(self) -> Listed:
         """The segments that a person named."""
         return () if self.segments == "auto" else self.segments

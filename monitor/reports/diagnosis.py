@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from alerts.text import shown
 from detectors.binned import NUMBER
 from monitor.model import SECOND_US
 from monitor.reports import features
@@ -131,20 +132,21 @@ def _late(name: str, rows: Sequence[WindowRow], lateness_us: int) -> Iterator[Di
 
 
 def _standing(engine: Engine, model: ModelRow, windows: Sequence[WindowRow]) -> Iterator[Diagnosis]:
-    """Incidents about the model that were open half of the time or more: what they say is no news any more."""
+    """Incidents about the model or a segment that were open half of the time or more: what they say is no news any more."""
     if not windows or model.judged_us is None:
         return
     start_us, end_us = min(w.start_us for w in windows), model.judged_us
     ends = {w.end_us for w in windows}
-    by: dict[str, float] = {}
+    by: dict[tuple[str, str | None], float] = {}  # event, segment
     for i in lookups.incidents_between(engine, model.name, start_us, end_us):
-        if i.whole_model and i.family != "monitor":
+        if (i.whole_model or i.subject_kind == "segment") and i.family != "monitor":
+            key = i.event, None if i.whole_model else i.subject_id
             closed = i.cleared_us if i.cleared_us is not None else end_us
-            by[i.event] = by.get(i.event, 0.0) + min(closed, end_us) - max(i.opened_us, start_us)
-    for event, open_us in sorted(by.items()):
+            by[key] = by.get(key, 0.0) + min(closed, end_us) - max(i.opened_us, start_us)
+    for (event, segment), open_us in sorted(by.items(), key=lambda kv: (kv[0][0], kv[0][1] or "")):
         share = open_us / (end_us - start_us)
         if share >= HALF and len(ends) >= LEAST_WINDOWS:
-            text = f"{event} was open {share:.0%} of the time"
+            text = f"{event}{'' if segment is None else f' of segment {shown(segment, 60)}'} was open {share:.0%} of the time"
             fix = "if it is the new normal: verdict benign-true, then lanner reference build, propose, approve; lanner tune shows budgets"
             yield Diagnosis(event, "alarms_half", text, fix)
 
@@ -167,9 +169,13 @@ def _features(engine: Engine, model: ModelRow, drift: Sequence[DetectionRow]) ->
     kinds = {f.name: f for f in counts.bins.features}
     for row in newest.evidence.get("features") or ():
         f, smallest = kinds.get(str(row.get("name"))), row.get("smallest")
-        if f is None or f.name in dead or not isinstance(smallest, int | float):
+        if f is None or f.name in dead or "smallest" not in row:
             continue
-        if smallest > (BLIND_SPREADS * f.spread if f.kind == NUMBER else BLIND_SHARE):
+        if smallest is None:
+            text = "no lasting shift of it can raise an alarm, however large: its score cannot reach the level"
+            fix = "its hours hang together or are too few: judge the model in windows of a day (monitors: window: 24h), or give more history"
+            yield Diagnosis(newest.monitor, "never", text, fix, f.name)
+        elif smallest > (BLIND_SPREADS * f.spread if f.kind == NUMBER else BLIND_SHARE):
             unit = (
                 f"{number(smallest)} (spread {number(f.spread)})" if f.kind == NUMBER else f"{smallest:.0%} of events"
             )

@@ -1,7 +1,7 @@
 """Per-feature drift over time, read from stored detections and stored counts: what page and report show.
 
 The detector `marginals` stores with each window a list `features` of {name, psi, js, ks, wasserstein, p_value, log_e,
-missing}. Distances say how large a change is; only the running evidence decides about alarms.
+missing, smallest}. Distances say how large a change is; only the running evidence decides about alarms.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from detectors.binned import bin_labels
 from detectors.profile import Bins, Profile, compare, merged
 from monitor.model import HOUR_US
 from monitor.reports.charts import LEVELS, Point
+from monitor.reports.words import number
 from monitor.store.queries import CountRow, DetectionRow
 
 _TIMES: Final = (2.0, 3.0, 4.0, 6.0, 9.0)
 UNSHOWN: Final = frozenset({"name", "share"})
+NO_SHIFT: Final = "none shows"  # however large: the feature's score cannot reach the level
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,14 @@ MEASURES: Final[Mapping[str, Measure]] = {
 
 @dataclass(frozen=True, slots=True)
 class FeatureSeries:
-    """One feature over the windows of a range. `latest` holds the newest window's numbers by measure."""
+    """One feature over the windows of a range. `latest` holds the newest judged window's numbers by measure, `smallest`
+    the lasting shift that it could show then, in words.
+    """
 
     name: str
     points: Sequence[Point]
     latest: Mapping[str, float | None] = field(default_factory=dict)
+    smallest: str | None = None
 
     @property
     def peak(self) -> float:
@@ -111,7 +116,27 @@ def level(measure: Measure, value: float, usual: float = 0.0) -> int:
     return min(LEVELS - 1, sum(value >= c for c in measure.cuts))
 
 
-def series(found: Sequence[DetectionRow], measure: str, restarts: Sequence[int] = ()) -> list[FeatureSeries]:
+def smallest_shift(row: Mapping[str, Any], *, number_like: bool, unit: str | None = None) -> str | None:
+    """The smallest lasting shift that a feature of a window's evidence can show, in words; None where it does not tell.
+
+    Numbers have a distance in their own unit; of categories it is a share that one gains or loses.
+
+    >>> smallest_shift({"smallest": 12.5}, number_like=True, unit="EUR"), smallest_shift({"smallest": 0.045}, number_like=False)
+    ('12.5 EUR', '4.5% of rows')
+    >>> smallest_shift({"smallest": None}, number_like=True), smallest_shift({}, number_like=True)
+    ('none shows', None)
+    """
+    if "smallest" not in row:
+        return None
+    size = _finite(row["smallest"])
+    if size is None:
+        return NO_SHIFT
+    return f"{number(size)}{f' {unit}' if unit else ''}" if number_like else f"{size:.1%} of rows"
+
+
+def series(
+    found: Sequence[DetectionRow], measure: str, restarts: Sequence[int] = (), units: Mapping[str, str] | None = None
+) -> list[FeatureSeries]:
     """Every feature that the detections name, the most changed one first: by peak for evidence, by mean for distances.
 
     Windows without enough data draw a gap. "evidence" accumulates each window's log_e as the deciders do,
@@ -120,7 +145,7 @@ def series(found: Sequence[DetectionRow], measure: str, restarts: Sequence[int] 
     windows = sorted({(d.start_us, d.end_us): d for d in found}.values(), key=lambda d: d.end_us)
     by_window = [(d, _features(d.evidence)) for d in windows]
     names = sorted({name for _, features in by_window for name in features})
-    made = [_one(name, by_window, measure, sorted(restarts)) for name in names]
+    made = [_one(name, by_window, measure, sorted(restarts), (units or {}).get(name)) for name in names]
     return sorted(made, key=lambda s: (-(s.peak if measure == "evidence" else s.mean), s.name))
 
 
@@ -142,8 +167,11 @@ def _one(
     windows: Sequence[tuple[DetectionRow, Mapping[str, Mapping[str, Any]]]],
     measure: str,
     restarts: Sequence[int],
+    unit: str | None,
 ) -> FeatureSeries:
     points: list[Point] = []
+    number_like = any(features.get(name, {}).get("wasserstein") is not None for _, features in windows)
+    smallest = None
     total, before = -math.inf, None  # log of the running sum; the first window starts it
     latest: Mapping[str, float | None] = {}
     for d, features in windows:
@@ -154,9 +182,10 @@ def _one(
             before, value = d.end_us, max(0.0, total)
         if row is not None and d.verdict != "insufficient":
             latest = {k: _finite(v) for k, v in row.items() if k not in UNSHOWN}
+            smallest = smallest_shift(row, number_like=number_like, unit=unit)
         note = f"{d.n:,} events" if row is not None else "no counts"
         points.append(Point(d.start_us, d.end_us, value, note if d.verdict != "insufficient" else f"{note}, learning"))
-    return FeatureSeries(name, points, latest)
+    return FeatureSeries(name, points, latest, smallest)
 
 
 def _carried(total: float, restarts: Sequence[int], before_us: int | None, end_us: int) -> float:

@@ -55,8 +55,9 @@ def report(
     made_us: int,
     version: str,
     ailments: Sequence[Diagnosis] = (),
+    units: Mapping[str, str] | None = None,
 ) -> Report:
-    """A model's report over (start_us, end_us]; `made_us` is the time it is dated with, `ailments` are its monitors' now."""
+    """A model's report over (start_us, end_us]; `made_us`: what it is dated with, `ailments`: its monitors' now, `units`: of features."""
     windows = queries.windows(engine, model.model_id, start_us, end_us)
     span = Span(max(start_us, min((w.start_us for w in windows), default=start_us)), end_us)
     drift = queries.drift_detections(engine, model.model_id, start_us, end_us)
@@ -73,10 +74,11 @@ def report(
     ]
     notes = [Annotation("mark", m.start_us, m.end_us, f"{m.kind}: {m.text}") for m in marks]
     volume = charts.bars(charts.thinned(points, "mean"), span, title="Events per window", unit="events", notes=notes)
-    ended = [i for i in incidents if i.family == "drift" and i.whole_model]
-    restarts = [i.cleared_us for i in ended if i.cleared_us is not None]
+    restarts = _ended(incidents)
     judged = Counter(w.outcome for w in rows)
     distances = ranked(counts)
+    series = features.series(drift, MEASURES["evidence"].key, restarts, units)
+    smallest = {s.name: s.smallest for s in series}
     versions = _compared(engine, model, start_us, end_us)
     parts = segments(queries.segment_detections(engine, model.model_id, start_us, end_us), incidents)
     style, policy = _style()
@@ -85,15 +87,15 @@ def report(
         style=Markup(style), span=span, verdict=verdict(incidents, judged), events=sum(w.n for w in rows),  # noqa: S704
         outcomes=dict(judged), not_judged=sum(n for o, n in judged.items() if o != "judged"), words=OUTCOMES,
         reference=references.reference(engine, model.model_id, model.reference_hash), incidents=[_told(i) for i in incidents],
-        volume=volume if points else None, measure=MEASURES["evidence"], strips=_strips(drift, span, restarts),
-        axis=charts.axis(span), features=distances, events_counted=counts.current.n if counts else 0,
+        volume=volume if points else None, measure=MEASURES["evidence"], strips=_strips(series, span),
+        axis=charts.axis(span), features=distances, smallest=smallest, events_counted=counts.current.n if counts else 0,
         histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure, ailments=ailments,
         outcomes_told=outcomes(queries.other_detections(engine, model.model_id, start_us, end_us)),
         versions=versions, version_words=VERSION_WORDS, segments=parts,
     )  # fmt: skip
     summary = {
         "model": model.name, "headline": verdict(incidents, judged), "events": sum(w.n for w in rows),
-        "windows": dict(judged), "features": {name: dict(d) for name, d in distances}, "versions": versions,
+        "windows": dict(judged), "features": {name: {**d, "smallest": smallest.get(name)} for name, d in distances}, "versions": versions,
         "incidents": [{k: getattr(i, k) for k in ("alert_id", "event", "severity", "open")} for i in incidents],
         "segments": [
             {"name": s.name, "state": s.words, "events": s.rows, "feature": s.feature, "evidence": s.evidence} for s in parts
@@ -149,6 +151,11 @@ def verdict(incidents: Sequence[IncidentRow], outcomes: Mapping[str, int]) -> st
     return f"Nothing unusual: {judged:,} windows were judged and no incident was open."
 
 
+def _ended(incidents: Sequence[IncidentRow]) -> list[int]:
+    """When drift incidents of the whole model ended: the evidence started afresh."""
+    return [i.cleared_us for i in incidents if i.family == "drift" and i.whole_model and i.cleared_us is not None]
+
+
 def _told(i: IncidentRow) -> dict[str, Any]:
     named = TITLES[Event(i.event)] if i.event in [*Event] else i.event
     lines = [line.partition(" ") for line in i.text.splitlines()]
@@ -159,9 +166,7 @@ def _told(i: IncidentRow) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _strips(
-    drift: Sequence[queries.DetectionRow], span: Span, restarts: Sequence[int]
-) -> list[tuple[features.FeatureSeries, Markup]]:
+def _strips(series: Sequence[features.FeatureSeries], span: Span) -> list[tuple[features.FeatureSeries, Markup]]:
     measure = MEASURES["evidence"]
     return [
         (
@@ -174,7 +179,7 @@ def _strips(
                 height=16,
             ),
         )
-        for s in features.series(drift, measure.key, restarts)[:STRIPS]
+        for s in series[:STRIPS]
     ]
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from monitor.reports import features
-from monitor.reports.words import number
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import DetectionRow
 
@@ -95,9 +94,7 @@ def _features(d: DetectionRow) -> list[Mapping[str, Any]]:
 
 
 def _smallest(d: DetectionRow) -> list[tuple[str, str]]:
-    """Numbers have a distance in their own unit; of categories it is a share that one gains or loses."""
-    return [
-        (str(r["name"]), number(size) if r.get("wasserstein") is not None else f"{size:.1%} of rows")
-        for r in _features(d)
-        if isinstance(size := r.get("smallest"), int | float)
-    ][:SMALLEST]
+    told = [
+        (str(r["name"]), features.smallest_shift(r, number_like=r.get("wasserstein") is not None)) for r in _features(d)
+    ]
+    return [(name, words) for name, words in told if words is not None][:SMALLEST]

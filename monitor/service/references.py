@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import structlog
 
+from alerts.evidence import clean
 from detectors.binned import floats, stands_for
 from detectors.conformal import MIN_HISTORY
 from detectors.profile import Bins, Profile, compare, merged
@@ -43,6 +44,8 @@ from monitor.store.references import Approval, ReferenceRow
 
 NO_REFERENCE: Final = "none"  # reference hash of a model that has none yet
 CONFIGURATION: Final = "configuration"
+MOVED: Final = 5  # features that a version keeps of its comparison with the one before
+MOVED_VALUES: Final = 5  # and values of each that came or went
 MODEL_INCIDENTS: Final = ("model", "segment")  # subjects whose incidents taint a time; callers' taint the caller
 
 log = structlog.get_logger("lanner.references")
@@ -176,7 +179,24 @@ def build(
         made, reference_hash=digest, sha256=file_hash(frozen), path=str(frozen.relative_to(folder)), rows=rows.num_rows, created_us=now_us,
         span_us=_span(rows), findings=[f.to_json() for f in findings(config, table.name, rows, made.schema)],
     )  # fmt: skip
-    return store.put(engine, table.model_id, row, by)
+    return store.put(engine, table.model_id, replace(row, compared=_predecessor(engine, table, folder, row)), by)
+
+
+def _predecessor(engine: Engine, table: ModelTable, folder: Path, row: ReferenceRow) -> dict[str, Any] | None:
+    """What moved most from the version in use to these rows, for those who approve them; None without another one."""
+    before = store.reference(engine, table.model_id, store.standing(engine, table.model_id).current)
+    if before is None or before.reference_hash == row.reference_hash:
+        return None
+    try:
+        found = compared(folder, before, row)
+    except StoreError as e:  # its copy is lost: that must not keep a new one from being built
+        log.warning("reference_not_compared", model=table.name, version=before.version, error=str(e))
+        return None
+    few = [
+        {k: v[:MOVED_VALUES] if k in ("came", "went") else v for k, v in f.items()} for f in found["features"][:MOVED]
+    ]
+    told: dict[str, Any] = clean({**found, "features": few})
+    return {k: v for k, v in told.items() if k != "new"}
 
 
 def _write(

@@ -160,7 +160,7 @@ def watch(config: Config, engine: Engine, table: ModelTable, reference: Held, fo
         catch_up_us=round(config.schedule.catch_up * SECOND_US),
         known=found,
         reference=reference_rows(reference.file, stored_name(config)),
-        units={name: f.unit for name, f in model.features.items() if f.unit},
+        units=model.units,
         versions=_versions(rows),
     )
 

@@ -51,6 +51,7 @@ class ReferenceRow:
     approvals: Sequence[Approval] = ()
     excluded: Mapping[str, Any] | None = None  # what was left out, and why
     sha256: str | None = None  # of the frozen copy
+    compared: Mapping[str, Any] | None = None  # what moved most from the version that was in use when it was built
 
     @property
     def approved_by(self) -> str | None:
@@ -62,7 +63,7 @@ class ReferenceRow:
         return {
             "span_us": self.span_us, "schema": self.schema.to_json(), "findings": [dict(f) for f in self.findings],
             "approvals": [{"by": a.by, "at_us": a.at_us, "why": a.why} for a in self.approvals],
-            "excluded": self.excluded, "sha256": self.sha256,
+            "excluded": self.excluded, "sha256": self.sha256, "compared": self.compared,
         }  # fmt: skip
 
 
@@ -217,4 +218,5 @@ def _row(r: Any) -> ReferenceRow:
         r.reference_hash, int(r.version), r.state, r.path, int(r.rows), r.origin, int(r.created_us),
         None if not span else (int(span[0]), int(span[1])), FeatureSchema.from_json(body.get("schema") or {"numeric": (), "categorical": ()}),
         body.get("findings") or (), [Approval(**a) for a in body.get("approvals") or ()], body.get("excluded"), body.get("sha256"),
+        body.get("compared"),
     )  # fmt: skip

@@ -6,18 +6,20 @@ page is a program made of what the log holds.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
 
 from monitor.model import rfc3339
+from monitor.reports import features
 from monitor.store import comparisons, references, reports
 from monitor.store.queries import ModelRow
 from monitor.store.references import ReferenceRow
 from monitor.store.reports import ReportRow
 from monitor.web.api import NOT_HERE, Body, Page
 from monitor.web.pages import render
+from monitor.web.scope import Scope, look
 from monitor.web.site import Site
 from monitor.web.view import model_url
 
@@ -34,6 +36,16 @@ class Ailment(Body):
     feature: str | None
 
 
+class Visible(Body):
+    """What a feature can show: its newest running evidence in nats, and the smallest lasting shift found within 24 windows
+    as text (none: not judged yet, or nothing to tell).
+    """
+
+    feature: str
+    evidence: float | None
+    smallest: str | None
+
+
 class Reference(Body):
     """One version of what is normal for a model, with what was found in it and who approved it."""
 
@@ -48,6 +60,7 @@ class Reference(Body):
     findings: list[dict[str, Any]]
     approvals: list[dict[str, str]]
     excluded: dict[str, Any] | None
+    compared: dict[str, Any] | None
 
 
 class Report(Body):
@@ -72,6 +85,14 @@ def twin(site: Site) -> APIRouter:
     def diagnosis(ref: str) -> Page[Ailment]:
         """Monitors that cannot be believed: too loud, mute, short of data, late, on dead features; with what to do."""
         return Page(items=[Ailment(**d.to_json()) for d in site.diagnoses(found(site, ref))])
+
+    @routes.get("/models/{ref}/features", responses=NOT_HERE)
+    def visible(ref: str, scope: Annotated[Scope, Query()]) -> Page[Visible]:
+        """Every feature of a range, the most changed first, with the smallest shift that it can show."""
+        model = found(site, ref)
+        seen = look(site, model, scope)
+        rows = features.series(seen.drift, "evidence", seen.restarts, site.units(model.name))
+        return Page(items=[Visible(feature=s.name, evidence=s.last, smallest=s.smallest) for s in rows])
 
     @routes.get("/models/{ref}/versions", responses=NOT_HERE)
     def compared(ref: str) -> Page[dict[str, Any]]:
@@ -106,6 +127,14 @@ def router(site: Site) -> APIRouter:
             site, request, "reports.html", section="/", live=False, model=model, every_s=_every_s(site, model),
             rows=[(r, url(model, r)) for r in reports.listed(site.engine, model.model_id)], references=held,
         )  # fmt: skip
+
+    @routes.get("/models/{ref}/reports/newest")
+    def newest_report(ref: str) -> RedirectResponse:
+        """The newest stored report for the owner, which alerts link; without any, one of the last days."""
+        model = found(site, ref)
+        own = [r for r in reports.listed(site.engine, model.model_id) if r.kind == reports.OWNER]
+        there = url(model, own[0]) if own else f"{model_url(model.name, model.model_id)}/report"
+        return RedirectResponse(there, status_code=303)
 
     @routes.get("/models/{ref}/reports/{report_id}")
     def report_page(ref: str, report_id: str) -> HTMLResponse:
@@ -154,5 +183,6 @@ def _reference(r: ReferenceRow, *, current: bool) -> Reference:
         version=r.version, hash=r.reference_hash, state=r.state, current=current, rows=r.rows, origin=r.origin,
         span=None if r.span_us is None else [rfc3339(t) for t in r.span_us], created=rfc3339(r.created_us),
         findings=[dict(f) for f in r.findings], excluded=None if r.excluded is None else dict(r.excluded),
+        compared=None if r.compared is None else dict(r.compared),
         approvals=[{"by": a.by, "at": rfc3339(a.at_us), "why": a.why} for a in r.approvals],
     )  # fmt: skip

@@ -126,7 +126,7 @@ def router(site: Site) -> APIRouter:
         start_us, end_us = span_of(model, scope, site.clock_us([model]))
         report = owner.report(
             site.engine, model, start_us, end_us, environment=site.config.environment, owner=_owner(site, model),
-            made_us=site.now_us(), version=site.version, ailments=site.diagnoses(model),
+            made_us=site.now_us(), version=site.version, ailments=site.diagnoses(model), units=site.units(model.name),
         )  # fmt: skip
         return HTMLResponse(report.html, headers={"Content-Security-Policy": f"sandbox; {report.policy}"})
 

@@ -227,7 +227,7 @@ def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
     """Everything the model's page shows."""
     seen = look(site, model, scope)
     measure = MEASURES.get(scope.measure, MEASURES["evidence"])
-    rows = features.series(seen.drift, measure.key, seen.restarts)
+    rows = features.series(seen.drift, measure.key, seen.restarts, site.units(model.name))
     shown = rows if scope.features == "all" else rows[:FEATURES_SHOWN]
     points = charts.thinned(volume_points(seen), "mean")
     newest = seen.drift[-1] if seen.drift else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jinja2
@@ -58,6 +58,11 @@ class Site:
     def models(self) -> list[ModelRow]:
         """Every model as it stands now."""
         return queries.all_models(self.engine, self.now_us(), clock=self.config.clock, grace_us=self.grace_us)
+
+    def units(self, model: str) -> Mapping[str, str]:
+        """Units of a model's features, where the configuration tells them."""
+        configured = self.config.models.get(model)
+        return configured.units if configured else {}
 
     def diagnoses(self, model: ModelRow) -> list[Diagnosis]:
         """Which of its monitors cannot be believed, and why."""

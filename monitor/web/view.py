@@ -15,9 +15,10 @@ from urllib.parse import quote, urlencode
 import jinja2
 
 from alerts.techniques import table as technique_table
-from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES, group, reasons
+from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES, group, reasons, usual
 from monitor.model import HOUR_US, SECOND_US, Act, Event, Family, Severity, rfc3339
 from monitor.reports.charts import Chart, histogram, share_bar, spark
+from monitor.reports.compared import moved
 from monitor.reports.words import VERSION_WORDS, moment, number, seen
 from monitor.store import people
 from monitor.store.lookups import IncidentRow, TransitionRow
@@ -46,7 +47,7 @@ DELIVERY_WORDS: Final = {
 }
 KNOWN_EVIDENCE: Final = frozenset({
     "features", "detectors", "principals", "model_version", "detector_version",
-    "bets", "causes", "changes", "compared", "concentrates", "explained_by", "pictures", "score", "versions",
+    "bets", "causes", "changes", "compared", "concentrates", "expected", "explained_by", "pictures", "score", "versions",
 })  # shown in their own tables  # fmt: skip
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -322,6 +323,6 @@ def environment(assets: Assets) -> jinja2.Environment:
     env.globals.update(
         asset=assets.url, spark=spark, share_bar=share_bar, model_url=model_url, with_query=with_query,
         status_words=STATUS_WORDS, version_words=VERSION_WORDS, outcome_words=OUTCOME_WORDS, delivery_words=DELIVERY_WORDS, total=total,
-        act_words=act_words, changes=changes, other_evidence=other_evidence, evidence_tables=evidence_tables, guidance=guidance, cause_of=cause,
+        act_words=act_words, changes=changes, other_evidence=other_evidence, evidence_tables=evidence_tables, guidance=guidance, cause_of=cause, usual_of=usual, moved=moved,
     )  # fmt: skip
     return env

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -136,7 +137,14 @@ def test_tier_one_needs_two_persons(tmp_path: Path) -> None:
     assert (row.state, row.approved_by) == ("proposed", "configuration")  # used at once: there is no other, and said so
     jsonl(tmp_path / "b.jsonl", made(range(60), shift=1.0))
     other = said(tmp_path, "build", MODEL, "--file", str(tmp_path / "b.jsonl"))
-    said(tmp_path, "propose", MODEL, "2", "--by", "ann", "--reason", "after the release")
+    assert row.compared is None  # there was nothing before it
+    assert other["compared"]["old"] == 1
+    assert "x" in [f["name"] for f in other["compared"]["features"][:2]]
+    proposed = run(reference, "propose", MODEL, "2", "--by", "ann", "--reason", "after the release", "-c", str(tmp_path / "lanner.yaml"))  # fmt: skip
+    for words in (proposed, run(reference, "show", MODEL, "2", "-c", str(tmp_path / "lanner.yaml"))):
+        assert re.search(
+            r"most changed against version 1:\n(    .+\n)?    x: JS 0\.\d+, PSI .+, mean .+ to .+\n", words
+        )
     for by, current in (("bob", False), ("bob", False), ("cem", True)):
         done = said(tmp_path, "approve", MODEL, "2", "--by", by)
         assert done["current"] is current

@@ -17,7 +17,7 @@ from monitor.service.compose import Service, open_service
 from monitor.store import leases, reports
 from monitor.store.engine import migrate, open_state
 from monitor.web import create_app
-from tests import scenes
+from tests import scenes, smalllogs
 
 DAY_US = 24 * HOUR_US
 NAME = "card-fraud"
@@ -67,6 +67,9 @@ def test_a_report_is_made_once_a_period_and_shown(service: Service) -> None:
     assert "cards-ml" in page.text
     assert "<script" not in page.text
     assert item["url"] in client.get(f"/models/{NAME}/reports").text
+    for model, there in ((NAME, item["url"]), ("churn", "/models/churn/report")):  # what alerts link
+        newest = client.get(f"/models/{model}/reports/newest", follow_redirects=False)
+        assert (newest.status_code, newest.headers["location"]) == (303, there)
     alert = next(i for i in client.get("/api/v1/incidents").json()["items"] if i["model"] == NAME)
     assert client.get(f"/api/v1/incidents/{alert['alert_id']}").json()["reports"] == [item["url"]]
     assert item["url"] in client.get(f"/incidents/{alert['alert_id']}").text
@@ -109,3 +112,28 @@ def test_a_report_that_fails_waits_and_one_under_way_is_left_alone(service: Serv
     made.closing.set()
     made.report()
     assert reports.listed(service.engine, key) == []
+
+
+@pytest.mark.timeout(300)  # Evidently's imports alone take seconds
+def test_the_scheduled_report_of_evidently_is_made_from_the_log(tmp_path: Path) -> None:
+    """One child makes both reports of the last whole day from stored rows, once, and names of features are in both."""
+    smalllogs.jsonl(tmp_path / "reference.jsonl", smalllogs.made(range(60), seed=2))
+    told = {"reference": {"file": "reference.jsonl"}, "reports": {"every": "1d", "evidently": True}}
+    found = smalllogs.service(tmp_path, told)
+    smalllogs.feed(found, smalllogs.made(range(50), shift=1.0))
+    key = found.tables[smalllogs.MODEL].model_id
+    made = jobs(found)
+    made.report()
+    rows = reports.listed(found.engine, key)
+    end_us = smalllogs.START_US + 2 * DAY_US
+    assert {(r.kind, r.start_us, r.end_us) for r in rows} == {
+        (k, end_us - DAY_US, end_us) for k in ("owner", "evidently")
+    }
+    pages = {r.kind: reports.html(found.engine, key, r.report_id) or "" for r in rows}
+    assert "<script" in pages["evidently"]
+    assert "prediction_label" in pages["evidently"]
+    assert "<script" not in pages["owner"]
+    made.report()
+    assert [r.report_id for r in reports.listed(found.engine, key)] == [r.report_id for r in rows]
+    made.closing.set()
+    found.close()

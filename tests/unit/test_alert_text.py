@@ -19,8 +19,8 @@ from alerts.techniques import table, techniques
 from alerts.text import LINE_CHARS, duration, number, render, shown
 from detectors.decide.naming import Tool, look_alike
 from monitor.config import Config
-from monitor.model import UNREGISTERED, Action, Event, Family, Subject
-from tests.alerting import alert, attack, missing, opened
+from monitor.model import UNREGISTERED, Action, Decision, Event, Family, Subject
+from tests.alerting import alert, attack, drift, missing, opened
 from tests.servers import ROOT
 
 HOSTILE = [
@@ -144,6 +144,25 @@ def test_links_lead_to_the_page_and_the_runbook() -> None:
     (plain,) = lifecycle.step([attack(1)], (), {}, Policy()).transitions
     assert f"LINK  lanner alerts show {plain.alert.alert_id}" in plain.alert.text
     assert payload(plain)["attributes"]["evidence_url"] == ""
+
+
+def test_what_is_about_a_model_links_the_newest_report_of_its_owner() -> None:
+    """Beside the page of the incident, where people reach it; not for callers, nor for names that no address can hold."""
+    told = policy(Config.model_validate({"models": {"m": {}}, "server": {"url": "https://lanner.example.org"}}))
+
+    def link(decision: Decision, how: Policy = told) -> str:
+        (t,) = lifecycle.step([decision], (), {}, how).transitions
+        return t.alert.text.splitlines()[-1]
+
+    assert "   report https://lanner.example.org/models/m/reports/newest   seq 1" in link(drift(1))
+    segment = replace(drift(1), subject=Subject("segment", "country:QA"))
+    assert "/models/m/reports/newest" in link(segment)
+    assert "reports/newest" not in link(attack(1))
+    assert "reports/newest" not in link(drift(1), Policy())
+    assert "reports/newest" not in link(drift(1, model="m/../x"))
+    far = replace(told, page="https://lanner.example.org/" + "a" * 80)
+    assert "/models/" not in link(drift(1), far)  # half an address is none
+    assert "seq 1" in link(drift(1), far)
 
 
 def test_the_page_says_where_incidents_begin() -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from alerts import lifecycle
+from alerts.policy import Policy
+from detectors import decide
 from detectors.anomaly.volume import Volume
-from detectors.drift.marginals import Marginals
+from detectors.drift.marginals import BREAKS_EXPECTED, Marginals
 from detectors.quality.missing import Missing
 from monitor.errors import CalibrationRefused
-from monitor.model import HOUR_US, SECOND_US, Event, Verdict
+from monitor.model import HOUR_US, SECOND_US, Action, Alert, Event, Severity, Verdict
 from tests.judging import Court, Rows, bins_of, events, hours
 
 
@@ -49,6 +54,36 @@ def test_shift_opens_once_and_clears_when_it_ends() -> None:
     assert opened.threshold is not None
     assert opened.log_e >= opened.threshold
     assert closed.evidence["reason"] == "returned"
+
+
+def test_a_break_of_one_window_is_an_incident_that_tells_how_often_they_come() -> None:
+    """A window whose numbers are another's raises DistributionBreak, at most a warning, with the measured rate; the next ends it."""
+    rng = np.random.default_rng(7)
+    reference = hours(100, 200, rng)
+    detector = Marginals(breaks=3)
+    calibration = detector.calibrate(reference, "ref")
+    state, said = None, []
+    open_now: list[Alert] = []
+    counters: Mapping[str, Any] = {}
+    for i in range(4):
+        window = hours(1, 200, rng, first=100 + i, bins=reference[0].bins, shift=3.0 if i == 1 else 0.0)[0]
+        measured = detector.measure(calibration, state, window)
+        state = measured.state
+        (broke,) = [d for d in measured.detections if d.event is Event.DISTRIBUTION_BREAK]
+        assert broke.threshold == 3
+        assert broke.evidence["expected"] == BREAKS_EXPECTED
+        assert broke.streams is None  # it spends nothing of the budget
+        decision = decide.fixed("m", broke, window_us=broke.window_us, time_us=window.end_us)
+        step = lifecycle.step([decision], open_now, counters, Policy())
+        open_now, counters = [a for a in (*step.alerts, *open_now)[:1] if a.open], step.counters
+        said += [(i, t.action, t.alert.event, t.alert.severity, t.alert.text) for t in step.transitions]
+    (opened, cleared) = said
+    assert opened[:4] == (1, Action.OPEN, Event.DISTRIBUTION_BREAK, Severity.WARNING)
+    assert cleared[:3] == (2, Action.CLEAR, Event.DISTRIBUTION_BREAK)
+    assert "x0" in opened[4]
+    assert (
+        "outside the budget: 0 to 3.6 in 720 windows are 3 times stranger without any change; features x0" in opened[4]
+    )
 
 
 def test_shift_that_never_ends_is_one_incident() -> None:

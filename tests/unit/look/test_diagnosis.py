@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from detectors.base import Calibration
-from detectors.profile import Bins
+from detectors.drift.marginals import Marginals
+from detectors.profile import Bins, Profile
 from monitor.model import HOUR_US, SECOND_US, stable_id
 from monitor.reports.diagnosis import Diagnosis, diagnose
 from monitor.store import ledger, queries
@@ -23,6 +24,7 @@ from monitor.store.schema import alerts, detections, models, profiles
 from monitor.store.schema import calibrations as learnt
 from monitor.store.schema import ledger as judged
 from tests import scenes
+from tests.judging import Rows
 
 MINUTE_US = 60 * SECOND_US
 
@@ -56,6 +58,20 @@ def changed(engine: sa.Engine, table: sa.Table, monitor: str, **values: Any) -> 
     """Rows of one monitor of the model, changed."""
     with write(engine) as conn:
         conn.execute(table.update().where(table.c.model_id == KEY, table.c.monitor == monitor).values(**values))
+
+
+def known(engine: sa.Engine, reference: Profile, now: Profile, bins: Bins) -> None:
+    """Counts of a reference of the model, and of its newest hour."""
+    cal = Calibration("profile", 1, "r", {"bins": bins.to_bytes(), "reference": reference.to_bytes()})
+    start = scenes.END_US - HOUR_US
+    with write(engine) as conn:
+        conn.execute(models.update().where(models.c.model_id == KEY).values(reference_hash="r"))
+        conn.execute(learnt.insert().values(
+            calibration_hash=cal.hash, model_id=KEY, detector="profile", params={}, reference_hash="r", body=cal.to_bytes(), created_us=1,
+        ))  # fmt: skip
+        conn.execute(profiles.insert().values(
+            model_id=KEY, reference_hash="r", start_us=start, end_us=scenes.END_US, n=now.n, body=now.to_bytes()
+        ))  # fmt: skip
 
 
 def test_a_healthy_model_has_none(store: sa.Engine) -> None:
@@ -112,22 +128,47 @@ def test_dead_and_blind_features(store: sa.Engine) -> None:
     )
     bins = Bins.fit(base, ["a", "c"], ["b"])
     now = pa.table({"feature:a": [1.0] * n, "feature:b": ["x"] * n, "feature:c": pa.nulls(n, pa.float64())})
-    cal = Calibration("profile", 1, "r", {"bins": bins.to_bytes(), "reference": bins.count(base).to_bytes()})
-    start = scenes.END_US - HOUR_US
-    with write(store) as conn:
-        conn.execute(models.update().where(models.c.model_id == KEY).values(reference_hash="r"))
-        conn.execute(learnt.insert().values(
-            calibration_hash=cal.hash, model_id=KEY, detector="profile", params={}, reference_hash="r", body=cal.to_bytes(), created_us=1,
-        ))  # fmt: skip
-        conn.execute(profiles.insert().values(
-            model_id=KEY, reference_hash="r", start_us=start, end_us=scenes.END_US, n=n, body=bins.count(now).to_bytes()
-        ))  # fmt: skip
+    known(store, bins.count(base), bins.count(now), bins)
     assert {(d.feature, d.code) for d in of(store)} == {("a", "constant"), ("b", "constant"), ("c", "always_missing")}
     with write(store) as conn:
         conn.execute(profiles.update().values(body=bins.count(base).to_bytes()).where(profiles.c.reference_hash == "r"))
     rows = [{"name": "a", "smallest": 9.0}, {"name": "b", "smallest": 0.7}, {"name": "c", "smallest": 0.4}]
     changed(store, detections, "marginals", evidence={"features": rows})
     assert {(d.feature, d.code) for d in of(store)} == {("a", "blind"), ("b", "blind")}
+
+
+def test_a_feature_that_can_never_alarm_is_listed(store: sa.Engine) -> None:
+    """What the detector says of a feature that wanders for days, and of one that does not, is what is listed."""
+    rng = np.random.default_rng(5)
+    level = 2 * np.sin(np.arange(90) * 2 * np.pi / 50)
+    tables = [
+        pa.table({"feature:steady": rng.normal(size=200), "feature:wanders": rng.normal(x, 1, 200)}) for x in level
+    ]
+    bins = Bins.fit(pa.concat_tables(tables), ["steady", "wanders"], [])
+    windows = [Rows("m", i * HOUR_US, (i + 1) * HOUR_US, t, bins) for i, t in enumerate(tables)]
+    cal = Marginals().calibrate(windows[:-1], "r")
+    (told,) = Marginals().measure(cal, None, windows[-1]).detections
+    rows = {r["name"]: r.get("smallest", "untold") for r in told.evidence["features"]}
+    assert rows["wanders"] is None
+    assert 0 < rows["steady"] < 1
+    known(store, bins.count(pa.concat_tables(tables)), bins.count(tables[-1]), bins)
+    changed(store, detections, "marginals", evidence=json.loads(json.dumps(told.evidence)))
+    (found,) = of(store)
+    assert (found.monitor, found.code, found.feature) == ("marginals", "never", "wanders")
+    assert "no lasting shift of it can raise an alarm" in found.text
+    assert "window: 24h" in found.fix
+
+
+def test_a_segment_that_is_always_in_alarm_is_listed(store: sa.Engine) -> None:
+    """As the model itself is, by its name made harmless."""
+    with write(store) as conn:
+        conn.execute(
+            alerts.update()
+            .where(alerts.c.event == "FeatureDrift")
+            .values(opened_us=scenes.END_US - 40 * HOUR_US, subject_kind="segment", subject_id="country:<b>")
+        )
+    (found,) = [d for d in of(store, model="card-fraud") if d.code == "alarms_half"]
+    assert found.text.startswith("FeatureDrift of segment country:\\x3cb\\x3e was open 8")
 
 
 def test_page_twin_and_report_show_it(store: sa.Engine, browse: Callable[..., TestClient]) -> None:

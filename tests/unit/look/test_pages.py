@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
@@ -12,7 +13,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
-from monitor.model import Subject
+from detectors.drift.marginals import BREAKS_EXPECTED
+from monitor.model import Event, Subject
 from monitor.store import alertlog, lookups
 from monitor.store.engine import migrate, open_state, write
 from monitor.web.assets import vendored
@@ -251,6 +253,18 @@ def test_the_model_page_tells_the_mix_of_the_context(scene: sa.Engine, browse: B
     assert '<th scope="row">channel:web</th><td class="num">0.5</td><td class="num">0.375</td>' in page
 
 
+def test_the_model_page_and_its_twin_tell_the_smallest_shift_of_every_feature(scene: sa.Engine, browse: Browse) -> None:
+    """In the feature's own unit, as a share of rows for a category, and when no shift shows; nothing where untold."""
+    client = browse(scene, models={"card-fraud": {"features": {"amount": {"unit": "QAR"}}}})
+    told = {f["feature"]: f["smallest"] for f in client.get("/api/v1/models/card-fraud/features").json()["items"]}
+    assert (told["amount"], told["merchant_age_days"]) == ("0.25 QAR", "0.25")
+    assert (told["country"], told["hour"]) == ("3.0% of rows", "none shows")
+    for measure in ("evidence", "psi"):
+        page = client.get(f"/models/card-fraud?features=all&measure={measure}").text
+        shown = re.findall(r'<td class="least">([^<]*)</td>', page)
+        assert sorted(shown) == sorted(told.values())
+
+
 def test_the_model_page_and_its_twin_tell_every_segment(scene: sa.Engine, browse: Browse) -> None:
     """Name, rows, state with its reason, evidence of the most changed feature, and the smallest shift; none without."""
     client = browse(scene)
@@ -282,6 +296,34 @@ def test_an_incident_of_a_segment_shows_the_evidence_of_the_segment(tmp_path: Pa
     assert "Running evidence of amount" in pages["QA"]
     assert "Running evidence of amount" not in pages["ZZ"]
     engine.dispose()
+
+
+def test_a_break_of_one_window_tells_how_often_they_come(tmp_path: Path, browse: Browse) -> None:
+    """The measured rate without any change stands among the key facts of its incident, not as a table of evidence."""
+    engine = open_state(f"sqlite:///{tmp_path / 'state.db'}")
+    migrate(engine)
+    scenes.seed(engine, windows=24)
+    with write(engine) as conn:
+        (drift,) = [a for a in alertlog.open_alerts(conn) if a.event == "FeatureDrift"]
+        evidence = {"features": [{"name": "amount", "share": 1.0}], "expected": dict(BREAKS_EXPECTED)}
+        broke = replace(drift, event=Event.DISTRIBUTION_BREAK, alert_id="broke", evidence=evidence, text="")
+        alertlog.write(conn, [broke], [], scenes.NOW_US)
+    page = browse(engine).get("/incidents/broke").text
+    assert "<dt>Expected</dt><dd>Outside the budget: 0 to 3.6 in 720 windows are 3 times stranger" in page
+    assert "shuffled rows 0" not in page
+    engine.dispose()
+
+
+def test_the_page_of_references_tells_what_moved(scene: sa.Engine, browse: Browse) -> None:
+    """What most changed against the version that was in use before, beside who approved; the twin has the numbers."""
+    client = browse(scene)
+    page = client.get("/models/card-fraud/reports").text
+    assert (
+        "amount: JS 0.21, PSI 0.3, mean 20.5 to 27.2<br>country: JS 0.1, PSI 0.1, came amount<br>added: amount" in page
+    )
+    assert "against version 1" in page
+    (version,) = client.get("/api/v1/models/card-fraud/references").json()["items"]
+    assert version["compared"]["features"][0]["mean"] == [20.5, 27.25]
 
 
 def test_errors_of_the_api_are_problem_documents(scene: sa.Engine, browse: Browse) -> None:

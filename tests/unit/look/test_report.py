@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -13,13 +14,18 @@ from tests import scenes
 
 
 def made(
-    engine: sa.Engine, model: str = "card-fraud", *, owned: str = "cards-ml", environment: str = "Production"
+    engine: sa.Engine,
+    model: str = "card-fraud",
+    *,
+    owned: str = "cards-ml",
+    environment: str = "Production",
+    **more: Any,
 ) -> owner.Report:
     """A report over everything the scene holds."""
     row = queries.one_model(engine, model, scenes.NOW_US, clock="wall", grace_us=0)
     assert row is not None
     return owner.report(
-        engine, row, 0, scenes.END_US, environment=environment, owner=owned, made_us=scenes.NOW_US, version="1"
+        engine, row, 0, scenes.END_US, environment=environment, owner=owned, made_us=scenes.NOW_US, version="1", **more
     )
 
 
@@ -40,6 +46,15 @@ def test_the_report_tells_incidents_and_every_feature(scene: sa.Engine) -> None:
     features = report.summary["features"]
     assert features["merchant_age_days"]["js"] > features["hour"]["js"]
     assert report.summary["events"] > 10_000
+
+
+def test_the_report_tells_the_smallest_shift_of_every_feature(scene: sa.Engine) -> None:
+    """In the feature's unit where the configuration tells it, beside the sizes of change."""
+    report = made(scene, units={"amount": "QAR"})
+    told = {name: f["smallest"] for name, f in report.summary["features"].items()}
+    assert (told["amount"], told["country"], told["hour"]) == ("0.25 QAR", "3.0% of rows", "none shows")
+    assert "Smallest shift it can show" in report.html
+    assert '<td class="num">0.25 QAR</td></tr>' in report.html
 
 
 def test_the_report_tells_every_segment(scene: sa.Engine) -> None:
