@@ -244,17 +244,10 @@ def put_history(
     engine: sa.Engine, model_id: str, counts: Sequence[ProfileRow], of_use: Callable[[bytes], bool] = lambda body: True
 ) -> None:
     """Store counts that were rebuilt; a bucket of which more is known already, in a body that is `of_use`, stays."""
+    wanted = (profiles.c.model_id == model_id) & profiles.c.reference_hash.in_({c.reference_hash for c in counts})
     with write(engine) as conn:
-        known = {
-            int(r.start_us): int(r.n)
-            for r in conn.execute(
-                sa.select(profiles.c.start_us, profiles.c.n, profiles.c.body).where(
-                    profiles.c.model_id == model_id,
-                    profiles.c.reference_hash.in_({c.reference_hash for c in counts}),
-                )
-            )
-            if of_use(bytes(r.body))
-        }
+        rows = conn.execute(sa.select(profiles.c.start_us, profiles.c.n, profiles.c.body).where(wanted))
+        known = {int(r.start_us): int(r.n) for r in rows if of_use(bytes(r.body))}
         for c in counts:
             if known.get(c.start_us, -1) < c.n:
                 put_profile(conn, model_id, c)
