@@ -198,7 +198,11 @@ def _what(alert: Alert, action: Action) -> str:
     ]
     if features:
         more = f" and {len(features) - 5} more" if len(features) > 5 else ""
-        parts[:0] = ["features " + ", ".join(features[:5]) + more, *reasons(alert.evidence)]
+        parts[:0] = [
+            "features " + ", ".join(features[:5]) + more,
+            *reasons(alert.evidence),
+            *effects(alert.evidence)[:1],
+        ]
     parts[:0] = _queries(alert.evidence)
     if words := usual(alert.evidence):
         parts.insert(0, words)
@@ -265,6 +269,16 @@ def reasons(evidence: Mapping[str, Any]) -> list[str]:
         told.append(f"{shown(cause.get('name'), 40)}: {cause.get('cause')}{sign}{what}{_percent(cause.get('share'))}")
     new = [shown(v.get("version"), 20) for v in _objects(evidence.get("versions")) if v.get("first_seen")]
     return told + ([f"model version {', '.join(new)} came with it"] if new else [])
+
+
+def effects(evidence: Mapping[str, Any]) -> list[str]:
+    """What the drifting features by themselves do to the model's answer, one short sentence each."""
+    return [
+        f"{shown(e.get('name'), 40)} alone moves mean {shown(e.get('answer'), 40)} by {number(e['effect'])}"
+        f" of {number(e['measured'])}"
+        for e in _objects(evidence.get("effects"))
+        if isinstance(e.get("effect"), int | float) and isinstance(e.get("measured"), int | float)
+    ]
 
 
 def group(found: Mapping[str, Any]) -> str:

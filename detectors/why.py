@@ -94,7 +94,8 @@ def explain(
     """Evidence about the drift that `evidence` tells of (its `features` and `bets`); {} when either side has few rows.
 
     segment: the incident's, whose rows alone count then. earlier: rows of the log before the onset, for versions.
-    Returns changes, pictures, explained_by, concentrates, causes, versions, score and compared, as docs/detectors.md says.
+    Returns changes, pictures, explained_by, concentrates, causes, versions, score, effects and compared, as
+    docs/detectors.md says.
     """
     for s in bins.strata.segments:
         if s.name == segment:
@@ -128,6 +129,7 @@ def explain(
         ],
         "versions": _versions(earlier if earlier is not None and earlier.num_rows else before, after),
         "score": [_change(c, i, "", {}) for i, f in enumerate(bins.features) if f.is_output][:SHOWN],
+        "effects": [e for i in named if (e := _effect(c, i)) is not None],
         "compared": {"before": old.n, "after": new.n, "since": _since(after)},
     }
 
@@ -268,6 +270,32 @@ def _change(c: Comparison, i: int, bet: str, units: Mapping[str, str]) -> dict[s
             for when, z, u in (("before", x, v), ("after", y, w))
         },
     }
+
+
+def _effect(c: Comparison, i: int) -> dict[str, Any] | None:
+    """What a feature's own change does to the mean of the first numeric answer, all else as it was: the reference's mean
+    answer in each of the feature's bins, weighted by how the bins' shares moved (post-stratification). Values that the
+    reference lacks count as average. None for answers themselves, and where no answer is a number.
+
+    Effects of several features do not add up where these hang together.
+    """
+    outputs = [j for j, f in enumerate(c.bins.features) if f.is_output and f.kind == NUMBER]
+    if not outputs or c.bins.features[i].is_output:
+        return None
+    j, start, slots = outputs[0], c.starts[i], c.bins.features[i].slots
+    (y, v), (z, w) = ((s.coded.values[j], s.weight) for s in (c.before, c.after))
+    known, now = np.isfinite(y), np.isfinite(z)
+    if not known.any() or not now.any():
+        return None
+    at = c.before.coded.codes[i][known] - start
+    rows = np.bincount(at, weights=v[known], minlength=slots)
+    total, mean = np.bincount(at, weights=v[known] * y[known], minlength=slots), np.average(y[known], weights=v[known])
+    each = np.where(rows > 0, total / np.maximum(rows, 1e-12), mean)
+    p, q = (s.shares(i, start, slots) for s in (c.before, c.after))
+    return {
+        "name": c.bins.features[i].name, "answer": c.bins.features[j].name, "effect": finite(float((q - p) @ each)),
+        "measured": finite(float(np.average(z[now], weights=w[now]) - mean)),
+    }  # fmt: skip
 
 
 def _quantile(x: Floats, weight: Floats, at: float) -> float:

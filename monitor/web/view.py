@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 import jinja2
 
 from alerts.techniques import table as technique_table
-from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES, group, reasons, usual
+from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES, effects, group, reasons, usual
 from monitor.model import HOUR_US, SECOND_US, Act, Event, Family, Severity, rfc3339
 from monitor.reports.charts import Chart, histogram, share_bar, spark
 from monitor.reports.compared import moved
@@ -47,7 +47,7 @@ DELIVERY_WORDS: Final = {
 }
 KNOWN_EVIDENCE: Final = frozenset({
     "features", "detectors", "principals", "model_version", "detector_version",
-    "bets", "causes", "changes", "compared", "concentrates", "expected", "explained_by", "pictures", "score", "versions",
+    "bets", "causes", "changes", "compared", "concentrates", "effects", "expected", "explained_by", "pictures", "score", "versions",
 })  # shown in their own tables  # fmt: skip
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -246,6 +246,7 @@ def cause(evidence: Mapping[str, Any]) -> Cause | None:
     told = reasons(evidence)
     if not told:
         told = ["No single caller, version, category or segment explains it, and the data look whole."]
+    told += effects(evidence)
     counts = f"{number(_float(compared.get('before')))} events of the reference beside {number(_float(compared.get('after')))}"
     since = f" since {seen(compared['since'])[:16].replace('T', ' ')} UTC" if compared.get("since") else ""
     return Cause([_moved(by_name[k]) for k in known], told, groups, pictures, counts + since)

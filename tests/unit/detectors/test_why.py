@@ -49,6 +49,22 @@ def told(after: Mapping[str, Any], *named: str, bets: Mapping[str, str] | None =
     return explain(dataclasses.replace(bins, strata=strata), before, table(after), evidence, **more)
 
 
+def test_the_effect_on_the_score_is_that_of_the_feature_alone() -> None:
+    """Amounts that double move the score, and their effect is what the score moved by; ages, of which the score knows
+    nothing, move it by nothing, whatever moved it.
+    """
+    rng = np.random.default_rng(8)
+    new = calls(3000, rng, start_us=10_000)
+    new["amount"], new["age"] = new["amount"] * 2.0, new["age"] + 5.0
+    new["score"] = 1 / (1 + np.exp(3.0 - np.log(new["amount"])))
+    amount, age = told(new, "amount", "age")["effects"]
+    assert (amount["name"], amount["answer"]) == ("amount", "score:fraud")
+    assert amount["measured"] > 0.1
+    assert amount["effect"] == pytest.approx(amount["measured"], rel=0.15)
+    assert abs(age["effect"]) < 0.02
+    assert age["measured"] == amount["measured"]
+
+
 def test_size_is_told_in_the_features_own_unit() -> None:
     """Everybody's age rises by five years: mean before and after, median, nobody in particular, the score unmoved."""
     new = calls(3000, np.random.default_rng(2), start_us=10_000)
