@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window, few_rows
 from detectors.binned import NUMBER, floats
 from detectors.profile import Profile
+from detectors.signals import Frame
 from detectors.stats import Floats
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict
@@ -22,7 +23,8 @@ from monitor.model import Event, Family, Subject, Verdict
 VERSION: Final = 3
 MAX_KINDS: Final = 2_000  # categories of one field that are remembered; a field with more has no rule about new ones
 ROWS: Final = "all fields"  # blame of rules about whole rows
-MAX_ROWS: Final = 200_000  # rows of a window that are looked at, the first ones
+MAX_ROWS: Final = 200_000  # rows of a window that are looked at, the first ones,
+AT_ONCE: Final = 32_768  # of which so many are compared at a time
 UNTIMED_ROWS: Final = 200  # rows of a stretch where the reference has no times
 REPEATS: Final = 0.1  # share of repeats that is usual whatever the reference shows: who made it may have left them out
 BAD, CLEAN = 2.0, -1.0  # scores of a window that breaks a rule and of one that keeps it, for the return test
@@ -287,7 +289,8 @@ def _shares(rows: pa.Table, learnt: Learnt) -> Floats:
     distinct = len(_groups(rows, learnt)) or n
     absent = np.zeros(rows.num_rows, dtype=bool)
     for f in learnt.always:
-        absent |= np.asarray(_words(rows, f).is_null().combine_chunks())
+        held = f"feature:{f}" in rows.column_names
+        absent |= np.asarray(rows[f"feature:{f}"].is_null()) if held else True
     return np.array([
         *outside, *constant, *unit, *new, _share_true(rows, "mismatched"), _flagged(rows, "unknown_feature"),
         float(absent.sum()) / n, 1 - distinct / n,
@@ -296,11 +299,14 @@ def _shares(rows: pa.Table, learnt: Learnt) -> Floats:
 
 def _groups(rows: pa.Table, learnt: Learnt) -> NDArray[np.int64]:
     """How often each distinct row comes; nothing without fields."""
-    keys = [f"feature:{f}" for f in learnt.features if f"feature:{f}" in rows.column_names]
-    if not keys:
+    held = {f: number for f, number in learnt.features.items() if f"feature:{f}" in rows.column_names}
+    if not held or not rows.num_rows:
         return np.zeros(0, np.int64)
-    counted = _plain(rows.select(keys)).group_by(keys).aggregate([([], "count_all")])
-    return np.asarray(counted["count_all"], dtype=np.int64)
+    numeric, categorical = ([f for f, number in held.items() if number is kind] for kind in (True, False))
+    hashes = [  # one number a row instead of a group of columns: a window of any size fits
+        Frame.of(rows.slice(at, AT_ONCE), numeric, categorical).whole() for at in range(0, rows.num_rows, AT_ONCE)
+    ]
+    return np.asarray(np.unique(np.concatenate(hashes), return_counts=True)[1], dtype=np.int64)
 
 
 def _equal_pairs(rows: pa.Table, learnt: Learnt) -> float:
@@ -316,14 +322,6 @@ def _flagged(rows: pa.Table, flag: str) -> float:
     lists = rows["quality"].combine_chunks()
     hits = np.flatnonzero(np.asarray(pc.equal(pc.list_flatten(lists), flag)))
     return float(len(np.unique(np.asarray(pc.list_parent_indices(lists))[hits]))) / float(rows.num_rows)
-
-
-def _plain(rows: pa.Table) -> pa.Table:
-    """Words instead of dictionaries, which rows cannot be grouped by across chunks."""
-    return pa.table({
-        c: rows[c].cast(rows[c].type.value_type) if pa.types.is_dictionary(rows[c].type) else rows[c]
-        for c in rows.column_names
-    })  # fmt: skip
 
 
 def _share_true(rows: pa.Table, column: str) -> float:
