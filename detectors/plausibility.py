@@ -164,15 +164,18 @@ def _combine(codes: Any, place: Any, pairs: Any, ratio: Any, together: Any) -> N
 def crossed(codes: Codes, numbers: Floats, pairs: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
     """Strangeness of each reference row under what the other half of the rows teaches: what fresh rows would get.
 
-    pairs: those of the whole reference. Halves that chose their own could choose others, or none, and a level that is
-    read off them would say nothing about fresh rows.
+    pairs: those of the whole reference. A half that chooses its own could choose others, or none, and a level that is
+    read off it would say nothing about fresh rows; with pairs that were chosen with the row at hand it looks less strange
+    than a fresh one. So the stranger of the two counts.
     """
     order = rng.permutation(len(codes))
     out = np.zeros((len(codes), 2), dtype=np.float32)
     halves = order[: len(codes) // 2], order[len(codes) // 2 :]
     for learn, judge in (halves, halves[::-1]):
-        taught = Joint.fit(codes[learn[:LEARN_ROWS]], numbers[learn[:LEARN_ROWS]], pairs)
-        out[judge] = taught.strangeness(codes[judge], numbers[judge])
+        for given in (None, pairs):
+            taught = Joint.fit(codes[learn[:LEARN_ROWS]], numbers[learn[:LEARN_ROWS]], given)
+            found = taught.strangeness(codes[judge], numbers[judge])
+            out[judge] = found if given is None else np.maximum(out[judge], found)
     return out
 
 
