@@ -37,6 +37,7 @@ COMMANDS: Final = (
     Entry("reference", "reference", "reference", "Build, check, propose and approve what is normal."),
     Entry("tune", "tune", "tune", "Show what each false-alarm budget would have raised."),
     Entry("alerts", "people", "alerts", "List, show and settle incidents."),
+    Entry("principals", "principals", "principals", "Suggest what to declare of callers."),
     Entry("mark", "marks", "mark", "Tell what explains changes: deploys, versions, batch jobs."),
     Entry("maintain", "marks", "maintain", "Announce maintenance, with a reason and an end."),
     Entry("outbox", "alerts", "outbox", "List deliveries and try them again."),

@@ -39,7 +39,7 @@ class KnownPrincipal(Section):
     group: str = ""
     """Callers of one group are each other's peers."""
     owner: str = ""
-    """Who answers for it; named in alerts."""
+    """Who answers for it; shown with the caller."""
     profile: Literal["batch", "what_if", "explainer", "load_test", "health_probe", "segment"] | None = None
     """What it is for, where that looks unusual."""
     budget: Exposure = Exposure()

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from monitor.cli.marks import maintain, mark
-from monitor.cli.people import alerts
+from monitor.cli.people import alerts, now_us
+from monitor.cli.principals import principals
+from monitor.config import directories, load
 from monitor.errors import UsageError
 from monitor.store import alertlog, people
 from monitor.store.engine import migrate, open_state, read, write
@@ -139,3 +141,37 @@ def test_what_cannot_be_meant_is_refused(config: Path, app: Any, words: tuple[st
     with pytest.raises(UsageError):
         run(app, *words, "-c", str(config))
     assert _pending(config) == []
+
+
+def test_uses_are_suggested_and_declared_by_whoever_writes_them_down(state_url: str, tmp_path: Path) -> None:
+    """A caller whose incident looks like a tool, and one of whom a person said that there was a reason, become entries that
+    the directory takes; an attack, and what somebody called a false alarm, do not. Names from logs stay what they are.
+    """
+    engine, now = open_state(state_url), now_us()
+    migrate(engine)
+    odd = HOSTILE.rstrip("\x00")
+    tool = {"look_alike": {"profile": "explainer", "why": "84 of 97 strange queries are samples", "excused": 84}}
+    like = {"look_alike": {"profile": "batch", "why_not": "it varies training rows"}}
+    told = [(odd, tool), ("job", like), ("eve", like), ("thief", tool), ("nobody", tool)]
+    made = [
+        opened(who, alert_id=f"{i}" * 36, opened_us=now - 1000 - i, updated_us=now, evidence=said_of)
+        for i, (who, said_of) in enumerate(told)
+    ]
+    with write(engine) as conn:
+        alertlog.write(conn, [t.alert for t in made], made, now)
+    engine.dispose()
+    file = tmp_path / "lanner.yaml"
+    file.write_text(f"models: {{m: {{}}}}\nstore: {{database: '{state_url}'}}\n")
+    for place, verdict in ((1, "benign-true"), (3, "true"), (4, "false")):
+        said(alerts, file, "verdict", str(place) * 4, verdict, "--by", "ann", "--reason", "monthly <b>")
+    text = run(principals, "suggest", "m", "-c", str(file))
+    assert "\x1b" not in text
+    assert "verdict benign-true by ann: monthly \\x3cb\\x3e" in text
+    (tmp_path / "principals.yaml").write_text(text)
+    file.write_text("models: {m: {principals: principals.yaml}}\n")
+    found = directories(load(file))["m"]
+    assert {p.id: p.profile for p in found.principals} == {odd: "explainer", "job": "batch"}
+    file.write_text(f"models: {{m: {{}}}}\nstore: {{database: '{state_url}'}}\n")
+    assert [json.loads(line)["by"] for line in run(principals, "suggest", "m", "-c", str(file), "--json").splitlines()] == ["ann", None]  # fmt: skip
+    with pytest.raises(UsageError, match="there is no model"):
+        run(principals, "suggest", "x", "-c", str(file))

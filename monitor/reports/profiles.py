@@ -1,0 +1,48 @@
+"""Uses of a model that its incidents suggest to declare: learnt here, confirmed by whoever puts them into the directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, get_args
+
+from monitor.config.principals import KnownPrincipal
+from monitor.model import Said
+from monitor.store.lookups import IncidentRow
+from monitor.store.people import ActRow, verdict
+
+_DECLARED: Final = KnownPrincipal.model_fields["profile"].annotation
+PROFILES: Final = frozenset(p for part in get_args(_DECLARED) for p in get_args(part))
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A caller that may be an honest tool. why: as its incident says; by: who gave a verdict of benign-true, if one did."""
+
+    name: str
+    profile: str
+    why: str
+    incident: str
+    by: str | None
+
+
+def proposals(incidents: Sequence[IncidentRow], acts: Mapping[str, Sequence[ActRow]]) -> list[Proposal]:
+    """One entry per caller, from its newest incident that speaks for one; those with a person's verdict first.
+
+    An incident speaks for a use when most of its strange queries are what such a tool sends, or when a person
+    said that there was a good reason (benign-true): then for the honest use that looks most like it. A verdict
+    that it was an attack, or nothing at all, speaks against any.
+    """
+    found: dict[str, Proposal] = {}
+    for i in sorted(incidents, key=lambda i: (-i.opened_us, i.alert_id)):
+        like, said = i.evidence.get("look_alike"), verdict(acts.get(i.alert_id, ()))
+        if i.subject_kind != "principal" or not isinstance(like, Mapping) or like.get("profile") not in PROFILES:
+            continue
+        benign = said is not None and said.act.said is Said.BENIGN_TRUE
+        against = said is not None and said.act.said in (Said.TRUE, Said.FALSE)
+        if against or not (benign or "why" in like):
+            continue
+        why = str(like.get("why") or like.get("why_not") or "") if not benign or said is None else said.act.reason
+        by = said.act.actor if benign and said is not None else None
+        found.setdefault(i.subject_id, Proposal(i.subject_id, str(like["profile"]), why, i.alert_id, by))
+    return sorted(found.values(), key=lambda p: (p.by is None, p.name))
