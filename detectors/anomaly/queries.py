@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detectors import signals
 from detectors.anomaly import own, tokens
 from detectors.anomaly.learnt import SIGNALS, Learnt, as_rows, callers, learn
+from detectors.anomaly.ways import WAYS, Ways
 from detectors.answers import Answers
 from detectors.base import Calibration, Caller, Evidence, Feedback, Measured, State, Window
 from detectors.chains import Chains
@@ -52,7 +53,7 @@ class Queries:
     distinct rows (detectors.search). *crowd*: three of them resemble it more than honest clients' rows ever do.
     *cross*: one that got another answer does. *joint*: its values do not go together (detectors.plausibility). *edge*: the model
     was as unsure as it seldom is. *shared*: it is a small step from a recent row of another caller (detectors.pool),
-    which ties the two. Exact repeats are no evidence; what-ifs and samples of explainers are excused (detectors.search).
+    which ties the two; so does a flagged row with a credential or from an address by which another caller was flagged. Exact repeats are no evidence; what-ifs and samples of explainers are excused (detectors.search).
     Flagged rows vote for the technique (detectors.anomaly.tokens).
 
     Math: per flag F with tolerated rate rho, e-values (r/rho)^F ((1-r)/(1-rho))^(1-F) for r in {2 rho + .05, .3, .6,
@@ -112,11 +113,12 @@ class Queries:
             len(learnt.features),
             len(learnt.rules.numeric),
         )
-        rows = window.rows(learnt.columns)
+        ways = Ways.load(known.meta if known else None)
+        rows = window.rows([*learnt.columns, *WAYS])
         who, names = callers(rows)
         at = np.flatnonzero(who >= 0)
         if not len(at):
-            return Measured(known if known is not None else self._state(cal, chains, pool))
+            return Measured(known if known is not None else self._state(cal, chains, pool, ways))
         frame = signals.framed(window, learnt.rules.numeric, learnt.rules.categorical).take(at)
         given, codes = Answers.of(rows).take(at), learnt.encoder.codes(frame)
         broken, fields = learnt.rules.broken(frame)
@@ -126,14 +128,15 @@ class Queries:
         sent = sent._replace(who=who[at])
         met, on, share, others = self._follow(chains, pool, learnt, names, sent, misfits)
         evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given, share)
-        linked = [(int(at[i]), o) for i, o in enumerate(others) if o is not None and evidence.flag[i]]
+        flagged = np.flatnonzero(evidence.flag)
+        linked = [(int(at[i]), o) for i in flagged.tolist() if (o := others[i]) is not None]
+        linked += ways.meet(rows, at[flagged], [names[k] for k in sent.who[flagged].tolist()])
         table = tuple(dict.fromkeys([*names, *(o for _, o in linked)]))
         place = {n: k for k, n in enumerate(table)}
         links = np.array([(r, place[o]) for r, o in linked], dtype=np.int64).reshape(-1, 2)
-        flagged = np.flatnonzero(evidence.flag)
         details = _Why(learnt.rules, frame, on, met, flagged, at[flagged])
         found = replace(evidence, principals=table, links=links, details=details)
-        return Measured(self._state(cal, chains, pool), (), found)
+        return Measured(self._state(cal, chains, pool, ways), (), found)
 
     def _follow(
         self, chains: Chains, pool: Pool, learnt: Learnt, names: tuple[str, ...], sent: Rows, misfits: NDArray[np.int64]
@@ -200,10 +203,10 @@ class Queries:
     def _rho(self) -> dict[str, float]:
         return {s: float(getattr(self, f"rho_{s}")) for s in SIGNALS}
 
-    def _state(self, cal: Calibration, chains: Chains, pool: Pool) -> State:
+    def _state(self, cal: Calibration, chains: Chains, pool: Pool, ways: Ways) -> State:
         kept = chains.save(self.name, VERSION, cal.hash)
         meta, arrays = pool.save()
-        return replace(kept, meta={**kept.meta, **meta}, arrays={**kept.arrays, **arrays})
+        return replace(kept, meta={**kept.meta, **meta, **ways.save()}, arrays={**kept.arrays, **arrays})
 
 
 def _silent(

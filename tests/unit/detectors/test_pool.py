@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from detectors.anomaly.queries import Queries
 from detectors.base import Calibration
@@ -60,3 +61,30 @@ def test_who_goes_on_with_somebodys_steps_is_tied_to_him() -> None:
     found = flags(mixed(*parts, sent(numbers(like), like, "honest")))
     assert min(found["sybil-0"], found["sybil-1"]) >= 10
     assert found["honest"] <= 1
+
+
+@pytest.mark.parametrize("column", ["credential_id", "source_ip"])
+def test_names_that_search_with_one_credential_or_address_are_one_incident(column: str) -> None:
+    """Two searches around different rows, under two names: one cluster when they share a key or an address, else two
+    incidents; an honest caller behind the same address is in neither.
+    """
+    rng = np.random.default_rng(6)
+    like = events(120, rng)
+    rows = numbers(like)
+    searches = [rows[i] + rng.normal(0, 0.03, (60, 8)) for i in (3, 90)]
+    found = {}
+    for shared in (True, False):
+        parts = [sent(x, like, f"name-{i}", start_us=i * SECOND_US) for i, x in enumerate(searches)]
+        parts.append(sent(rows, like, "honest"))
+        parts = [
+            t.append_column(column, pa.array(["one" if shared else f"own-{k}"] * t.num_rows))
+            for k, t in enumerate(parts)
+        ]
+        court = Court(Queries(), calibration())
+        court.stretch(as_log(mixed(*parts)))
+        found[shared] = court.decisions
+    assert {d.subject.kind for d in found[False]} == {"principal"}
+    assert {d.subject.id for d in found[False]} == {"name-0", "name-1"}
+    last = found[True][-1]
+    assert last.subject.kind == "cluster"
+    assert last.evidence["principals"] == ["name-0", "name-1"]
