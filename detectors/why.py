@@ -69,12 +69,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The reference's rows beside those since the onset. named: the drifting features' places, with their shares."""
+    """The reference's rows beside those since the onset. named: the drifting features' places, with their shares; tied:
+    those of them whose relation to other numbers changed, and not how they are spread.
+    """
 
     bins: Bins
     before: Side
     after: Side
     named: Mapping[int, float]
+    tied: frozenset[int] = frozenset()
 
     @cached_property
     def starts(self) -> list[int]:
@@ -109,16 +112,17 @@ def explain(
     was, now = stands_for(before), stands_for(after)
     old = Side(before, plain.code(before), was, was)
     new = Side(after, plain.code(after), now, now * _mix(bins.strata, (before, was), (after, now)))
-    c = Comparison(plain, old, new, named)
+    bets = evidence.get("bets", {})
+    tied = {i for i in named if _what(bins, i, bets) == "dependence" and i in plain.crossed and len(plain.crossed) > 1}
+    c = Comparison(plain, old, new, named, frozenset(tied))
     found = sorted(_candidates(c, bins.strata.segments), key=lambda x: (-x["explains"], x["share"], str(x["value"])))
     nearly = max(CONCENTRATES, found[0]["explains"] - 0.05) if found else 1.0
     leading = [x for x in found if x["explains"] >= nearly]
     best = min(leading, key=lambda x: (x["share"], -x["explains"])) if leading else None  # the narrowest of equals
     explained = best is not None and best["explains"] >= EXPLAINS
     closer = c if best is None or not explained else replace(c, after=c.after.take(best["rows"]))
-    bets = evidence.get("bets", {})
     return {
-        "changes": [_change(c, i, str(bets.get(bins.features[i].name, "")), units or {}) for i in named],
+        "changes": [_change(c, i, bets, units or {}) for i in named],
         "pictures": [_picture(c, i) for i in named],
         "explained_by": _told(best) if best is not None and explained else None,
         "concentrates": [_told(x) for x in found if x["explains"] >= CONCENTRATES][:SHOWN],
@@ -128,10 +132,16 @@ def explain(
             for cause in causes(f, old.table, closer.after.table)
         ],
         "versions": _versions(earlier if earlier is not None and earlier.num_rows else before, after),
-        "score": [_change(c, i, "", {}) for i, f in enumerate(bins.features) if f.is_output][:SHOWN],
+        "score": [_change(c, i, {}, {}) for i, f in enumerate(bins.features) if f.is_output][:SHOWN],
         "effects": [e for i in named if (e := _effect(c, i)) is not None],
         "compared": {"before": old.n, "after": new.n, "since": _since(after)},
     }
+
+
+def _what(bins: Bins, i: int, bets: Mapping[str, Any]) -> str:
+    """What was bet on about a feature: location, spread, dependence, missing, share of ...; "" where nothing is said."""
+    name, bet = bins.features[i].name, str(bets.get(bins.features[i].name, ""))
+    return bet.removeprefix(name).split("/")[1] if bet.startswith(f"{name}/") else ""
 
 
 def _since(after: pa.Table) -> str | None:
@@ -172,6 +182,10 @@ def _shift(c: Comparison, his: NDArray[np.bool_] | None, mine: NDArray[np.bool_]
     """
     total = blur = 0.0
     for i, weight in c.named.items():
+        if i in c.tied:
+            moved, chance = _untied(c, i, his, mine)
+            total, blur = total + weight * moved, blur + weight * chance
+            continue
         start, slots = c.starts[i], c.bins.features[i].slots
         sides = []
         for side, out in ((c.before, his), (c.after, mine)):
@@ -185,6 +199,28 @@ def _shift(c: Comparison, his: NDArray[np.bool_] | None, mine: NDArray[np.bool_]
         total += weight * max(0.0, float(((p - q)[known] ** 2 / middle[known]).sum()) - degrees * rows)
         blur += weight * np.sqrt(2 * degrees) * rows
     return total, float(blur)
+
+
+def _untied(
+    c: Comparison, i: int, his: NDArray[np.bool_] | None, mine: NDArray[np.bool_] | None
+) -> tuple[float, float]:
+    """The same for a number's correlations with the others: their squared distance less what chance makes of it."""
+    others = [j for j in c.bins.crossed if j != i]
+    found, rows = [], 0.0
+    for side, out in ((c.before, his), (c.after, mine)):
+        w = side.weight if out is None else np.where(out, 0.0, side.weight)
+        found.append(_correlations(c, side, i, others, w))
+        rows += (w**2).sum() / max(w.sum() ** 2, 1e-12)
+    moved = float(((found[1] - found[0]) ** 2).sum()) - len(others) * rows
+    return max(0.0, moved), float(np.sqrt(2 * len(others)) * rows)
+
+
+def _correlations(c: Comparison, side: Side, i: int, others: Sequence[int], weight: Floats) -> Floats:
+    """Of one number's normal scores with those of others."""
+    levels = c.bins.levels[side.coded.codes[[i, *others]]]
+    centred = (levels - np.average(levels, axis=1, weights=weight)[:, None]) * np.sqrt(weight)
+    size = np.sqrt((centred**2).sum(axis=1))
+    return np.asarray(centred[1:] @ centred[0] / np.maximum(size[1:] * size[0], 1e-12))
 
 
 def _groupings(
@@ -218,11 +254,11 @@ def _told(group: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _change(c: Comparison, i: int, bet: str, units: Mapping[str, str]) -> dict[str, Any]:
+def _change(c: Comparison, i: int, bets: Mapping[str, Any], units: Mapping[str, str]) -> dict[str, Any]:
     """One feature's change as two numbers that a person can check: what was measured, before and after."""
     f = c.bins.features[i]
     p, q = (s.shares(i, c.starts[i], f.slots) for s in (c.before, c.after))
-    what = bet.removeprefix(f.name).split("/")[1] if bet.startswith(f"{f.name}/") else ""
+    what = _what(c.bins, i, bets)
     if what == "missing":
         return {
             "name": f.name,
@@ -307,12 +343,7 @@ def _quantile(x: Floats, weight: Floats, at: float) -> float:
 def _relation(c: Comparison, i: int) -> dict[str, Any]:
     """The number whose relation to this one changed most: correlations of normal scores before and after."""
     others = [j for j in c.bins.crossed if j != i]
-    found = []
-    for side in (c.before, c.after):
-        levels = c.bins.levels[side.coded.codes[[i, *others]]]
-        centred = (levels - np.average(levels, axis=1, weights=side.weight)[:, None]) * np.sqrt(side.weight)
-        size = np.sqrt((centred**2).sum(axis=1))
-        found.append(centred[1:] @ centred[0] / np.maximum(size[1:] * size[0], 1e-12))
+    found = [_correlations(c, side, i, others, side.weight) for side in (c.before, c.after)]
     k = int(np.argmax(np.abs(found[1] - found[0])))
     other = c.bins.features[others[k]].name
     return {

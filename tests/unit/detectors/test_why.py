@@ -49,6 +49,24 @@ def told(after: Mapping[str, Any], *named: str, bets: Mapping[str, str] | None =
     return explain(dataclasses.replace(bins, strata=strata), before, table(after), evidence, **more)
 
 
+def test_whose_rows_break_a_relation_is_found() -> None:
+    """One caller whose amounts no longer go with the score explains a change of dependence; when it is everybody's, nobody
+    does.
+    """
+    for everybody in (False, True):
+        rng = np.random.default_rng(9)
+        new = calls(4000, rng, start_us=10_000)
+        mine = np.full(4000, True) if everybody else new["principal"] == CLIENTS[0]
+        new["score"][mine] = rng.permutation(new["score"][mine])
+        found = told(new, "score:fraud", bets={"score:fraud": "score:fraud/dependence/+"})
+        assert found["changes"][0]["measure"] == "correlation with amount"
+        if everybody:
+            assert found["explained_by"] is None
+        else:
+            assert (found["explained_by"]["kind"], found["explained_by"]["value"]) == ("principal", CLIENTS[0])
+            assert found["explained_by"]["explains"] > 0.8
+
+
 def test_the_effect_on_the_score_is_that_of_the_feature_alone() -> None:
     """Amounts that double move the score, and their effect is what the score moved by; ages, of which the score knows
     nothing, move it by nothing, whatever moved it.
