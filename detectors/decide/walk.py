@@ -371,4 +371,4 @@ class Walk:
 
 def _rows(said: Mapping[str, Any]) -> int:
     """Rows that a gauge has read."""
-    return int(said.get("distinct_rows", said.get("rows", 0)))
+    return int(said.get("distinct_rows", said.get("training_rows", said.get("rows", 0))))

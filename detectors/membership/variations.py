@@ -125,6 +125,7 @@ class Membership:
         flag, trial, like = (np.zeros(len(at), dtype=bool) for _ in range(3))
         details: dict[int, dict[str, Any]] = {}
         gauges: list[Detection] = []
+        readings: dict[int, dict[str, Any]] = {}
         if len(some):
             frame = signals.framed(window, numeric, categorical).take(at[some])
             tried = self._try(cal, known, frame, training[some], who[at[some]], names)
@@ -136,6 +137,9 @@ class Membership:
             gauges = [
                 self._gauge(names[who[at[some[i]]]], int(times[some[i]]), int(tried.records[i])) for i in tried.told()
             ]
+            readings = {
+                int(at[some[i]]): {"training_overlap": {"training_rows": int(tried.records[i])}} for i in tried.told()
+            }
         known.rows += len(at)
         known.forget(round(self.max_mb * 1e6))
         votes = np.zeros((len(at), len(TECHNIQUES)))
@@ -145,7 +149,7 @@ class Membership:
         evidence = Evidence(
             detector=self.name, family=self.family, principals=names, code=who[at].astype(np.int32), row=at,
             time_us=times, log_e=signals.bernoulli_bets(flag, self.rho) * trial[:, None], flag=flag, details=details,
-            columns=tuple(f"record/{r}" for r in signals.tolerated(self.rho)), votes=votes,
+            columns=tuple(f"record/{r}" for r in signals.tolerated(self.rho)), votes=votes, readings=readings,
         )  # fmt: skip
         return Measured(known.save(self.name, VERSION, cal.hash), gauges, evidence)
 

@@ -48,7 +48,10 @@ def test_training_records_scored_again_alarm_nobody(share: float) -> None:
     judge = court()
     judge.stretch(log)
     assert judge.decisions == []
-    told = [d.statistic for d in Membership().measure(calibrated(), None, log).detections]
+    measured = Membership().measure(calibrated(), None, log)
+    told = [d.statistic for d in measured.detections]
+    assert measured.evidence is not None
+    assert [r["training_overlap"]["training_rows"] for r in measured.evidence.readings.values()] == told
     assert told == [64.0 * 2**i for i in range(len(told))]
     assert len(told) >= 2
 
