@@ -113,6 +113,8 @@ def threshold(
 ) -> float | None:
     """Bits that at most half of the tolerated share of reference rows reach, each sent by a caller of its own; None: too many."""
     n = len(rows.who)
+    apart = (np.arange(1, n + 1, dtype=np.uint64) << np.uint64(32)) | np.arange(n, dtype=np.uint64)
+    rows = rows._replace(hashes=apart)  # each row as if never seen before: only such rows are ever flagged
     pool = Pool.load(None, {}, rows.codes.shape[1], rows.numbers.shape[1])
     best, other = np.zeros(n, np.float32), np.full(n, -1, np.int64)
     _gather(rows, np.arange(n), np.ones(n, bool), pool.ring, groups, place, scale, 0.0, 0, other, best)
