@@ -34,14 +34,13 @@ TELLING: Final = (
     0.05  # share of honest rows that look like what-ifs anyway, from which on looking like one says nothing
 )
 DECLARED: Final[Mapping[str, frozenset[str]]] = {  # signals that a declared use of the model explains
-    "what_if": frozenset(SIGNALS) - {"schema"},
+    "what_if": frozenset(SIGNALS),
     "explainer": frozenset(SIGNALS),
     "load_test": frozenset({"near", "crowd", "cross", "joint", "edge", "shared"}),
     "health_probe": frozenset({"near", "crowd", "cross", "shared"}),
     "batch": frozenset({"near", "crowd", "cross", "shared"}),
     "segment": frozenset({"joint", "edge"}),
 }
-MADE_UP: Final = 0.5  # of a declared analyst's queries, that may break rules: most of a search's do, as it sends them
 
 
 @dataclass(frozen=True)
@@ -174,13 +173,9 @@ class Queries:
         self, cal: Calibration, window: Window, rows: pa.Table, at: NDArray[np.int64], names: tuple[str, ...],
         who: NDArray[np.int64], met: Met, on: dict[str, NDArray[np.bool_]], given: Answers, share: NDArray[np.uint8],
     ) -> Evidence:  # fmt: skip
-        declared = window.callers()
-        rates, silent, bets = self._rho(), _silent(cal, names, who, declared), []
-        analyst = np.array([n in declared and declared[n].profile == "what_if" for n in names], dtype=bool)[who]
+        rates, silent, bets = self._rho(), _silent(cal, names, who, window.callers()), []
         for j, (s, rho) in enumerate(rates.items()):
-            worth = own.bets(on[s], rho, share[:, j])
-            worth[analyst] = signals.bernoulli_bets(on[s][analyst], MADE_UP)
-            bets.append(worth * (met.fresh & ~silent[s])[:, None])
+            bets.append(own.bets(on[s], rho, share[:, j]) * (met.fresh & ~silent[s])[:, None])
             on[s] = on[s] & ~silent[s]
         flag = np.logical_or.reduce(list(on.values()))
         features = len(cal.meta["numeric"]) + len(cal.meta["categorical"])

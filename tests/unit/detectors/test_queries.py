@@ -14,7 +14,7 @@ from detectors import constraints, signals
 from detectors.aged import Ids, Part
 from detectors.anomaly.learnt import Learnt
 from detectors.anomaly.queries import Queries
-from detectors.base import Calibration, Caller
+from detectors.base import Calibration
 from detectors.chains import fitted
 from detectors.constraints import Constraints
 from detectors.profile import Bins
@@ -452,19 +452,3 @@ def test_resemblance_counts_by_rarity() -> None:
     assert colour[red, blue] == 0
     assert surprise[0, 32, 32] > surprise[0, 32, 34] > surprise[0, 32, 60] >= 0
     assert np.allclose(surprise, surprise.transpose(0, 2, 1))
-
-
-class Analyst(Rows):
-    """A stretch whose only caller is declared."""
-
-    def callers(self) -> dict[str, Caller]:
-        return {"honest": Caller(profile="what_if")}
-
-
-def test_a_declared_analyst_may_vary_rows_but_not_make_them_up() -> None:
-    """What-ifs of a declared analyst are no evidence; values that nobody sends are, when most of its queries have them."""
-    rng = np.random.default_rng(30)
-    for table, found in ((what_if(600, rng), False), (sent(hop_skip_jump(200, rng), events(1, rng), "honest"), True)):
-        court = Court(Queries(), calibration())
-        court.stretch(Analyst("m", 0, HOUR_US, table))
-        assert bool(court.decisions) is found
