@@ -1,6 +1,7 @@
 """The evidence about one caller: a page, its JSON twin, and the export of the raw rows, which is audited.
 
-Reads the event log, at most the newest rows of the caller inside the incident's window (monitor.store.recent).
+The page reads the newest rows of the caller inside the incident's window (monitor.store.recent), the export streams all of
+them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
 from detectors.anomaly.learnt import Learnt, callers
 from detectors.base import Caller
@@ -82,18 +84,20 @@ def router(site: Site) -> APIRouter:
         if not by or form not in FORMATS:
             raise HTTPException(422, "who: say who you are")
         asked = _asked(site, ref, name, incident)
-        found = _recent(site, asked, [*EXPORTED, *_features(site, asked)])
-        if found is None:
-            raise HTTPException(404)
+        try:
+            rows = sum(t.num_rows for t in _rows(site, asked, []))
+        except StoreError as gone:
+            raise HTTPException(404) from gone
         detail = {
-            "model": asked.model.name, "reason": why[:MAX_NAME], "format": form, "rows": found.mine.num_rows,
-            "from": rfc3339(found.mine_since_us), "to": rfc3339(found.end_us), "incident": asked.incident.alert_id if asked.incident else None,
+            "model": asked.model.name, "reason": why[:MAX_NAME], "format": form, "rows": rows,
+            "from": rfc3339(asked.start_us), "to": rfc3339(asked.end_us), "incident": asked.incident.alert_id if asked.incident else None,
         }  # fmt: skip
         with write(site.engine) as conn:  # first the trail, then the rows
             people.audited(conn, by[:100], "export", f"principal {asked.name}", detail, site.now_us())
-        media, make = FORMATS[form]
-        return Response(
-            make(found.mine), media_type=media, headers={"Content-Disposition": f'attachment; filename="rows.{form}"'}
+        media, lines = FORMATS[form]
+        found = _rows(site, asked, [*EXPORTED, *_features(site, asked)])
+        return StreamingResponse(
+            lines(found), media_type=media, headers={"Content-Disposition": f'attachment; filename="rows.{form}"'}
         )
 
     return routes
@@ -223,6 +227,15 @@ def _recent(site: Site, asked: Asked, columns: Sequence[str]) -> Recent | None:
         return None
 
 
+def _rows(site: Site, asked: Asked, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """All rows of the caller in the time that is looked at, in the order of the log, a part at a time."""
+    if site.log is None or asked.model.name not in site.log.models:
+        raise StoreError("no log at hand")
+    wanted = list(dict.fromkeys(["event_time", "principal", *columns]))
+    for table in site.log.read_window(asked.model.model_id, asked.start_us, asked.end_us, wanted):
+        yield table.filter(pc.fill_null(pc.equal(table["principal"], asked.name), False))
+
+
 def _features(site: Site, asked: Asked) -> list[str]:
     table = site.log.models.get(asked.model.name) if site.log is not None else None
     return [] if table is None else [f"feature:{f}" for f in (*table.schema.numeric, *table.schema.categorical)]
@@ -262,11 +275,6 @@ def _sample(file: Path, columns: tuple[str, ...]) -> pa.Table | None:
     return table.take(pa.array(range(0, table.num_rows, step)))
 
 
-def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for record in table.select([c for c in table.column_names if c != "mine"]).to_pylist():
-        yield record | {"event_time": rfc3339(record["event_time"])}
-
-
 def harmless(value: object) -> object:
     r"""A cell that no spreadsheet takes for a formula; lists as JSON.
 
@@ -280,17 +288,24 @@ def harmless(value: object) -> object:
     return "'" + value if isinstance(value, str) and value[:1] in set("\t\r\n") else value
 
 
-def _csv(table: pa.Table) -> bytes:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow([harmless(c) for c in table.column_names])
-    for record in _records(table):
-        writer.writerow([harmless(record[c]) for c in table.column_names])
-    return out.getvalue().encode("utf-8", "replace")
+def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for record in table.to_pylist():
+        yield record | {"event_time": rfc3339(record["event_time"])}
 
 
-def _jsonl(table: pa.Table) -> bytes:
-    return "".join(json.dumps(r) + "\n" for r in _records(table)).encode()
+def _csv(tables: Iterable[pa.Table]) -> Iterator[bytes]:
+    for at, table in enumerate(tables):
+        out = io.StringIO()
+        writer = csv.writer(out)
+        if at == 0:
+            writer.writerow([harmless(c) for c in table.column_names])
+        writer.writerows([harmless(v) for v in record.values()] for record in _records(table))
+        yield out.getvalue().encode("utf-8", "replace")
+
+
+def _jsonl(tables: Iterable[pa.Table]) -> Iterator[bytes]:
+    for table in tables:
+        yield "".join(json.dumps(r) + "\n" for r in _records(table)).encode()
 
 
 FORMATS: Final = {"csv": ("text/csv; charset=utf-8", _csv), "jsonl": ("application/x-ndjson", _jsonl)}
