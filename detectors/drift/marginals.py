@@ -15,6 +15,7 @@ from detectors.base import Calibration, Detection, Feedback, Measured, State, Wi
 from detectors.conformal import MIN_HISTORY, History, Live
 from detectors.dependence import between, relate
 from detectors.directions import Compared, Layout, lay_out
+from detectors.divergence import divergence
 from detectors.profile import Bins, Profile, compare, merged
 from detectors.season import Calendar
 from detectors.subjects import Judged, mix, subjects
@@ -185,6 +186,12 @@ class Marginals:
         detections = [
             self._judged(layout, judged, window, usual, (plain.n, profile), found, evidence, learning=learning)
         ]
+        if not judged.name and not learning:
+            left = divergence(layout, usual, memory.live.settled)
+            for row in evidence["features"]:
+                if row["name"] in left:
+                    size, spreads = left[row["name"]]
+                    row["since_reference"] = {"size": _round(size), "spreads": _round(spreads)}
         if self.breaks > 0 and not learning and not judged.name:
             detections.append(self._break(layout, window, found))
         keep = self.keep // 3 if judged.name else self.keep  # segments are many

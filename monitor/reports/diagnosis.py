@@ -169,7 +169,14 @@ def _features(engine: Engine, model: ModelRow, drift: Sequence[DetectionRow]) ->
     kinds = {f.name: f for f in counts.bins.features}
     for row in newest.evidence.get("features") or ():
         f, smallest = kinds.get(str(row.get("name"))), row.get("smallest")
-        if f is None or f.name in dead or "smallest" not in row:
+        if f is None or f.name in dead:
+            continue
+        if left := row.get("since_reference"):
+            size = f"{left['size']:+.4g}" if f.kind == NUMBER else f"{left['size']:+.1%} of events for one value"
+            text = f"it has learnt another level than the reference's: {size}, {abs(left['spreads']):.1f} times what windows differ by"
+            fix = "a slow change, or somebody who teaches it? Compare and approve a new reference if it is right: lanner reference build"
+            yield Diagnosis(newest.monitor, "baseline_left", text, fix, f.name)
+        if "smallest" not in row:
             continue
         if smallest is None:
             text = "no lasting shift of it can raise an alarm, however large: its score cannot reach the level"

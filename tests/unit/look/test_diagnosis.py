@@ -137,6 +137,26 @@ def test_dead_and_blind_features(store: sa.Engine) -> None:
     assert {(d.feature, d.code) for d in of(store)} == {("a", "blind"), ("b", "blind")}
 
 
+def test_a_baseline_that_left_the_reference_is_listed(store: sa.Engine) -> None:
+    """A number in its unit and a category in shares that were learnt at another level than the approved one."""
+    n, rng = 300, np.random.default_rng(2)
+    base = pa.table({"feature:a": rng.normal(size=n), "feature:b": ["x", "y"] * (n // 2)})
+    bins = Bins.fit(base, ["a"], ["b"])
+    known(store, bins.count(base), bins.count(base), bins)
+    left = {"a": {"size": 1.25, "spreads": 3.2}, "b": {"size": -0.04, "spreads": -1.5}}
+    changed(
+        store,
+        detections,
+        "marginals",
+        evidence={"features": [{"name": k, "smallest": 0.1, "since_reference": v} for k, v in left.items()]},
+    )
+    one, two = of(store)
+    assert {one.code, two.code} == {"baseline_left"}
+    assert (one.feature, "+1.25, 3.2 times" in one.text) == ("a", True)
+    assert (two.feature, "-4.0% of events for one value, 1.5 times" in two.text) == ("b", True)
+    assert "lanner reference build" in one.fix
+
+
 def test_a_feature_that_can_never_alarm_is_listed(store: sa.Engine) -> None:
     """What the detector says of a feature that wanders for days, and of one that does not, is what is listed."""
     rng = np.random.default_rng(5)
