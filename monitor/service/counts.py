@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from detectors.profile import key_of
 from monitor.service.references import recount
 from monitor.service.watch import Watched
-from monitor.store import ledger
+from monitor.store import counts as stored_counts
 from monitor.store.eventlog import EventLog
 from monitor.store.queries import Engine
 
@@ -20,7 +20,7 @@ def stored(
     What was counted before the model's segments or context changed is on other bins and cannot be added up with what
     follows: those buckets are counted anew, as an hour that looks empty would be judged as one.
     """
-    found = ledger.load_profiles(engine, watched.model_id, watched.reference_hash, start_us, end_us)
+    found = stored_counts.load(engine, watched.model_id, watched.reference_hash, start_us, end_us)
     old = [start for start, body in found.items() if key_of(body) != watched.bins.key]
     if not old:
         return found

@@ -15,7 +15,7 @@ from detectors.base import Feedback, State, pack, unpack
 from monitor.config import Config
 from monitor.errors import FencedOut
 from monitor.model import SECOND_US, Alert, Transition
-from monitor.service import counts
+from monitor.service import counts, groups
 from monitor.service.callers import Find, nobody
 from monitor.service.due import watermark
 from monitor.service.judge import Judge
@@ -25,6 +25,7 @@ from monitor.service.watch import Watched
 from monitor.service.windows import no_rows
 from monitor.service.work import NEVER, Work
 from monitor.store import leases, ledger
+from monitor.store.counts import ProfileRow
 from monitor.store.eventlog import EventLog
 from monitor.store.queries import Engine
 
@@ -190,11 +191,12 @@ class LiveModel:
             work.settle()
             return
         touched = [
-            ledger.ProfileRow(
+            ProfileRow(
                 watched.reference_hash, b, b + watched.bucket_us, work.profiles[b].n, work.profiles[b].to_bytes()
             )
             for b in sorted(work.touched)
         ]
+        divided = groups.of_buckets(self.log, watched, groups.ended(work, watched), work.position)
         states, snapshot = self._snapshot(work)
         ledger.commit(
             self.engine,
@@ -208,6 +210,7 @@ class LiveModel:
                 now_us=now_us,
                 ledger=work.ledger,
                 profiles=touched,
+                groups={(watched.reference_hash, start): body for start, body in divided.items()},
                 states=states,
                 detections=work.detections,
                 alerts=list(work.alerts.values()),
