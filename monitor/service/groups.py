@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -16,7 +16,8 @@ from monitor.service.watch import Watched
 from monitor.service.work import Work
 from monitor.store.eventlog import EventLog
 
-BUCKETS: Final = 24  # counted at once, in two passes: who was busy, then what they sent
+BUCKETS: Final = 24  # counted at once
+HELD_ROWS: Final = 200_000
 NAMES: Final = ("event_time", "sampling_fraction", *groups.AXES.values())
 
 
@@ -43,11 +44,16 @@ def of_buckets(log: EventLog, watched: Watched, buckets: Sequence[int], upto: in
 
 
 def _counted(log: EventLog, watched: Watched, span_us: tuple[int, int], upto: int) -> dict[int, bytes]:
-    """Groups of every bucket of a time, in two streaming passes."""
-    size, model_id = watched.bucket_us, watched.model_id
+    """Groups of every bucket of a time: in one pass while its rows fit into HELD_ROWS, else in two streaming ones."""
+    size, columns = watched.bucket_us, [*dict.fromkeys((*NAMES, "latency_ms", *watched.bins.columns))]
+
+    def read(wanted: Sequence[str]) -> Iterator[pa.Table]:
+        return log.read_window(watched.model_id, *span_us, wanted, upto=upto)
+
+    held, whole = _held(read(columns))
     tallied: dict[int, dict[Key, tuple[int, int]]] = {}
     rows_of, events_of = dict[int, int](), dict[int, int]()
-    for start, rows in _by_bucket(log.read_window(model_id, *span_us, NAMES, upto=upto), size):
+    for start, rows in _by_bucket(held if whole else read(NAMES), size):
         weight = sampled(rows)
         rows_of[start] = rows_of.get(start, 0) + rows.num_rows
         events_of[start] = events_of.get(start, 0) + (rows.num_rows if weight is None else int(weight.sum()))
@@ -57,14 +63,24 @@ def _counted(log: EventLog, watched: Watched, span_us: tuple[int, int], upto: in
             known[key] = (before[0] + n, before[1] + events)
     wanted = {start: groups.chosen(t, rows_of[start]) for start, t in tallied.items()}
     made: dict[int, dict[Key, Group]] = {start: {} for start in wanted}
-    columns = [*dict.fromkeys((*NAMES, "latency_ms", *watched.bins.columns))]
-    for start, rows in _by_bucket(log.read_window(model_id, *span_us, columns, upto=upto), size):
+    for start, rows in _by_bucket(held if whole else read(columns), size):
         own = groups.count(watched.bins.code(rows), rows, watched.expected, wanted[start])
         made[start] = groups.merged([*made[start].values(), *own])
     return {start: groups.save(list(g.values()), events_of[start]) for start, g in made.items()}
 
 
-def _by_bucket(tables: Iterator[pa.Table], size: int) -> Iterator[tuple[int, pa.Table]]:
+def _held(tables: Iterator[pa.Table]) -> tuple[list[pa.Table], bool]:
+    """These rows, and whether they are all; else none of them."""
+    found, n = [], 0
+    for rows in tables:
+        n += rows.num_rows
+        if n > HELD_ROWS:
+            return [], False
+        found.append(rows)
+    return ([pa.concat_tables(found)] if found else []), True
+
+
+def _by_bucket(tables: Iterable[pa.Table], size: int) -> Iterator[tuple[int, pa.Table]]:
     for rows in tables:
         ordered = rows.take(pc.sort_indices(rows["event_time"]))
         starts = ordered["event_time"].to_numpy() // size * size
