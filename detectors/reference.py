@@ -19,7 +19,7 @@ from detectors import stats
 from detectors.binned import frequent, stands_for
 from detectors.conformal import MIN_HISTORY
 from detectors.profile import Bins
-from detectors.season import DAYS, HOURS_DAYS, KINDS_DAYS, WEEK_DAYS, Calendar
+from detectors.season import DAYS, HOURS_DAYS, KINDS_DAYS, WEEK_DAYS, Calendar, days_known
 from detectors.stats import Floats
 from monitor.model import HOUR_US
 
@@ -85,7 +85,7 @@ def _times(rows: pa.Table, calendar: Calendar, window_us: int) -> Iterator[Findi
         text = "its rows have no times: they say which values are normal, not how much hours differ"
         yield Finding("warn", "no_times", text, f"give event_time, or wait for {MIN_HISTORY} live windows")
         return
-    days = (times[-1] - times[0]) / (24 * HOUR_US)
+    days = days_known(times)
     windows = len(np.unique(times // window_us))
     if windows < STATED_WINDOWS:
         level: Literal["note", "warn"] = "warn" if windows < MIN_HISTORY else "note"

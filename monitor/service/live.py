@@ -254,6 +254,7 @@ class LiveModel:
             "first_us": work.first_us,
             "late_us": work.late_us,
             "reference": self.watched.reference_hash,
+            "bucket_us": self.watched.bucket_us,
             "versions": work.versions,
             "refused": dict(self.watched.refused),
         }
@@ -299,6 +300,8 @@ class LiveModel:
             self._catch_up(work, at, standing.position)
         if head.get("reference", self.watched.reference_hash) != self.watched.reference_hash:
             self._rebase(work)
+        elif head.get("bucket_us", self.watched.bucket_us) != self.watched.bucket_us:
+            self._recount(work)
         return work
 
     def _rebase(self, work: Work) -> None:
@@ -310,19 +313,26 @@ class LiveModel:
         if work.high_us == NEVER:
             return
         work.first_us = work.high_us // watched.longest_us * watched.longest_us
-        ends = [work.last_end[m.name] for m in watched.monitors if m.reads == "windows" and m.name in work.last_end]
-        start_us = min([work.first_us, *ends]) - watched.longest_us
-        # Up to the ledger's position, as what follows is counted when it is read.
-        found = recount(
-            self.log, watched.model_id, watched.bins, watched.columns, watched.bucket_us,
-            (start_us, 1 << 62), upto=work.position,
-        )  # fmt: skip
-        work.profiles, work.before, work.late_us = found, {}, None
-        work.touched |= set(found)
+        self._recount(work)
+        work.before, work.late_us = {}, None
         work.states.pop("budget", None)
         work.feedback = replace(work.feedback, frozen=False, restart=False)
         judge = self.judge(work)
         judge.end(work, decide.LANES, "new reference")
+
+    def _recount(self, work: Work) -> None:
+        """Count what windows under way need in the model's present buckets: other ones are stored."""
+        watched = self.watched
+        if work.high_us == NEVER:
+            return
+        ends = [work.last_end[m.name] for m in watched.monitors if m.reads == "windows" and m.name in work.last_end]
+        start_us = min([work.high_us // watched.longest_us * watched.longest_us, *ends]) // watched.longest_us
+        # Up to the ledger's position, as what follows is counted when it is read.
+        work.profiles = recount(
+            self.log, watched.model_id, watched.bins, watched.columns, watched.bucket_us,
+            ((start_us - 1) * watched.longest_us, 1 << 62), upto=work.position,
+        )  # fmt: skip
+        work.touched |= set(work.profiles)
 
     def _catch_up(self, work: Work, after: int, upto: int) -> None:
         work.silent = True

@@ -102,7 +102,12 @@ def rebuilt_since(engine: Engine, watched: Watched) -> int | None:
 
 
 def _on(watched: Watched) -> dict[str, str]:
-    """What counts rest on: the same reference counts anew once the model's segments or context change, and where an
-    earlier release counted without versions and callers.
+    """What counts rest on: the same reference counts anew once the model's segments or context change or its
+    shortest window, and where an earlier release counted without versions and callers.
     """
-    return {"reference": watched.reference_hash, "bins": watched.bins.key, "groups": "1"}
+    return {
+        "reference": watched.reference_hash,
+        "bins": watched.bins.key,
+        "bucket": str(watched.bucket_us),
+        "groups": "1",
+    }

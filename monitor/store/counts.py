@@ -24,10 +24,14 @@ class ProfileRow:
 
 
 def put(conn: sa.Connection, model_id: str, row: ProfileRow) -> None:
-    """Store the newest counts of a bucket (late rows amend it)."""
-    same = _bucket(model_id, row.reference_hash, row.start_us)
-    groups = row.groups if row.groups is not None else conn.scalar(sa.select(profiles.c.groups).where(same))
-    conn.execute(profiles.delete().where(same))
+    """Store the newest counts of a bucket (late rows amend it), in the place of what overlaps it: buckets of another length
+    were cut before the model's shortest window changed.
+    """
+    c = profiles.c
+    mine = (c.model_id == model_id) & (c.reference_hash == row.reference_hash)
+    same = mine & (c.start_us == row.start_us) & (c.end_us == row.end_us)
+    groups = row.groups if row.groups is not None else conn.scalar(sa.select(c.groups).where(same))
+    conn.execute(profiles.delete().where(mine, c.start_us < row.end_us, c.end_us > row.start_us))
     conn.execute(
         profiles.insert().values(
             model_id=model_id,
@@ -41,14 +45,11 @@ def put(conn: sa.Connection, model_id: str, row: ProfileRow) -> None:
     )
 
 
-def _bucket(model_id: str, reference_hash: str, start_us: int) -> sa.ColumnElement[bool]:
-    c = profiles.c
-    return (c.model_id == model_id) & (c.reference_hash == reference_hash) & (c.start_us == start_us)
-
-
 def put_groups(conn: sa.Connection, model_id: str, reference_hash: str, start_us: int, groups: bytes) -> None:
     """Store the groups of a bucket whose counts are stored."""
-    conn.execute(profiles.update().where(_bucket(model_id, reference_hash, start_us)).values(groups=groups))
+    c = profiles.c
+    bucket = (c.model_id == model_id) & (c.reference_hash == reference_hash) & (c.start_us == start_us)
+    conn.execute(profiles.update().where(bucket).values(groups=groups))
 
 
 def put_history(
@@ -58,25 +59,26 @@ def put_history(
     wanted = (profiles.c.model_id == model_id) & profiles.c.reference_hash.in_({r.reference_hash for r in rows})
     with write(engine) as conn:
         c = profiles.c
-        stored = conn.execute(sa.select(c.start_us, c.n, c.body, c.groups.is_(None).label("bare")).where(wanted))
-        known = {int(r.start_us): (int(r.n), not r.bare) for r in stored if of_use(bytes(r.body))}
+        stored = conn.execute(
+            sa.select(c.start_us, c.end_us, c.n, c.body, c.groups.is_(None).label("bare")).where(wanted)
+        )
+        known = {(int(r.start_us), int(r.end_us)): (int(r.n), not r.bare) for r in stored if of_use(bytes(r.body))}
         for row in rows:
-            if known.get(row.start_us, (-1, False)) < (row.n, row.groups is not None):
+            if known.get((row.start_us, row.end_us), (-1, False)) < (row.n, row.groups is not None):
                 put(conn, model_id, row)
 
 
-def load(engine: sa.Engine, model_id: str, reference_hash: str, start_us: int, end_us: int) -> dict[int, bytes]:
-    """Stored counts of the buckets that start in [start_us, end_us), by start."""
+def load(
+    engine: sa.Engine, model_id: str, reference_hash: str, start_us: int, end_us: int
+) -> dict[tuple[int, int], bytes]:
+    """Stored counts of the buckets that overlap [start_us, end_us), by (start, end)."""
+    c = profiles.c
+    mine = (c.model_id == model_id) & (c.reference_hash == reference_hash)
     with read(engine) as conn:
         rows = conn.execute(
-            sa.select(profiles.c.start_us, profiles.c.body).where(
-                profiles.c.model_id == model_id,
-                profiles.c.reference_hash == reference_hash,
-                profiles.c.start_us >= start_us,
-                profiles.c.start_us < end_us,
-            )
-        ).all()
-        return {int(s): bytes(b) for s, b in rows}
+            sa.select(c.start_us, c.end_us, c.body).where(mine, c.start_us < end_us, c.end_us > start_us)
+        )
+        return {(int(r.start_us), int(r.end_us)): bytes(r.body) for r in rows}
 
 
 def load_groups(

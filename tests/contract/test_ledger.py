@@ -75,7 +75,7 @@ def test_a_tick_is_all_or_nothing(engine: sa.Engine, model_id: str) -> None:
         commit(engine, late)
     assert [r.end_us for r in ledger.ledger_rows(engine, model_id, 0, 100)] == [10]
     assert ledger.load_states(engine, model_id) == {"budget": b"one"}
-    assert counts.load(engine, model_id, "r", 0, 10) == {0: b"counts"}
+    assert counts.load(engine, model_id, "r", 0, 10) == {(0, 10): b"counts"}
     standing = ledger.standing(engine, model_id, "m", 3)
     assert (standing.position, standing.last_end_us, standing.watermark_us) == (3, {"marginals": 10}, 12)
     with engine.connect() as conn:
