@@ -16,9 +16,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors import stats
+from detectors.binned import frequent, stands_for
 from detectors.conformal import MIN_HISTORY
 from detectors.profile import Bins
-from detectors.season import DAYS, HOURS_DAYS, KINDS_DAYS, WEEK_DAYS, Calendar
+from detectors.season import DAYS, HOURS_DAYS, KINDS_DAYS, WEEK_DAYS, Calendar, days_known
+from detectors.stats import Floats
 from monitor.model import HOUR_US
 
 FEW_ROWS: Final = 1_000  # below this the bins of a number rest on fewer than 50 rows each
@@ -61,7 +63,7 @@ def check(rows: pa.Table, bins: Bins, calendar: Calendar = Calendar(), window_us
     found = [*_size(rows), *_times(rows, calendar, window_us)]
     for f in bins.features:
         if f.column.startswith("feature:"):
-            found += _feature(f.name, f.kind, rows[f.column])
+            found += _feature(f.name, f.kind, rows[f.column], stands_for(rows))
     found += [*_answers(bins), *_rows(rows, bins), *_halves(rows, bins)]
     return sorted(found, key=lambda f: -LEVELS.index(f.level))
 
@@ -83,7 +85,7 @@ def _times(rows: pa.Table, calendar: Calendar, window_us: int) -> Iterator[Findi
         text = "its rows have no times: they say which values are normal, not how much hours differ"
         yield Finding("warn", "no_times", text, f"give event_time, or wait for {MIN_HISTORY} live windows")
         return
-    days = (times[-1] - times[0]) / (24 * HOUR_US)
+    days = days_known(times)
     windows = len(np.unique(times // window_us))
     if windows < STATED_WINDOWS:
         level: Literal["note", "warn"] = "warn" if windows < MIN_HISTORY else "note"
@@ -109,14 +111,15 @@ def _times(rows: pa.Table, calendar: Calendar, window_us: int) -> Iterator[Findi
         yield Finding("note", "gaps", text, "longer windows suit a model that is seldom asked")
 
 
-def _feature(name: str, kind: str, column: pa.ChunkedArray) -> Iterator[Finding]:
+def _feature(name: str, kind: str, column: pa.ChunkedArray, events: Floats) -> Iterator[Finding]:
     n, missing = len(column), column.null_count
+    absent = float(events @ np.asarray(column.is_null())) / float(events.sum())
     values = column.drop_null()
     if missing == n:
         yield Finding("warn", "always_missing", "it is always missing", "drop it, or mend where it comes from", name)
         return
-    if missing > MISSING_SHARE * n:
-        yield Finding("note", "mostly_missing", f"it is missing in {missing / n:.0%} of rows", "", name)
+    if absent > MISSING_SHARE:
+        yield Finding("note", "mostly_missing", f"it is missing in {absent:.0%} of rows", "", name)
     distinct = pc.count_distinct(values).as_py()
     if distinct == 1:
         yield Finding(
@@ -127,7 +130,7 @@ def _feature(name: str, kind: str, column: pa.ChunkedArray) -> Iterator[Finding]
             name,
         )
     elif kind == "number":
-        yield from _number(name, np.asarray(values, dtype=np.float64))
+        yield from _number(name, np.asarray(values, dtype=np.float64), events[np.asarray(column.is_valid())])
     elif distinct > ID_SHARE * len(values) and len(values) >= 100:
         yield Finding(
             "warn",
@@ -138,8 +141,8 @@ def _feature(name: str, kind: str, column: pa.ChunkedArray) -> Iterator[Finding]
         )
 
 
-def _number(name: str, x: NDArray[np.float64]) -> Iterator[Finding]:
-    x = x[np.isfinite(x)]
+def _number(name: str, x: NDArray[np.float64], events: Floats) -> Iterator[Finding]:
+    x, events = x[np.isfinite(x)], events[np.isfinite(x)]
     if len(x) < 100:
         return
     low, high = np.quantile(x, [0.01, 0.99])
@@ -149,13 +152,14 @@ def _number(name: str, x: NDArray[np.float64]) -> Iterator[Finding]:
         if odd:
             text = f"{odd:,} rows lie more than {OUTLIER_SPREADS:g} times the usual width away (smallest {x.min():.6g}, largest {x.max():.6g})"
             yield Finding("warn", "outliers", text, "take them out, if they are wrong units or defaults", name)
-    values, counts = np.unique(x, return_counts=True)
+    values, place = np.unique(x, return_inverse=True)
+    share = np.bincount(place, weights=events) / events.sum()
     for end, neighbour in ((0, 1), (-1, -2)):
-        if len(values) > 2 and counts[end] >= SENTINEL_SHARE * len(x):
+        if len(values) > 2 and share[end] >= SENTINEL_SHARE:
             inner = x[x != values[end]]
             spread = np.quantile(inner, 0.95) - np.quantile(inner, 0.05)
             if spread > 0 and abs(values[end] - values[neighbour]) > SENTINEL_GAP * spread:
-                text = f"{values[end]:g} stands far from all others in {counts[end] / len(x):.1%} of rows: a default for a missing value?"
+                text = f"{values[end]:g} stands far from all others in {share[end]:.1%} of rows: a default for a missing value?"
                 yield Finding("warn", "default_value", text, "log it as missing", name)
 
 
@@ -173,12 +177,11 @@ def _rows(rows: pa.Table, bins: Bins) -> Iterator[Finding]:
             text = f"{copies / rows.num_rows:.0%} of rows repeat another row exactly"
             yield Finding("note", "duplicates", text, "retries or load tests? They make rare values look usual")
     if "principal" in rows.column_names:
-        named = rows["principal"].drop_null()
-        if len(named) > 100 and pc.count_distinct(named).as_py() > 1:
-            counts = pc.value_counts(named)
-            top = max(counts.field("counts").to_pylist())
-            if top > CALLER_SHARE * len(named):
-                text = f"one caller sent {top / len(named):.0%} of the rows: its habits become what is normal"
+        busiest = frequent(rows, "principal")
+        if len(rows["principal"].drop_null()) > 100 and len(busiest) > 1:
+            top = busiest[0][1] / sum(n for _, n in busiest)
+            if top > CALLER_SHARE:
+                text = f"one caller sent {top:.0%} of the rows: its habits become what is normal"
                 yield Finding("warn", "one_caller", text, "leave out batch jobs and load tests")
 
 

@@ -19,6 +19,7 @@ DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 HOURS_DAYS: Final = 7  # days of history from which hours of the day are compared with themselves
 KINDS_DAYS: Final = 14  # from which workdays, weekends and holidays are
 WEEK_DAYS: Final = 56  # from which every hour of the week is
+LONGEST_GAP_US: Final = 7 * DAY_US  # between windows that makes no history
 HOLIDAY: Final = 2  # kind of day; 0 workday, 1 weekend
 MIN_SEEN: Final = 3  # windows of a kind that make a profile
 OUTLIER: Final = 3.0  # robust standard deviations beyond which a past window no longer pulls its profile
@@ -71,6 +72,19 @@ def _parsed(timezone: str, weekend: str, holidays: str) -> Calendar:
     return Calendar(timezone, words(weekend), words(holidays))
 
 
+def days_known(times_us: NDArray[np.int64]) -> float:
+    """Days from the first time to the last, without gaps of more than a week, in which nothing was learnt.
+
+    >>> week = np.arange(7 * 24) * HOUR_US
+    >>> days_known(np.r_[week, week + 70 * DAY_US]) < 14 < days_known(np.r_[week, week + 10 * DAY_US])
+    True
+    """
+    if not len(times_us):
+        return 0.0
+    steps = np.diff(np.sort(times_us))
+    return float(steps[steps <= LONGEST_GAP_US].sum()) / DAY_US
+
+
 def without_season(
     values: Floats, ends: NDArray[np.int64], k: int, length_us: int, calendar: Calendar = Calendar()
 ) -> Floats:
@@ -83,7 +97,7 @@ def without_season(
     """
     if length_us <= 0 or DAY_US % length_us or k == 0:
         return values
-    span = float(np.ptp(ends[:k])) / DAY_US
+    span = days_known(ends[:k])
     if span < HOURS_DAYS:
         return values
     per_day = int(DAY_US // length_us)

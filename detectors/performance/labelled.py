@@ -15,18 +15,14 @@ from detectors.binned import class_names
 from detectors.conformal import History
 from detectors.labels import values, wait
 from detectors.past import KEEP, Past, best_p, wagers
-from detectors.performance.losses import LOSSES, RATES, TRUST, by_label_time, found, promised
+from detectors.performance.losses import LOSSES, RATES, TRUST, by_label_time, found
+from detectors.performance.promises import REMEMBERED, SUMS, estimate
 from detectors.season import Calendar
 from detectors.stats import Floats
-from monitor.model import SECOND_US, Event, Family, Subject, Verdict, rfc3339
+from monitor.model import SECOND_US, Event, Family, Subject, Verdict
 
-VERSION: Final = 2
+VERSION: Final = 3
 PARTS: Final = {"loss": 0.6, "trust": 0.2, "rate": 0.2}  # shares of the bets
-GAP: Final = 0.02  # difference of promised and measured accuracy beyond its own error that scores may have
-CHECKED: Final = 10  # windows that must have kept the promise before it is told
-REMEMBERED: Final = 336  # windows by which promises are checked
-NEWEST: Final = 12  # and so do the newest ones by themselves: scores may have lost it lately
-ASSUMES: Final = "scores mean for these events what they meant for those whose labels are known"
 
 
 @dataclass(frozen=True)
@@ -42,9 +38,12 @@ class Performance:
     Math: u = (mean - center) / sqrt(v / n + b) with v the variance of one event's number and b that between windows, then
     the conformal rank and the bets of detectors.conformal; budget() adds up.
 
-    Without labels: the accuracy that calibrated scores promise for the newest window (mean highest score) is told, with
-    its assumption, as long as promises have agreed with labels within 0.02 plus two standard errors in ten windows or
-    more and in the newest twelve by themselves; else why not. It never alarms.
+    Without labels: the accuracy that calibrated scores promise for the newest window, and for two classes precision,
+    recall, F1 and AUC of the rarer one, are told with their assumption, each as long as its promises have agreed with
+    labels within 0.02 plus two standard errors over ten windows or more and over the newest twelve by themselves; else why
+    not (detectors.performance.promises). Of predicted numbers nothing is estimated. It never alarms.
+
+    Rows of a sampled log count as the events that they stand for; how sure a window is goes by its effective rows.
 
     Assumptions: labels are as complete, and events labelled for the same reasons, as before; `coverage` is told.
 
@@ -96,7 +95,9 @@ class Performance:
         rates = tuple(str(c) for c in cal.meta["rates"])
         own = own_state(state, cal, VERSION)
         past = Past.load(state, cal, VERSION, 3 * (len(LOSSES) + len(TRUST) + len(rates)))
-        gaps = np.asarray(own.arrays["gaps"]) if own is not None else np.empty(0)
+        none = np.empty((0, 2, SUMS))
+        promises = np.asarray(own.arrays["promises"]).reshape(-1, 2, SUMS) if own is not None else none
+        positive = rates[0] if rates else ""
         waiting = wait(
             {} if own is None else own.arrays, window, self.label, self.delay_s, self.min_labels, keep=feedback.frozen
         )
@@ -105,19 +106,19 @@ class Performance:
         evidence = past.told()
         if (judged := waiting.judged) is None:
             evidence |= {"history": 0, "reason": "no labels yet: how long they take is learnt when they come"}
-            kept = past.state(self.name, VERSION, cal, {**waiting.state, "gaps": gaps})
+            kept = past.state(self.name, VERSION, cal, {**waiting.state, "promises": promises})
             return Measured(kept, [self._detection(window, window, 0, evidence)])
         what = found(judged, judged.labels(window.end_us), self.label, rates)
-        if np.isfinite(what.gap) and what.n >= self.min_labels:
-            gaps = np.append(gaps, what.gap)[-REMEMBERED:]
+        if np.isfinite(what.promises).all() and what.effective >= self.min_labels:
+            promises = np.concatenate([promises, what.promises[None]])[-REMEMBERED:]
         evidence |= {
             **what.told, "labels_known_after_s": (window.end_us - judged.end_us) / SECOND_US,
             "delay": "learnt" if self.delay_s < 0 else "configured", "by_label_time": by_label_time(window, self.label),
-            "estimate": _estimate(window, gaps),
+            "estimate": estimate(window, promises, positive),
         }  # fmt: skip
         known: dict[str, Any] = {}
-        if what.n < self.min_labels:
-            evidence["reason"] = f"{what.n} labels of {self.min_labels} that a window needs are known"
+        if what.effective < self.min_labels:
+            evidence["reason"] = f"{what.effective:.0f} labels of {self.min_labels} that a window needs are known"
         else:
             newest = History.of(np.concatenate([what.mean, what.variance, what.inverse]), 0.0, judged.end_us)
             if past.learning:
@@ -127,7 +128,7 @@ class Performance:
             past = past.learn(newest, suspicious=feedback.frozen, keep=self.keep)
         statistic = next((float(v) for v in what.mean[[0, 2]] if np.isfinite(v)), None)
         detection = self._detection(window, judged, what.n, evidence, statistic=statistic, **known)
-        return Measured(past.state(self.name, VERSION, cal, {**waiting.state, "gaps": gaps}), [detection])
+        return Measured(past.state(self.name, VERSION, cal, {**waiting.state, "promises": promises}), [detection])
 
     def _judged(
         self, cal: Calibration, past: Past, newest: History, judged: Window, rates: tuple[str, ...]
@@ -159,30 +160,3 @@ def _streams(z: Floats, kappa: float, rates: tuple[str, ...]) -> Streams:
     bets = [f"{n}/+" for n in numbers] + [f"{numbers[i]}/-" for i in both]
     weight = np.array([*(p if i < len(LOSSES) else p / 2 for i, p in enumerate(part)), *(part[i] / 2 for i in both)])
     return wagers(bets, [*numbers, *(numbers[i] for i in both)], weight, z, kappa)
-
-
-def _estimate(window: Window, gap: Floats) -> dict[str, Any]:
-    """What scores promise for the newest window, or why that is not told: promises must have been kept.
-
-    `gap`: promised less measured accuracy of earlier windows, those of open incidents too.
-    """
-    if not len(gap):
-        return {"told": False, "reason": "no scores with labels to check them by"}
-    newest = gap[-NEWEST:]
-    allowed, allowed_newest = (GAP + 2 * float(g.std()) / np.sqrt(len(g)) for g in (gap, newest))
-    check = {
-        "windows": len(gap), "gap": round(float(gap.mean()), 4), "allowed": round(allowed, 4),
-        "newest_gap": round(float(newest.mean()), 4), "newest_allowed": round(allowed_newest, 4),
-    }  # fmt: skip
-    if len(gap) < CHECKED:
-        return {"told": False, "reason": f"checked in {len(gap)} of {CHECKED} windows", "check": check}
-    if abs(gap.mean()) > allowed or abs(newest.mean()) > allowed_newest:
-        return {"told": False, "reason": "scores did not keep what they promised", "check": check}
-    p, n = promised(window)
-    if not n:
-        return {"told": False, "reason": "no scores in the newest window", "check": check}
-    half = allowed + 1.96 * float(np.sqrt(p * (1 - p) / n))
-    return {
-        "told": True, "events_of": [rfc3339(window.start_us), rfc3339(window.end_us)], "accuracy": round(p, 4),
-        "band": [round(max(0.0, p - half), 4), round(min(1.0, p + half), 4)], "assumes": ASSUMES, "check": check,
-    }  # fmt: skip

@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window, few_rows
-from detectors.binned import NUMBER, floats
+from detectors.binned import NUMBER, floats, stands_for
 from detectors.profile import Profile
 from detectors.signals import Frame
 from detectors.stats import Floats
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict
 
-VERSION: Final = 3
+VERSION: Final = 4
 MAX_KINDS: Final = 2_000  # categories of one field that are remembered; a field with more has no rule about new ones
 ROWS: Final = "all fields"  # blame of rules about whole rows
 MAX_ROWS: Final = 200_000  # rows of a window that are looked at, the first ones,
@@ -50,6 +50,9 @@ class Rules:
 
     Assumptions: windows are exchangeable up to twice the largest share; a burst of bad rows is one trial. A value that is
     wrong but within the usual range is not seen here (detector marginals sees it when many are).
+
+    Rows of a sampled log count as the events that they stand for, all but repeats; how sure a window is goes by its
+    effective rows.
 
     False alarms: 3 % of the model's drift budget (one in 1000 days by default); numbers in docs/detectors.md. A reference
     with fewer than 20 windows or stretches of 200 rows is refused.
@@ -89,11 +92,12 @@ class Rules:
         rows = pa.concat_tables(parts, promote_options="default")
         low, high = _ranges(rows, features, self.widening)
         kinds = {f: found for f, number in features.items() if not number and (found := _kinds(rows, f)) is not None}
-        sizes = np.array([_sizes(p, features) for p in parts])
+        sizes = np.array([_sizes(p, features, _weight(p)) for p in parts])
         typical = np.array([_middle(column) for column in sizes.T])
         learnt = Learnt(features, low, high, {f: tuple(c) for f, c in kinds.items()}, typical, _always(rows, features))
-        shares = np.array([_shares(p, learnt) for p in parts])
-        only = _only_here(parts, kinds)
+        weights = [_weight(p) for p in parts]
+        shares = np.array([_shares(p, learnt, w) for p, w in zip(parts, weights, strict=True)])
+        only = _only_here(parts, kinds, weights)
         names = _rules(learnt)
         for f in kinds:  # what one window alone showed was new in it
             shares[:, names.index(f"{f}/new/1")] = only[f]
@@ -106,7 +110,7 @@ class Rules:
             "kinds": {f: sorted(c) for f, c in kinds.items()},
             "always": list(learnt.always),
             "windows": len(parts),
-            "rows": int(sum(p.num_rows for p in parts)),
+            "rows": sum(_effective(p, w) for p, w in zip(parts, weights, strict=True)),
             "equal_pairs": _equal_pairs(rows, learnt),
         }
         arrays: dict[str, NDArray[Any]] = {"low": low, "high": high, "most": shares.max(axis=0), "typical": typical}
@@ -122,13 +126,14 @@ class Rules:
         evidence: dict[str, Any] = {}
         if window.n >= self.min_rows:
             rows = window.rows(_columns(learnt.features)).slice(0, MAX_ROWS)
-            share = _shares(rows, learnt)
+            events = _weight(rows)
+            share, sure = _shares(rows, learnt, events), _effective(rows, events)
             usual = np.array(cal.arrays["most"])
             repeats = names.index(f"{ROWS}/duplicates/1")
             by_chance = min(1.0, cal.meta["equal_pairs"] * (rows.num_rows - 1) / 2)
             usual[repeats] = max(usual[repeats], by_chance, REPEATS)
-            limit = 2 * usual + 3 / int(cal.meta["rows"])
-            allowed = limit + (3 * np.sqrt(limit * rows.num_rows) + 2) / rows.num_rows
+            limit = 2 * usual + 3 / cal.meta["rows"]
+            allowed = limit + (3 * np.sqrt(limit * sure) + 2) / sure
             bad = share > np.minimum(allowed, 0.99)
             bad &= usual < 0.5  # what half of a usual window does breaks nothing
             rho = 1 / (k + 1)
@@ -142,7 +147,7 @@ class Rules:
                 for i in np.flatnonzero(bad)[:20]
             ]  # fmt: skip
             broken = [r["rule"] for r in evidence["broken"]]
-            if units := {**_units(window.profile(), broken), **_factors(rows, learnt, broken)}:
+            if units := {**_units(window.profile(), broken), **_factors(rows, learnt, broken, events)}:
                 evidence["units"] = units
         else:
             evidence["reason"] = few_rows(window, self.min_rows)
@@ -177,7 +182,7 @@ def _learnt(cal: Calibration) -> Learnt:
 
 
 def _columns(features: dict[str, bool]) -> list[str]:
-    return [*(f"feature:{f}" for f in features), "mismatched", "quality"]
+    return [*(f"feature:{f}" for f in features), "mismatched", "quality", "sampling_fraction"]
 
 
 def _rules(learnt: Learnt) -> tuple[str, ...]:
@@ -204,30 +209,53 @@ def _kinds(rows: pa.Table, feature: str) -> list[str] | None:
     return None if len(found) > MAX_KINDS else found.to_pylist()
 
 
-def _only_here(parts: Sequence[pa.Table], kinds: dict[str, list[str]]) -> dict[str, Floats]:
-    """Per field and window the share of rows whose category no other window shows: how new things come when all is well."""
+def _weight(rows: pa.Table) -> Floats | None:
+    """Events that each row of a sampled log stands for; None where every row stands for itself."""
+    events = stands_for(rows)
+    return None if (events == 1).all() else events
+
+
+def _effective(rows: pa.Table, weight: Floats | None) -> float:
+    """How many rows drawn alike would be as sure (Kish 1965)."""
+    return float(rows.num_rows) if weight is None else float(weight.sum() ** 2 / (weight @ weight))
+
+
+def _share(hit: NDArray[np.bool_], weight: Floats | None) -> float:
+    """The share of events."""
+    if weight is None:
+        return float(hit.sum()) / max(1, len(hit))
+    return float(weight @ hit) / max(1.0, float(weight.sum()))
+
+
+def _only_here(
+    parts: Sequence[pa.Table], kinds: dict[str, list[str]], weights: Sequence[Floats | None]
+) -> dict[str, Floats]:
+    """Per field and window the share of events whose category no other window shows: how new things come when all is well."""
     out = {}
     for f in kinds:
-        counted = [
-            {c["values"]: c["counts"] for c in pc.value_counts(_words(p, f).drop_null()).to_pylist()} for p in parts
-        ]
-        windows = Counter(v for c in counted for v in c)
-        alone = [sum(n for v, n in c.items() if windows[v] == 1) for c in counted]
-        out[f] = np.array(alone) / np.array([p.num_rows for p in parts])
+        windows = Counter(v for p in parts for v in pc.unique(_words(p, f).drop_null()).to_pylist())
+        once = pa.array([v for v, n in windows.items() if n == 1], pa.string())
+        alone = [np.asarray(pc.is_in(_words(p, f), value_set=once)) for p in parts]
+        out[f] = np.array([_share(a, w) for a, w in zip(alone, weights, strict=True)])
     return out
 
 
-def _sizes(rows: pa.Table, features: dict[str, bool]) -> Floats:
+def _sizes(rows: pa.Table, features: dict[str, bool], weight: Floats | None) -> Floats:
     """Per number the typical size of its values other than 0: what a change of unit multiplies."""
     out = []
     for f in (f for f, number in features.items() if number):
         x = np.abs(floats(rows, f"feature:{f}"))
-        x = x[np.isfinite(x) & (x > 0)]
-        out.append(_middle(x))
+        ok = np.isfinite(x) & (x > 0)
+        out.append(_middle(x[ok], None if weight is None else weight[ok]))
     return np.array(out)
 
 
-def _middle(x: Floats) -> float:
+def _middle(x: Floats, weight: Floats | None = None) -> float:
+    """The lower median of values, by the events that they stand for."""
+    if weight is not None and len(x):
+        order = np.argsort(x, kind="stable")
+        total = np.cumsum(weight[order])
+        return float(x[order][np.searchsorted(total, total[-1] / 2)])
     x = x[np.isfinite(x)]
     return float(np.quantile(x, 0.5, method="lower")) if len(x) else np.nan
 
@@ -244,10 +272,10 @@ def _near_unit(ratio: float) -> float | None:
     return None
 
 
-def _factors(rows: pa.Table, learnt: Learnt, broken: Sequence[str]) -> dict[str, float]:
+def _factors(rows: pa.Table, learnt: Learnt, broken: Sequence[str], weight: Floats | None) -> dict[str, float]:
     """The factor of each number whose unit has changed."""
     numbers = [f for f, number in learnt.features.items() if number]
-    ratio = _sizes(rows, learnt.features) / learnt.typical
+    ratio = _sizes(rows, learnt.features, weight) / learnt.typical
     found = {f: _near_unit(float(r)) for f, r in zip(numbers, ratio, strict=True) if f"{f}/unit" in broken}
     return {f: u for f, u in found.items() if u is not None}
 
@@ -263,37 +291,36 @@ def _ranges(rows: pa.Table, features: dict[str, bool], widening: float) -> tuple
     return np.array(low), np.array(high)
 
 
-def _shares(rows: pa.Table, learnt: Learnt) -> Floats:
-    """The share of rows that break each rule; a constant and a changed unit are all or nothing."""
+def _shares(rows: pa.Table, learnt: Learnt, weight: Floats | None) -> Floats:
+    """The share of events that break each rule; a constant and a changed unit are all or nothing. Repeats are those of the
+    log: what a sample left out may have been their twins.
+    """
     n = max(1, rows.num_rows)
     features = learnt.features
     outside, constant = [], []
     for i, f in enumerate(f for f, number in features.items() if number):
         x = floats(rows, f"feature:{f}")
-        outside.append(float(((x < learnt.low[i]) | (x > learnt.high[i])).sum()) / n)
+        outside.append(_share((x < learnt.low[i]) | (x > learnt.high[i]), weight))
     for f in features:
         held = f"feature:{f}" in rows.column_names
         known = rows[f"feature:{f}"].drop_null() if held else pa.chunked_array([pa.array([], pa.null())])
         constant.append(float(len(known) >= n / 2 and len(known) > 1 and len(pc.unique(known)) == 1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = _sizes(rows, features) / learnt.typical
+        ratio = _sizes(rows, features, weight) / learnt.typical
     unit = [float(_near_unit(float(r)) is not None) for r in ratio]
     new = []
     for f, kinds in learnt.kinds.items():
-        words = _words(rows, f).drop_null()
-        new.append(
-            1
-            - float(pc.sum(pc.is_in(words, value_set=pa.array(kinds, pa.string()))).as_py() or 0) / n
-            - (n - len(words)) / n
-        )
+        words = _words(rows, f)
+        known = np.asarray(pc.is_in(words, value_set=pa.array(kinds, pa.string())))
+        new.append(_share(~known & np.asarray(words.is_valid()), weight))
     distinct = len(_groups(rows, learnt)) or n
     absent = np.zeros(rows.num_rows, dtype=bool)
     for f in learnt.always:
         held = f"feature:{f}" in rows.column_names
         absent |= np.asarray(rows[f"feature:{f}"].is_null()) if held else True
     return np.array([
-        *outside, *constant, *unit, *new, _share_true(rows, "mismatched"), _flagged(rows, "unknown_feature"),
-        float(absent.sum()) / n, 1 - distinct / n,
+        *outside, *constant, *unit, *new, _share_true(rows, "mismatched", weight), _flagged(rows, "unknown_feature", weight),
+        _share(absent, weight), 1 - distinct / n,
     ])  # fmt: skip
 
 
@@ -315,19 +342,21 @@ def _equal_pairs(rows: pa.Table, learnt: Learnt) -> float:
     return float((often * (often - 1)).sum() / (n * (n - 1))) if n > 1 else 0.0
 
 
-def _flagged(rows: pa.Table, flag: str) -> float:
-    """The share of rows whose quality has this flag."""
+def _flagged(rows: pa.Table, flag: str, weight: Floats | None) -> float:
+    """The share of events whose quality has this flag."""
     if "quality" not in rows.column_names or rows["quality"].null_count == rows.num_rows:
         return 0.0
     lists = rows["quality"].combine_chunks()
     hits = np.flatnonzero(np.asarray(pc.equal(pc.list_flatten(lists), flag)))
-    return float(len(np.unique(np.asarray(pc.list_parent_indices(lists))[hits]))) / float(rows.num_rows)
+    found = np.zeros(rows.num_rows, dtype=bool)
+    found[np.asarray(pc.list_parent_indices(lists))[hits]] = True
+    return _share(found, weight)
 
 
-def _share_true(rows: pa.Table, column: str) -> float:
+def _share_true(rows: pa.Table, column: str, weight: Floats | None) -> float:
     if column not in rows.column_names or not pa.types.is_boolean(rows[column].type) or not rows.num_rows:
         return 0.0
-    return float(pc.sum(rows[column]).as_py() or 0) / float(rows.num_rows)
+    return _share(np.asarray(pc.fill_null(rows[column], False)), weight)
 
 
 def _units(profile: Profile | None, broken: Sequence[str]) -> dict[str, float]:

@@ -42,9 +42,18 @@ def outcomes(found: Sequence[DetectionRow]) -> list[Outcome]:
     estimate = told.get("estimate") or {}
     if estimate.get("told"):
         note = f"assumes that {estimate['assumes']}; checked in {estimate['check']['windows']} windows"
-        made.append(_one("estimated from scores, without labels", estimate, "events_of", note))
+        made.append(_one("estimated from scores, without labels", estimate, "events_of", note + _rates(estimate)))
     elif estimate:
-        made.append(Outcome("estimated from scores, without labels", (), 0, None, (), f"off: {estimate.get('reason')}"))
+        made.append(
+            Outcome(
+                "estimated from scores, without labels",
+                (),
+                0,
+                None,
+                (),
+                f"off: {estimate.get('reason')}{_rates(estimate)}",
+            )
+        )
     return made
 
 
@@ -52,6 +61,19 @@ def _one(way: str, told: Mapping[str, Any], span: str, note: str) -> Outcome:
     return Outcome(
         way, told.get(span) or (), int(told.get("labelled") or 0), told.get("accuracy"), told.get("band") or (), note
     )
+
+
+def _rates(estimate: Mapping[str, Any]) -> str:
+    """Precision and the like of the rarer class, those that are told, and which are off."""
+    found = estimate.get("metrics") or {}
+    told = [
+        f"{m} {_share(x['value'])} ({_share(x['band'][0])} to {_share(x['band'][1])})"
+        for m, x in found.items()
+        if x["told"]
+    ]
+    off = [m for m, x in found.items() if not x["told"]]
+    words = [*told, *([f"off: {', '.join(off)}"] if off else [])]
+    return f"; of {estimate.get('positive')}: {'; '.join(words)}" if words else ""
 
 
 def _share(value: float | None) -> str:

@@ -23,9 +23,10 @@ from monitor.reports import charts, features
 from monitor.reports.charts import Annotation, Chart, Point, Span
 from monitor.reports.diagnosis import Diagnosis
 from monitor.reports.features import MEASURES, Counts
+from monitor.reports.groups import group_rows
 from monitor.reports.outcomes import outcomes
 from monitor.reports.segments import segments
-from monitor.reports.words import VERSION_WORDS, moment, number, percent, seen
+from monitor.reports.words import ANSWER_WORDS, VERSION_WORDS, change, moment, number, percent, seen
 from monitor.store import comparisons, lookups, queries, references
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import Engine, ModelRow, WindowRow
@@ -61,10 +62,9 @@ def report(
     windows = queries.windows(engine, model.model_id, start_us, end_us)
     span = Span(max(start_us, min((w.start_us for w in windows), default=start_us)), end_us)
     drift = queries.drift_detections(engine, model.model_id, start_us, end_us)
-    counts = features.counted(
-        queries.calibration(engine, model.model_id, "profile", model.reference_hash),
-        queries.counts(engine, model.model_id, model.reference_hash, span.start_us, end_us),
-    )
+    bins = queries.calibration(engine, model.model_id, "profile", model.reference_hash)
+    stored = queries.counts(engine, model.model_id, model.reference_hash, span.start_us, end_us)
+    counts, busy = features.counted(bins, stored), group_rows(bins, stored)
     incidents = lookups.incidents_between(engine, model.name, start_us, end_us)
     marks = queries.model_marks(engine, model.name, start_us, end_us)
     rows = main_windows(windows)
@@ -80,7 +80,7 @@ def report(
     series = features.series(drift, MEASURES["evidence"].key, restarts, units)
     smallest = {s.name: s.smallest for s in series}
     versions = _compared(engine, model, start_us, end_us)
-    parts = segments(queries.segment_detections(engine, model.model_id, start_us, end_us), incidents)
+    parts = segments(queries.segment_detections(engine, model.model_id, start_us, end_us), incidents, units)
     style, policy = _style()
     html = _environment().get_template("owner.html").render(
         model=model, environment=environment, owner=owner, made_us=made_us, version=version, policy=policy,
@@ -91,7 +91,7 @@ def report(
         axis=charts.axis(span), features=distances, smallest=smallest, events_counted=counts.current.n if counts else 0,
         histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure, ailments=ailments,
         outcomes_told=outcomes(queries.other_detections(engine, model.model_id, start_us, end_us)),
-        versions=versions, version_words=VERSION_WORDS, segments=parts,
+        versions=versions, version_words=VERSION_WORDS, answer_words=ANSWER_WORDS, segments=parts, groups=busy,
     )  # fmt: skip
     summary = {
         "model": model.name, "headline": verdict(incidents, judged), "events": sum(w.n for w in rows),
@@ -100,7 +100,7 @@ def report(
         "segments": [
             {"name": s.name, "state": s.words, "events": s.rows, "feature": s.feature, "evidence": s.evidence} for s in parts
         ],
-        "diagnosis": [d.to_json() for d in ailments],
+        "groups": [g.to_json() for g in busy], "diagnosis": [d.to_json() for d in ailments],
     }  # fmt: skip
     return Report(html, policy, summary)
 
@@ -208,5 +208,5 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("monitor.reports"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    env.filters.update(seen=seen, moment=moment, number=number, percent=percent)
+    env.filters.update(change=change, seen=seen, moment=moment, number=number, percent=percent)
     return env

@@ -44,10 +44,12 @@ class SegmentRow:
         return STATES[self.state]
 
 
-def segments(found: Sequence[DetectionRow], incidents: Sequence[IncidentRow]) -> list[SegmentRow]:
+def segments(
+    found: Sequence[DetectionRow], incidents: Sequence[IncidentRow], units: Mapping[str, str] | None = None
+) -> list[SegmentRow]:
     """Segments that the newest window of a monitor had, those with an incident first, then by evidence.
 
-    `found`: detections of segments, oldest first; `incidents`: the model's in the same range.
+    `found`: detections of segments, oldest first; `incidents`: the model's in the same range; `units`: of features.
     """
     newest: dict[str, int] = {}
     groups: dict[tuple[str, str], list[DetectionRow]] = {}
@@ -55,14 +57,14 @@ def segments(found: Sequence[DetectionRow], incidents: Sequence[IncidentRow]) ->
         groups.setdefault((d.monitor, d.subject_id), []).append(d)
         newest[d.monitor] = max(newest.get(d.monitor, 0), d.end_us)
     made = [
-        _segment(rows, [i for i in incidents if (i.subject_kind, i.subject_id) == ("segment", name)])
+        _segment(rows, [i for i in incidents if (i.subject_kind, i.subject_id) == ("segment", name)], units or {})
         for (monitor, name), rows in groups.items()
         if rows[-1].end_us == newest[monitor]  # what is no segment any more is not shown as one
     ]
     return sorted(made, key=lambda s: (s.incident is None, -(s.evidence or 0.0), s.name, s.monitor))
 
 
-def _segment(rows: Sequence[DetectionRow], incidents: Sequence[IncidentRow]) -> SegmentRow:
+def _segment(rows: Sequence[DetectionRow], incidents: Sequence[IncidentRow], units: Mapping[str, str]) -> SegmentRow:
     last = rows[-1]
     drift = [i for i in incidents if i.family == "drift"]
     opened = next((i.alert_id for i in drift if i.open), None)
@@ -74,7 +76,7 @@ def _segment(rows: Sequence[DetectionRow], incidents: Sequence[IncidentRow]) -> 
     top = max(told, key=lambda s: s.last or 0.0, default=None)
     return SegmentRow(
         last.subject_id, last.monitor, "incident" if opened else state, why, opened, last.n, len(judged),
-        top.last if top else None, top.name if top and top.last else None, _smallest(judged[-1]) if judged else (),
+        top.last if top else None, top.name if top and top.last else None, _smallest(judged[-1], units) if judged else (),
     )  # fmt: skip
 
 
@@ -93,8 +95,10 @@ def _features(d: DetectionRow) -> list[Mapping[str, Any]]:
     return [r for r in d.evidence.get("features") or () if isinstance(r, Mapping) and "name" in r]
 
 
-def _smallest(d: DetectionRow) -> list[tuple[str, str]]:
+def _smallest(d: DetectionRow, units: Mapping[str, str]) -> list[tuple[str, str]]:
     told = [
-        (str(r["name"]), features.smallest_shift(r, number_like=r.get("wasserstein") is not None)) for r in _features(d)
+        (name, features.smallest_shift(r, number_like=r.get("wasserstein") is not None, unit=units.get(name)))
+        for r in _features(d)
+        for name in [str(r["name"])]
     ]
     return [(name, words) for name, words in told if words is not None][:SMALLEST]

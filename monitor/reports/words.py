@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from monitor.model import SECOND_US
 
@@ -15,7 +15,25 @@ VERSION_WORDS: Final[Mapping[str, str]] = {
     "changed": "The drift engine, with the old version's windows as its reference, sees a difference.",
     "learning": "The old version has too few windows for the drift engine to judge; sizes of change only.",
 }
+ANSWER_WORDS: Final[Mapping[str, str]] = {
+    "same": "Its answers are those of the old version, as far as the windows can tell.",
+    "other answers": "Asked the same, it answers otherwise.",
+    "other inputs": "It is asked otherwise: at the old version's mix of inputs its answers are the same.",
+    "learning": "Too little data to compare answers: eight windows of each version are needed.",
+}
 _HIDDEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+
+def change(told: Mapping[str, Any] | None) -> str:
+    """A difference with its band; a dash where there is none.
+
+    >>> change({"difference": 0.25, "band": [0.125, 0.375]}), change({"difference": 1.0, "band": None}), change(None)
+    ('0.25 (0.125 to 0.375)', '1 (too little data)', '–')
+    """
+    if told is None:
+        return "–"
+    band = "too little data" if told["band"] is None else " to ".join(number(b) for b in told["band"])
+    return f"{number(told['difference'])} ({band})"
 
 
 def seen(text: object) -> str:

@@ -16,6 +16,7 @@ from monitor.service.references import recount
 from monitor.service.renewal import attend
 from monitor.service.work import detection_row
 from monitor.store import alertlog, ledger
+from monitor.store.counts import ProfileRow
 
 
 @dataclass
@@ -151,9 +152,9 @@ class Recounted:
         work.profiles = {b: p for b, p in self.buckets.items() if start_us <= b < end_us}
         return self.judge.window(work, start_us, end_us)
 
-    def rows(self) -> list[ledger.ProfileRow]:
+    def rows(self) -> list[ProfileRow]:
         watched = self.live.watched
         return [
-            ledger.ProfileRow(watched.reference_hash, b, b + watched.bucket_us, p.n, p.to_bytes())
+            ProfileRow(watched.reference_hash, b, b + watched.bucket_us, p.n, p.to_bytes())
             for b, p in sorted(self.buckets.items())
         ]

@@ -72,6 +72,15 @@ def _idle(p: PartitionProgress, now_us: int, idle_us: int, files: Collection[str
     return owned and p.caught_up_since_us is not None and now_us - p.caught_up_since_us >= idle_us
 
 
+def following(last_us: int, length_us: int) -> int:
+    """The end of the window after one that ended then: a whole number of lengths, also where the length was another.
+
+    >>> following(20, 10), following(25, 10)
+    (30, 30)
+    """
+    return (last_us // length_us + 1) * length_us
+
+
 def due(
     monitors: Mapping[str, int],
     last_end_us: Mapping[str, int],
@@ -103,6 +112,6 @@ def due(
         ripe = (watermark_us - lateness_us) // length * length
         found += [
             Due(end, name, end - length, gap=watermark_us - lateness_us - end > catch_up_us)
-            for end in range(last + length, ripe + 1, length)
+            for end in range(following(last, length), ripe + 1, length)
         ]
     return sorted(found, key=lambda d: (d.end_us, d.monitor))

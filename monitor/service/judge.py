@@ -23,7 +23,7 @@ from detectors.profile import Coded, Profile
 from monitor import telemetry
 from monitor.model import Decision, Event, Family, Subject, Verdict
 from monitor.service.callers import Find, nobody
-from monitor.service.due import Due, due
+from monitor.service.due import Due, due, following
 from monitor.service.explained import explained
 from monitor.service.watch import Monitor, Watched
 from monitor.service.windows import NO_LABELS, Stretch, TimeWindow, no_labels, no_rows, principals, skewed
@@ -125,8 +125,7 @@ class Judge:
         for m in self.watched.monitors:
             if m.reads != "windows" or work.first_us is None:
                 continue
-            last = work.last_end.get(m.name)
-            ends.append((work.first_us // m.window_us * m.window_us if last is None else last) + m.window_us)
+            ends.append(following(work.last_end.get(m.name, work.first_us), m.window_us))
         lasting_us = lifecycle.lasting_from(work.open.values(), self.watched.policy)
         due = [min(ends) + self.watched.lateness_us] if ends else []
         return min([*due, *([] if lasting_us is None else [lasting_us])], default=None)

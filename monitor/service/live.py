@@ -15,7 +15,7 @@ from detectors.base import Feedback, State, pack, unpack
 from monitor.config import Config
 from monitor.errors import FencedOut
 from monitor.model import SECOND_US, Alert, Transition
-from monitor.service import counts
+from monitor.service import counts, groups
 from monitor.service.callers import Find, nobody
 from monitor.service.due import watermark
 from monitor.service.judge import Judge
@@ -25,6 +25,7 @@ from monitor.service.watch import Watched
 from monitor.service.windows import no_rows
 from monitor.service.work import NEVER, Work
 from monitor.store import leases, ledger
+from monitor.store.counts import ProfileRow
 from monitor.store.eventlog import EventLog
 from monitor.store.queries import Engine
 
@@ -190,11 +191,12 @@ class LiveModel:
             work.settle()
             return
         touched = [
-            ledger.ProfileRow(
+            ProfileRow(
                 watched.reference_hash, b, b + watched.bucket_us, work.profiles[b].n, work.profiles[b].to_bytes()
             )
             for b in sorted(work.touched)
         ]
+        divided = groups.of_buckets(self.log, watched, groups.ended(work, watched), work.position)
         states, snapshot = self._snapshot(work)
         ledger.commit(
             self.engine,
@@ -208,6 +210,7 @@ class LiveModel:
                 now_us=now_us,
                 ledger=work.ledger,
                 profiles=touched,
+                groups={(watched.reference_hash, start): body for start, body in divided.items()},
                 states=states,
                 detections=work.detections,
                 alerts=list(work.alerts.values()),
@@ -251,6 +254,7 @@ class LiveModel:
             "first_us": work.first_us,
             "late_us": work.late_us,
             "reference": self.watched.reference_hash,
+            "bucket_us": self.watched.bucket_us,
             "versions": work.versions,
             "refused": dict(self.watched.refused),
         }
@@ -296,6 +300,8 @@ class LiveModel:
             self._catch_up(work, at, standing.position)
         if head.get("reference", self.watched.reference_hash) != self.watched.reference_hash:
             self._rebase(work)
+        elif head.get("bucket_us", self.watched.bucket_us) != self.watched.bucket_us:
+            self._recount(work)
         return work
 
     def _rebase(self, work: Work) -> None:
@@ -307,19 +313,26 @@ class LiveModel:
         if work.high_us == NEVER:
             return
         work.first_us = work.high_us // watched.longest_us * watched.longest_us
-        ends = [work.last_end[m.name] for m in watched.monitors if m.reads == "windows" and m.name in work.last_end]
-        start_us = min([work.first_us, *ends]) - watched.longest_us
-        # Up to the ledger's position, as what follows is counted when it is read.
-        found = recount(
-            self.log, watched.model_id, watched.bins, watched.columns, watched.bucket_us,
-            (start_us, 1 << 62), upto=work.position,
-        )  # fmt: skip
-        work.profiles, work.before, work.late_us = found, {}, None
-        work.touched |= set(found)
+        self._recount(work)
+        work.before, work.late_us = {}, None
         work.states.pop("budget", None)
         work.feedback = replace(work.feedback, frozen=False, restart=False)
         judge = self.judge(work)
         judge.end(work, decide.LANES, "new reference")
+
+    def _recount(self, work: Work) -> None:
+        """Count what windows under way need in the model's present buckets: other ones are stored."""
+        watched = self.watched
+        if work.high_us == NEVER:
+            return
+        ends = [work.last_end[m.name] for m in watched.monitors if m.reads == "windows" and m.name in work.last_end]
+        start_us = min([work.high_us // watched.longest_us * watched.longest_us, *ends]) // watched.longest_us
+        # Up to the ledger's position, as what follows is counted when it is read.
+        work.profiles = recount(
+            self.log, watched.model_id, watched.bins, watched.columns, watched.bucket_us,
+            ((start_us - 1) * watched.longest_us, 1 << 62), upto=work.position,
+        )  # fmt: skip
+        work.touched |= set(work.profiles)
 
     def _catch_up(self, work: Work, after: int, upto: int) -> None:
         work.silent = True

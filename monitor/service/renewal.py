@@ -14,11 +14,12 @@ import structlog
 from detectors.profile import key_of
 from monitor.errors import UsageError
 from monitor.model import HOUR_US, SECOND_US
-from monitor.service import references, versions
+from monitor.service import groups, references, versions
 from monitor.service.compose import Service
 from monitor.service.watch import Watched
-from monitor.store import leases, ledger
+from monitor.store import counts, leases, ledger
 from monitor.store import references as store
+from monitor.store.counts import ProfileRow
 from monitor.store.queries import Engine
 
 HISTORY_US: Final = 90 * 24 * HOUR_US  # counts of so much time are rebuilt on new bins; what `lanner tune` looks back
@@ -82,8 +83,9 @@ def rebuild(service: Service, watched: Watched, now_us: int) -> int:
     found = references.recount(
         service.log, model_id, watched.bins, watched.columns, size, (since_us, newest_us + 1), upto=position
     )
-    rows = [ledger.ProfileRow(digest, b, b + size, p.n, p.to_bytes()) for b, p in sorted(found.items())]
-    ledger.put_history(service.engine, model_id, rows, lambda body: key_of(body) == watched.bins.key)
+    divided = groups.of_buckets(service.log, watched, sorted(found), position)
+    rows = [ProfileRow(digest, b, b + size, p.n, p.to_bytes(), divided.get(b)) for b, p in sorted(found.items())]
+    counts.put_history(service.engine, model_id, rows, lambda body: key_of(body) == watched.bins.key)
     body = json.dumps({**_on(watched), "since_us": since_us}).encode()
     ledger.put_state(service.engine, model_id, REBUILT, body, now_us)
     return len(rows)
@@ -100,5 +102,12 @@ def rebuilt_since(engine: Engine, watched: Watched) -> int | None:
 
 
 def _on(watched: Watched) -> dict[str, str]:
-    """What counts rest on: the same reference counts anew once the model's segments or context change."""
-    return {"reference": watched.reference_hash, "bins": watched.bins.key}
+    """What counts rest on: the same reference counts anew once the model's segments or context change or its
+    shortest window, and where an earlier release counted without versions and callers.
+    """
+    return {
+        "reference": watched.reference_hash,
+        "bins": watched.bins.key,
+        "bucket": str(watched.bucket_us),
+        "groups": "1",
+    }

@@ -1,9 +1,10 @@
-"""A new model version against the old one: the drift engine with the old version's windows as its reference.
+"""A new model version against the old one, without labels: from stored counts of both versions' rows, window by window.
 
-Counts per version and window come from the event log in one streaming pass over some weeks; then the model's own drift
-detector is calibrated on the old version's windows and judges the new version's, under the model's budget. So "changed"
-means here what it means everywhere else. It is a comparison and opens no incident: versions are meant to differ, and a
-shift of the traffic at the same time shows as well (the features' rows say so).
+Two questions. Does anything differ? The model's own drift detector is calibrated on the old version's windows and judges
+the new version's, under the model's budget, so "changed" means here what it means everywhere else. And does the version
+answer otherwise? Answers, what is missing, and latency are compared as they came and at the old version's mix of inputs
+(detectors.versions), so that another model is told from other traffic. It is a comparison and opens no incident: versions
+are meant to differ.
 """
 
 from __future__ import annotations
@@ -14,28 +15,28 @@ from itertools import pairwise
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from detectors import decide
+from detectors import versions as between
 from detectors.base import Feedback
 from detectors.conformal import MIN_HISTORY
 from detectors.drift.marginals import Marginals
+from detectors.groups import Group, each
 from detectors.profile import Bins, Profile, compare, merged
 from monitor.errors import CalibrationRefused
 from monitor.model import HOUR_US, rfc3339
 from monitor.service.compose import Service
 from monitor.service.watch import Watched
 from monitor.service.windows import NO_LABELS, TimeWindow
-from monitor.store import comparisons
+from monitor.store import comparisons, counts
 from monitor.store import references as store
-from monitor.store.eventlog import EventLog
 
 BEFORE_US: Final = 21 * 24 * HOUR_US  # of the old version, before the new one came
 AFTER_US: Final = 7 * 24 * HOUR_US  # of the new version; then the comparison is final
 FIRST_US: Final = 24 * HOUR_US  # of the new version before the first look
 AGAIN_US: Final = 24 * HOUR_US  # between looks
 
-Windows = Mapping[int, Profile]  # start -> counts
+Windows = Mapping[int, Group]  # start -> counts
 
 
 @dataclass(frozen=True)
@@ -62,37 +63,36 @@ def attend(service: Service, watched: Watched, now_us: int) -> None:
         pair = Pair(old, new, came_us, min(newest_us, came_us + AFTER_US))
         if before is not None and pair.until_us - before["until_us"] < AGAIN_US and pair.until_us < came_us + AFTER_US:
             continue
-        found = compared(watched, pair, counted(service.log, watched, pair))
+        found = compared(watched, pair, counted(service, watched, pair))
         comparisons.put(service.engine, watched.model_id, old, new, found, now_us)
 
 
-def counted(log: EventLog, watched: Watched, pair: Pair) -> Mapping[str, Windows]:
-    """Counts of both versions per window, streamed: never more than one table of rows at a time."""
-    found: dict[str, dict[int, Profile]] = {pair.old: {}, pair.new: {}}
+def counted(service: Service, watched: Watched, pair: Pair) -> Mapping[str, Windows]:
+    """Stored groups of both versions, added up to the windows of the model's drift detector."""
     size = _detector(watched)[1]
     start_us = (pair.came_us - BEFORE_US) // size * size
-    columns = [*dict.fromkeys(("event_time", "model_version", "sampling_fraction", *watched.bins.columns))]
-    for rows in log.read_window(watched.model_id, start_us, pair.until_us, columns):
-        for version, windows in found.items():
-            own = rows.filter(pc.fill_null(pc.equal(rows["model_version"], version), False))
-            if not own.num_rows:
-                continue
-            own = own.sort_by("event_time")
-            starts = own["event_time"].to_numpy() // size * size
-            edges = [0, *((starts[1:] != starts[:-1]).nonzero()[0] + 1).tolist(), len(starts)]
-            for at, p in zip(edges, watched.bins.counts(own, edges), strict=False):
-                start = int(starts[at])
-                windows[start] = windows[start].merge(p) if start in windows else p
+    stored = counts.load_groups(service.engine, watched.model_id, watched.reference_hash, start_us, pair.until_us)
+    found: dict[str, dict[int, Group]] = {pair.old: {}, pair.new: {}}
+    for start, own in each("version", stored, watched.bins):
+        if own.name in found:
+            windows, at = found[own.name], start // size * size
+            windows[at] = windows[at].merge(own) if at in windows else own
     return found
 
 
-def compared(watched: Watched, pair: Pair, counts: Mapping[str, Windows]) -> dict[str, Any]:
-    """What differs: `verdict` (same, changed, learning), the features that carry it, distances of all, both sides' shares.
+def compared(watched: Watched, pair: Pair, found: Mapping[str, Windows]) -> dict[str, Any]:
+    """What differs: `verdict` (same, changed, learning), the features that carry it, distances of all, both sides' shares;
+    `answers` with `answers_verdict` (same, other answers, other inputs, learning) and what `same_inputs` rests on.
 
-    JSON-ready. "learning": the old version has fewer than 50 windows, so only distances are told.
+    JSON-ready. "learning": the old version has fewer than 50 windows, or for answers either has fewer than 8, so only
+    sizes are told.
     """
     detector, size = _detector(watched)
-    old, new = ([_window(watched.name, s, size, p) for s, p in sorted(counts[v].items())] for v in (pair.old, pair.new))
+    groups = [[g for _, g in sorted(found[v].items())] for v in (pair.old, pair.new)]
+    told = between.compared(watched.bins, *(between.Side.of(g, watched.bins) for g in groups))
+    old, new = (
+        [_window(watched.name, s, size, g.counts) for s, g in sorted(found[v].items())] for v in (pair.old, pair.new)
+    )
     a, b = (merged(w.counts for w in side if w.counts is not None) or watched.bins.empty() for side in (old, new))
     verdict, named, at_us = _judged(watched, detector, old, new)
     distances = compare(watched.bins, a, b)
@@ -108,6 +108,8 @@ def compared(watched: Watched, pair: Pair, counts: Mapping[str, Windows]) -> dic
              "after": _middle(watched.bins, b, n)}
             for n in features
         ],
+        "answers_verdict": between.verdict(told), "answers": told,
+        "inputs_by": {"answer": watched.expected.output or None, "tells": round(watched.expected.told, 4)},
     }  # fmt: skip
 
 

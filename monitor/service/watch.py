@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from alerts.policy import Policy
 from alerts.policy import policy as alert_policy
-from detectors import decide
+from detectors import decide, expected
 from detectors.base import Calibration, Detector
+from detectors.expected import Expected
 from detectors.profile import Bins
 from detectors.registry import DEFAULTS, REGISTRY
 from detectors.strata import Strata
@@ -86,6 +87,7 @@ class Watched:
     known: Known  # training rows and canaries, marked in every stretch of the log
     reference: Rows  # a sample of the frozen reference's rows, to explain drift with
     units: Mapping[str, str]  # of features, where the configuration tells them
+    expected: Expected  # what the inputs of a row let expect, to compare versions with
     versions: tuple[str, ...] = ()  # of the model, in its reference, the newest last
 
     @property
@@ -161,6 +163,7 @@ def watch(config: Config, engine: Engine, table: ModelTable, reference: Held, fo
         known=found,
         reference=reference_rows(reference.file, stored_name(config)),
         units=model.units,
+        expected=_expected(engine, table, digest, rows, bins, now_us),
         versions=_versions(rows),
     )
 
@@ -201,6 +204,21 @@ def _bins(engine: Engine, table: ModelTable, digest: str, rows: pa.Table, strata
     body = calibration.to_bytes()
     registry.put_calibration(engine, table.model_id, "profile", params, digest, calibration.hash, body, now_us)
     return bins
+
+
+def _expected(engine: Engine, table: ModelTable, digest: str, rows: pa.Table, bins: Bins, now_us: int) -> Expected:
+    """Fitted once per reference and bins."""
+    params = {"bins": bins.key}
+    stored = registry.get_calibration(engine, table.model_id, "expected", params, digest)
+    if stored is not None:
+        known = Calibration.from_bytes(stored)
+        return Expected(known.meta["output"], known.arrays["effect"], known.arrays["edges"], known.meta["told"])
+    made = expected.fit(bins, rows)
+    meta, arrays = {"output": made.output, "told": made.told}, {"effect": made.effect, "edges": made.edges}
+    calibration = Calibration("expected", 1, digest, meta, arrays)
+    body = calibration.to_bytes()
+    registry.put_calibration(engine, table.model_id, "expected", params, digest, calibration.hash, body, now_us)
+    return made
 
 
 def _divided(strata: Strata) -> dict[str, str]:

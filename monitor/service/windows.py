@@ -128,8 +128,10 @@ def reference_windows(
     declared = declared or {}
     if table.num_rows == 0:
         return []
-    table = table.take(pc.sort_indices(table, sort_keys=[("event_time", "ascending")]))
     times = np.asarray(table.column("event_time"))
+    if (times[1:] < times[:-1]).any():  # rows that are in order already are not held twice
+        table = table.take(pc.sort_indices(table, sort_keys=[("event_time", "ascending")]))
+        times = np.asarray(table.column("event_time"))
     if times[-1] == 0:
         return [Stretch(model, 0, 0, table, bins.count(table), declared)]
     first, last = int(times[0]) // window_us, int(times[-1]) // window_us

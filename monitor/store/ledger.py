@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from monitor.errors import FencedOut
 from monitor.model import Alert, Mark, Transition, stable_id
-from monitor.store import alertlog, outbox, people
+from monitor.store import alertlog, counts, outbox, people
 from monitor.store.engine import read, write
 from monitor.store.schema import (
     audit,
@@ -24,7 +24,6 @@ from monitor.store.schema import (
     ledger,
     models,
     partitions,
-    profiles,
     segments,
     states,
     unregistered,
@@ -71,17 +70,6 @@ class LedgerRow:
 
 
 @dataclass(frozen=True, slots=True)
-class ProfileRow:
-    """Counts of one bucket on the bins of one reference."""
-
-    reference_hash: str
-    start_us: int
-    end_us: int
-    n: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class TickCommit:
     """Everything one tick changes, all or nothing."""
 
@@ -93,7 +81,8 @@ class TickCommit:
     last_event_us: int | None
     now_us: int
     ledger: Sequence[LedgerRow] = ()
-    profiles: Sequence[ProfileRow] = ()
+    profiles: Sequence[counts.ProfileRow] = ()
+    groups: Mapping[tuple[str, int], bytes] = field(default_factory=dict)  # (reference, bucket) -> its groups
     states: Mapping[str, bytes | None] = field(default_factory=dict)  # None deletes
     detections: Sequence[Mapping[str, Any]] = ()  # rows of the detections table
     alerts: Sequence[Alert] = ()
@@ -173,7 +162,9 @@ def commit(engine: sa.Engine, tick: TickCommit, sinks_for: Callable[[Transition]
             ]
             conn.execute(ledger.insert(), rows)
         for p in tick.profiles:
-            put_profile(conn, tick.model_id, p)
+            counts.put(conn, tick.model_id, p)
+        for (digest, start_us), groups in tick.groups.items():
+            counts.put_groups(conn, tick.model_id, digest, start_us, groups)
         for name, body in tick.states.items():
             conn.execute(states.delete().where(states.c.model_id == tick.model_id, states.c.name == name))
             if body is not None:
@@ -206,26 +197,6 @@ def _audit(conn: sa.Connection, tick: TickCommit) -> None:
         )
 
 
-def put_profile(conn: sa.Connection, model_id: str, row: ProfileRow) -> None:
-    """Store the newest counts of a bucket (late rows amend it)."""
-    same = (
-        (profiles.c.model_id == model_id)
-        & (profiles.c.reference_hash == row.reference_hash)
-        & (profiles.c.start_us == row.start_us)
-    )
-    conn.execute(profiles.delete().where(same))
-    conn.execute(
-        profiles.insert().values(
-            model_id=model_id,
-            reference_hash=row.reference_hash,
-            start_us=row.start_us,
-            end_us=row.end_us,
-            n=row.n,
-            body=row.body,
-        )
-    )
-
-
 def load_states(engine: sa.Engine, model_id: str) -> dict[str, bytes]:
     """Every stored state of a model by name."""
     with read(engine) as conn:
@@ -240,40 +211,11 @@ def load_state(engine: sa.Engine, model_id: str, name: str) -> bytes | None:
         return None if body is None else bytes(body)
 
 
-def put_history(
-    engine: sa.Engine, model_id: str, counts: Sequence[ProfileRow], of_use: Callable[[bytes], bool] = lambda body: True
-) -> None:
-    """Store counts that were rebuilt; a bucket of which more is known already, in a body that is `of_use`, stays."""
-    wanted = (profiles.c.model_id == model_id) & profiles.c.reference_hash.in_({c.reference_hash for c in counts})
-    with write(engine) as conn:
-        rows = conn.execute(sa.select(profiles.c.start_us, profiles.c.n, profiles.c.body).where(wanted))
-        known = {int(r.start_us): int(r.n) for r in rows if of_use(bytes(r.body))}
-        for c in counts:
-            if known.get(c.start_us, -1) < c.n:
-                put_profile(conn, model_id, c)
-
-
 def put_state(engine: sa.Engine, model_id: str, name: str, body: bytes, now_us: int) -> None:
     """Store one state outside a tick."""
     with write(engine) as conn:
         conn.execute(states.delete().where(states.c.model_id == model_id, states.c.name == name))
         conn.execute(states.insert().values(model_id=model_id, name=name, body=body, updated_us=now_us))
-
-
-def load_profiles(
-    engine: sa.Engine, model_id: str, reference_hash: str, start_us: int, end_us: int
-) -> dict[int, bytes]:
-    """Stored counts of the buckets that start in [start_us, end_us), by start."""
-    with read(engine) as conn:
-        rows = conn.execute(
-            sa.select(profiles.c.start_us, profiles.c.body).where(
-                profiles.c.model_id == model_id,
-                profiles.c.reference_hash == reference_hash,
-                profiles.c.start_us >= start_us,
-                profiles.c.start_us < end_us,
-            )
-        ).all()
-        return {int(s): bytes(b) for s, b in rows}
 
 
 def ledger_rows(engine: sa.Engine, model_id: str, start_us: int, end_us: int) -> list[LedgerRow]:
@@ -292,7 +234,7 @@ def fill(
     model_id: str,
     rows: Sequence[LedgerRow],
     found: Sequence[Mapping[str, Any]],
-    counts: Sequence[ProfileRow],
+    profiles: Sequence[counts.ProfileRow],
     now_us: int,
 ) -> None:
     """Backfill: put judged windows where the ledger has a gap or nothing; what was judged stays as it was judged."""
@@ -317,8 +259,8 @@ def fill(
                 detections.delete().where(detections.c.detection_id.in_([row["detection_id"] for row in found]))
             )
             conn.execute(detections.insert(), [{"model_id": model_id, **row} for row in found])
-        for p in counts:
-            put_profile(conn, model_id, p)
+        for p in profiles:
+            counts.put(conn, model_id, p)
         detail = {"windows": [[r.monitor, r.start_us, r.end_us] for r in rows]}
         conn.execute(
             audit.insert().values(recorded_us=now_us, actor="backfill", action="fill", object=model_id, detail=detail)

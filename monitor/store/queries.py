@@ -122,12 +122,13 @@ class MarkRow:
 
 @dataclass(frozen=True, slots=True)
 class CountRow:
-    """Stored counts of one bucket: the bytes of a detectors.profile.Profile."""
+    """Stored counts of one bucket: the bytes of a detectors.profile.Profile, and those of its groups."""
 
     start_us: int
     end_us: int
     n: int
     body: bytes
+    groups: bytes | None = None
 
 
 def all_models(engine: Engine, now_us: int, *, clock: str, grace_us: int) -> list[ModelRow]:
@@ -357,7 +358,7 @@ def counts(engine: Engine, model_id: str, reference_hash: str | None, start_us: 
     """Stored counts of the buckets that lie in [start_us, end_us), oldest first; the newest MAX_WINDOWS."""
     p = profiles.c
     query = (
-        sa.select(p.start_us, p.end_us, p.n, p.body)
+        sa.select(p.start_us, p.end_us, p.n, p.body, p.groups)
         .where(
             p.model_id == model_id,
             p.reference_hash == (reference_hash or ""),
@@ -368,4 +369,6 @@ def counts(engine: Engine, model_id: str, reference_hash: str | None, start_us: 
         .limit(MAX_WINDOWS)
     )
     with engine.connect() as conn:
-        return [CountRow(r.start_us, r.end_us, r.n, bytes(r.body)) for r in reversed(conn.execute(query).all())]
+        return [
+            CountRow(r.start_us, r.end_us, r.n, bytes(r.body), r.groups) for r in reversed(conn.execute(query).all())
+        ]

@@ -210,6 +210,7 @@ profiles = sa.Table(
     sa.Column("end_us", sa.BigInteger, nullable=False),
     sa.Column("n", sa.BigInteger, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("groups", sa.LargeBinary),  # counts by model version and busy caller; null until the bucket has ended
 )
 states = (
     sa.Table(  # state of detectors ("detector:NAME"), deciders ("budget", "fuse") and the alert pipeline ("alerts")

@@ -19,7 +19,7 @@ from monitor.store.references import ReferenceRow
 from monitor.store.reports import ReportRow
 from monitor.web.api import NOT_HERE, Body, Page
 from monitor.web.pages import render
-from monitor.web.scope import Scope, look
+from monitor.web.scope import Scope, groups_of, look
 from monitor.web.site import Site
 from monitor.web.view import model_url
 
@@ -98,6 +98,13 @@ def twin(site: Site) -> APIRouter:
     def compared(ref: str) -> Page[dict[str, Any]]:
         """Model versions against the one before: verdict of the drift engine, answers and features on both sides."""
         return Page(items=comparisons.listed(site.engine, found(site, ref).model_id))
+
+    @routes.get("/models/{ref}/groups", responses=NOT_HERE)
+    def groups(ref: str, scope: Annotated[Scope, Query()]) -> Page[dict[str, Any]]:
+        """Versions and busy callers in a range's newest week: share of events, and what differs most from all other rows."""
+        model = found(site, ref)
+        seen = look(site, model, scope)
+        return Page(items=[g.to_json() for g in groups_of(site, model, seen.start_us, seen.end_us)])
 
     @routes.get("/models/{ref}/references", responses=NOT_HERE)
     def versions(ref: str) -> Page[Reference]:

@@ -13,6 +13,7 @@ from monitor.model import parse_time_us, rfc3339
 from monitor.reports import charts, features
 from monitor.reports.charts import Annotation, Chart, Point, Span
 from monitor.reports.features import MEASURES, FeatureSeries
+from monitor.reports.groups import GroupRow, group_rows
 from monitor.reports.segments import segments
 from monitor.reports.words import moment, number
 from monitor.store import lookups, queries, references
@@ -31,6 +32,7 @@ RANGES: Final[Mapping[str, tuple[str, int | None]]] = {  # key in the address ->
 DEFAULT_RANGE: Final = "7d"
 FEATURES_SHOWN: Final = 30
 HISTOGRAM_CHOICES: Final = 8
+GROUPS_US: Final = 7 * DAY_US  # of versions and busy callers
 NO_WINDOWS: Final = (
     "No window was judged in this range. Windows are judged once their events and the allowed lateness have passed."
 )
@@ -250,8 +252,11 @@ def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
         "named": named_features(seen.incidents),
         "time_axis": charts.axis(seen.span),
         "segments": segments(
-            queries.segment_detections(site.engine, model.model_id, seen.start_us, seen.end_us), seen.incidents
+            queries.segment_detections(site.engine, model.model_id, seen.start_us, seen.end_us),
+            seen.incidents,
+            site.units(model.name),
         ),
+        "groups": groups_of(site, model, seen.start_us, seen.end_us),
         "mix": [m for m in newest.evidence.get("mix") or () if isinstance(m, Mapping)] if newest is not None else [],
         "unasked": unasked_words(newest) if newest is not None and unasked else "",
         "marks": seen.marks,
@@ -259,6 +264,13 @@ def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
         "keep": scope.kept(),
         "empty": NO_WINDOWS,
     }
+
+
+def groups_of(site: Site, model: ModelRow, start_us: int, end_us: int) -> list[GroupRow]:
+    """Versions and busy callers in the newest stored buckets of a range, a week at most."""
+    bins = queries.calibration(site.engine, model.model_id, "profile", model.reference_hash)
+    since_us = max(start_us, end_us - GROUPS_US)
+    return group_rows(bins, queries.counts(site.engine, model.model_id, model.reference_hash, since_us, end_us))
 
 
 def unasked_words(detection: DetectionRow) -> str:

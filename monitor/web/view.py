@@ -19,7 +19,7 @@ from alerts.text import FAMILY_TITLES, LOOKALIKES, STEPS, TITLES, effects, group
 from monitor.model import HOUR_US, SECOND_US, Act, Event, Family, Severity, rfc3339
 from monitor.reports.charts import Chart, histogram, share_bar, spark
 from monitor.reports.compared import moved
-from monitor.reports.words import VERSION_WORDS, moment, number, seen
+from monitor.reports.words import ANSWER_WORDS, VERSION_WORDS, change, moment, number, seen
 from monitor.store import people
 from monitor.store.lookups import IncidentRow, TransitionRow
 from monitor.store.people import ActRow
@@ -319,11 +319,11 @@ def environment(assets: Assets) -> jinja2.Environment:
     )
     env.filters.update(
         ago=ago, clock=clock, moment=moment, iso=rfc3339, number=number, seen=seen, cell=cell, title_of=title, story=story, gist=gist,
-        technique=technique,
+        technique=technique, change=change,
     )  # fmt: skip
     env.globals.update(
         asset=assets.url, spark=spark, share_bar=share_bar, model_url=model_url, with_query=with_query,
-        status_words=STATUS_WORDS, version_words=VERSION_WORDS, outcome_words=OUTCOME_WORDS, delivery_words=DELIVERY_WORDS, total=total,
+        status_words=STATUS_WORDS, version_words=VERSION_WORDS, answer_words=ANSWER_WORDS, outcome_words=OUTCOME_WORDS, delivery_words=DELIVERY_WORDS, total=total,
         act_words=act_words, changes=changes, other_evidence=other_evidence, evidence_tables=evidence_tables, guidance=guidance, cause_of=cause, usual_of=usual, moved=moved,
     )  # fmt: skip
     return env

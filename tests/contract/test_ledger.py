@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from monitor.errors import FencedOut
 from monitor.model import Mark
-from monitor.store import leases, ledger, people, registry
+from monitor.store import counts, leases, ledger, people, registry
+from monitor.store.counts import ProfileRow
 from monitor.store.engine import migrate, open_state
 from monitor.store.features import FeatureSchema
 from monitor.store.schema import audit, marks, profiles, states
@@ -36,7 +37,7 @@ def tick(model_id: str, epoch: int, **changes: Any) -> ledger.TickCommit:
     row = ledger.LedgerRow("marginals", 0, 10, "judged", 5)
     base = ledger.TickCommit(
         model_id=model_id, epoch=epoch, position=0, to_position=3, watermark_us=12, last_event_us=12, now_us=99,
-        ledger=[row], profiles=[ledger.ProfileRow("r", 0, 10, 5, b"counts")], states={"budget": b"one"},
+        ledger=[row], profiles=[ProfileRow("r", 0, 10, 5, b"counts")], states={"budget": b"one"},
     )  # fmt: skip
     return replace(base, **changes)
 
@@ -74,7 +75,7 @@ def test_a_tick_is_all_or_nothing(engine: sa.Engine, model_id: str) -> None:
         commit(engine, late)
     assert [r.end_us for r in ledger.ledger_rows(engine, model_id, 0, 100)] == [10]
     assert ledger.load_states(engine, model_id) == {"budget": b"one"}
-    assert ledger.load_profiles(engine, model_id, "r", 0, 10) == {0: b"counts"}
+    assert counts.load(engine, model_id, "r", 0, 10) == {(0, 10): b"counts"}
     standing = ledger.standing(engine, model_id, "m", 3)
     assert (standing.position, standing.last_end_us, standing.watermark_us) == (3, {"marginals": 10}, 12)
     with engine.connect() as conn:
@@ -95,7 +96,7 @@ def test_counts_are_amended_and_state_is_removed(engine: sa.Engine, model_id: st
     """The newest counts of a bucket win, and a state set to None is gone."""
     leases.acquire(engine, "x", "a", 0, TTL, model_id=model_id)
     commit(engine, tick(model_id, 1))
-    more = ledger.ProfileRow("r", 0, 10, 6, b"amended")
+    more = ProfileRow("r", 0, 10, 6, b"amended")
     commit(engine, tick(model_id, 1, position=3, to_position=3, ledger=[], profiles=[more], states={"budget": None}))
     with engine.connect() as conn:
         assert [bytes(r.body) for r in conn.execute(sa.select(profiles.c.body)).all()] == [b"amended"]

@@ -16,7 +16,7 @@ from monitor.errors import UsageError
 from monitor.model import HOUR_US, parse_time_us
 from monitor.service import renewal
 from monitor.service import tune as tuning
-from monitor.store import ledger
+from monitor.store import counts, ledger
 from monitor.store.schema import metadata
 from tests.smalllogs import MODEL, START_US, feed, jsonl, made, service
 
@@ -103,7 +103,7 @@ def test_history_is_counted_anew_when_the_segments_change(tmp_path: Path) -> Non
     assert renewal.rebuild(found, watched, 5) == 0
     assert tuning.tune(found, MODEL, {"1/30d": 1 / (30 * 86_400)}, span, 6) == told
     assert not told[0].incidents
-    per_hour = [Profile.from_bytes(b) for b in ledger.load_profiles(found.engine, watched.model_id, watched.reference_hash, *span).values()]  # fmt: skip
+    per_hour = [Profile.from_bytes(b) for b in counts.load(found.engine, watched.model_id, watched.reference_hash, *span).values()]  # fmt: skip
     assert {(p.n, p.key) for p in per_hour} == {(20, watched.bins.key)}
     found.close()
     found = service(tmp_path, given)
@@ -127,7 +127,7 @@ def test_time_before_what_was_rebuilt_is_counted_from_the_log(tmp_path: Path, mo
     since_us = renewal.rebuilt_since(found.engine, watched)
     assert since_us is not None
     assert since_us > START_US
-    assert len(ledger.load_profiles(found.engine, watched.model_id, watched.reference_hash, *span)) < 73
+    assert len(counts.load(found.engine, watched.model_id, watched.reference_hash, *span)) < 73
     (told,) = tuning.tune(found, MODEL, {"1/7d": 1 / (7 * 86_400)}, span, 3)
     (replayed,) = tuning.tune(found, MODEL, {"1/7d": 1 / (7 * 86_400)}, span, 4, attacks=True)
     assert (told.windows, told.judged) == (replayed.windows, replayed.judged)

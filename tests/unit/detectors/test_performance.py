@@ -188,3 +188,24 @@ def test_a_rare_class_among_labels_is_followed() -> None:
     told = detector.measure(cal, None, known_later(0)).detections[0].evidence["rates"]["fraud"]
     assert told["n"] == 100
     assert told["band"][0] < told["share"] < told["band"][1]
+
+
+def test_losses_of_a_sampled_log_are_those_of_the_traffic() -> None:
+    """Wrong answers logged in full, right ones at a declared fifth: accuracy, its band, coverage and recall are those of
+    the traffic, no incident comes when the log begins to be a sample, and bands are those of fewer rows.
+    """
+    found, rng = court(), np.random.default_rng(9)
+    for i in range(110):
+        w = known_later(i, 0.1, rows=400)
+        assert w.known is not None
+        wrong = np.array(w.table["prediction_label"].to_pylist()) != np.array(w.known["value"].to_pylist())
+        fraction = np.where(wrong | (i < 70), 1.0, 0.2)
+        keep = rng.random(w.n) < fraction
+        table = w.table.append_column("sampling_fraction", pa.array(fraction)).filter(pa.array(keep))
+        found.window(dataclasses.replace(w, table=table, known=w.known.filter(pa.array(keep))))
+    assert found.decisions == []
+    before, after = found.detections[69].evidence, [d.evidence for d in found.detections[70:]]
+    assert np.mean([e["accuracy"] for e in after]) == pytest.approx(0.9, abs=0.01)
+    assert np.mean([e["events"] for e in after]) == pytest.approx(400, rel=0.05)
+    assert all(e["coverage"] == 1.0 for e in after)
+    assert after[-1]["band"][1] - after[-1]["band"][0] > 1.2 * (before["band"][1] - before["band"][0])

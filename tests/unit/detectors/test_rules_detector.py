@@ -161,3 +161,28 @@ def test_rows_that_repeat_by_chance_are_no_duplicates() -> None:
     for i in range(200, 230):
         court.window(hour(i, 400))
     assert court.decisions == []
+
+
+def test_shares_of_a_sampled_log_are_those_of_the_traffic() -> None:
+    """One row in twenty has a wrong type, in the reference too. Logged in full while all others are logged at a declared
+    tenth they make a third of the log, and are still one in twenty of the traffic: no incident; without the fraction one
+    comes, and one comes with it when they are four in ten of the traffic.
+    """
+    rng = np.random.default_rng(31)
+
+    def logged(table: pa.Table, wrong: float, other: float, *, told: bool = True) -> pa.Table:
+        odd = rng.random(table.num_rows) < wrong
+        fraction = np.where(odd | (not told), 1.0, other)
+        table = table.append_column("mismatched", pa.array(odd)).append_column("sampling_fraction", pa.array(fraction))
+        return table.filter(pa.array(odd | (rng.random(len(odd)) < other)))
+
+    known = hours(80, 400, rng)
+    usual = [dataclasses.replace(w, table=logged(w.table, 0.05, 1.0)) for w in known]
+    calibration = Rules().calibrate(usual, "ref")
+    opened = {}
+    for name, wrong, told in (("same", 0.05, True), ("untold", 0.05, False), ("more", 0.4, True)):
+        court = Court(Rules(), calibration)
+        for w in hours(12, 600, rng, first=80, bins=known[0].bins):
+            court.window(dataclasses.replace(w, table=logged(w.table, wrong, 0.1, told=told)))
+        opened[name] = [d.event for d in court.decisions]
+    assert opened == {"same": [], "untold": [Event.DATA_QUALITY], "more": [Event.DATA_QUALITY]}

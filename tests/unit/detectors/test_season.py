@@ -111,6 +111,15 @@ def test_an_outlier_in_the_past_does_not_bend_the_profile() -> None:
     assert left[9 + 5 * DAY, 0] > 400  # and it stays what it was
 
 
+def test_a_gap_of_weeks_is_no_history() -> None:
+    """Two days, ten weeks of nothing, two days: nothing is known of hours or weeks, and windows stay as they are."""
+    rng = np.random.default_rng(11)
+    at = np.r_[ends(2 * DAY), ends(2 * DAY) + 70 * DAY_US]
+    second, _, _ = Calendar().local(at - HOUR_US)
+    x = (5.0 * (second == 9 * 3600) + rng.normal(0, 0.1, len(at)))[:, None]
+    assert (without_season(x, at, len(at) - 1, HOUR_US) == x).all()
+
+
 @pytest.mark.parametrize("length_us", [7 * HOUR_US, 36 * HOUR_US])
 def test_other_lengths_have_no_season(length_us: int) -> None:
     """Windows that do not divide a day are left as they are."""

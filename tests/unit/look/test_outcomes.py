@@ -32,6 +32,7 @@ def test_event_time_label_time_and_estimate_are_three_lines() -> None:
     assert "label time" in by_label.way
     assert estimate.accuracy is None
     assert "off: checked in 3 of 10 windows" in estimate.note
+    assert "of fraud: off: precision, recall, f1, auc" in estimate.note
 
 
 def test_nothing_is_told_before_labels_come() -> None:

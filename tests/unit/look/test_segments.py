@@ -51,6 +51,7 @@ def test_evidence_is_that_of_the_most_changed_feature() -> None:
     alone = told(*strong)["QA"]
     assert alone.evidence == pytest.approx(4.13, abs=0.01)
     assert alone.smallest == [("amount", "12.5")]
+    assert segments(strong, (), {"amount": "QAR"})[0].smallest == [("amount", "12.5 QAR")]
     assert found.evidence == pytest.approx(3.64, abs=0.01)
 
 
