@@ -13,8 +13,8 @@ named when its queries tell what it is after; access, abuse, leakage and poisoni
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +28,7 @@ from detectors.decide.sums import cusum
 from detectors.decide.walk import CLEAR_US, QUIET_US, Events, Lane, Run, Walk
 from monitor.model import Alert, Decision, Event, Family
 
-VERSION: Final = 4
+VERSION: Final = 5
 BUSY_PER_S: Final = 1_000_000 / (30 * 86400)  # a million events in 30 days
 __all__ = ["CLEAR_US", "QUIET_US", "FuseSettings", "fuse"]
 
@@ -90,10 +90,11 @@ def fuse(
         alive = {a.subject.id for a in open if a.event is lane.event}
         for subject in [s for s in ledger.cases if s not in alive]:
             ledger.acquit(subject)
-        events = _side_by_side(ledger, [e for e in evidence if LANES[e.family] is lane])
-        if events is not None:
+        for piece in _pieces(ledger, [e for e in evidence if LANES[e.family] is lane], settings.max_principals):
+            events = _side_by_side(ledger, piece)
             decisions += _run(ledger, events, lane, math.log(settings.level / lane.share), model)
             ledger.clock_us = int(events.clock_us[-1])
+            ledger.events += len(events.row)
             ledger.forget(settings.max_principals)
         if lane is ATTACK:
             suspects.update(p for subject in ledger.cases for p in ledger.members(subject))
@@ -103,10 +104,35 @@ def fuse(
     return Decided(State("fuse", VERSION, "", {"lanes": meta}, arrays), ordered, Feedback(suspects=frozenset(suspects)))
 
 
-def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None:
+def _pieces(ledger: Ledger, evidence: Sequence[Evidence], limit: int) -> Iterator[list[Evidence]]:
+    """The stretch, up to each event after which somebody may be forgotten: wherever the log is cut, it is the same ones."""
     given = [e for e in evidence if len(e.row)]
     if not given:
-        return None
+        return
+    rows = np.unique(np.concatenate([e.row for e in given]))
+    first, step = 0, Ledger.step(limit)
+    if not ledger.crowded(limit, sum(len(e.principals) for e in given), sum(len(e.readings) for e in given)):
+        step = ledger.events + len(rows)  # nobody will be forgotten on the way
+    while first < len(rows):
+        last = min(first + step - ledger.events % step, len(rows))
+        low, high = int(rows[first]), int(rows[last - 1])
+        yield given if last - first == len(rows) else [p for e in given if len((p := _part(e, low, high)).row)]
+        first = last
+
+
+def _part(e: Evidence, low: int, high: int) -> Evidence:
+    """The evidence of the rows from `low` to `high`."""
+    at = (e.row >= low) & (e.row <= high)
+    links = e.links
+    return replace(
+        e, code=e.code[at], row=e.row[at], time_us=e.time_us[at], log_e=e.log_e[at], flag=e.flag[at],
+        votes=None if e.votes is None else e.votes[at], alike=None if e.alike is None else e.alike[at],
+        readings={r: said for r, said in e.readings.items() if low <= r <= high},
+        links=None if links is None else links[(links[:, 0] >= low) & (links[:, 0] <= high)],
+    )  # fmt: skip
+
+
+def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
     names = sorted({e.principals[i] for e in given for i in np.unique(e.code).tolist()})
     columns = [[f"{e.detector}/{c}" for c in e.columns or [str(i) for i in range(e.log_e.shape[1])]] for e in given]
     places = dict(zip(names, ledger.place(names, [c for cs in columns for c in cs]).tolist(), strict=True))

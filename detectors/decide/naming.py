@@ -118,7 +118,7 @@ class Tool:
         return {"profile": profile, "why": why, "excused": self.excused, "strange": self.strange}
 
 
-def tool(flagged: float, excused: Sequence[float]) -> Tool | None:
+def tool(flagged: int, excused: Sequence[int]) -> Tool | None:
     """Whether a suspect may be a tool, by its flagged queries and those that each of LOOK_ALIKES explains; drawn ones are
     flagged all the same.
 
@@ -130,7 +130,7 @@ def tool(flagged: float, excused: Sequence[float]) -> Tool | None:
     True
     """
     *_, drawn = excused
-    n, strange = round(sum(excused)), round(flagged + sum(excused) - drawn)
+    n, strange = sum(excused), flagged + sum(excused) - drawn
     if n < TOOL_LEAST or n < TOOL_SHARE * strange or flagged - drawn >= TOOL_MOST or drawn >= DRAWN_MOST:
         return None
     return Tool(LOOK_ALIKES[max(range(len(excused)), key=lambda i: excused[i])], n, strange)

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import stats
-from detectors.base import LOOK_ALIKES, TECHNIQUES
 from detectors.decide import naming
-from detectors.decide.principals import MICRO, Case, Ledger
+from detectors.decide.principals import MICRO, Case, Ledger, Votes
 from detectors.decide.sums import cusum
 from monitor.model import HOUR_US, Decision, Event, Family, Severity, Subject, finite, rfc3339
 
@@ -23,7 +22,6 @@ CLEAR_US: Final = 7 * 24 * HOUR_US
 EXAMPLES: Final = 5  # newest flagged events kept per caller with evidence
 LINKED: Final = 3  # rows that tie two callers before they count as one
 JOIN: Final = 0.5  # of the level that each must have reached by itself: whose records others vary is no accomplice
-NOTHING: Final = (0.0,) * (len(TECHNIQUES) + 1 + len(LOOK_ALIKES))  # of Ledger.votes
 CLUSTERS: Final = uuid.UUID("6f2c1f0e-8f0a-5d8e-9b1c-3a5d7e9f1b2d")
 
 
@@ -152,7 +150,7 @@ class Walk:
                 if other != p and ledger.tie(p, other) >= LINKED and self.guilty(p) and self.guilty(other):
                     subject = self.unite(where.get(p, p), where.get(other, other), now, where, self.parts(run.sums[i]))
         elif events.alike[place] and subject in ledger.votes and (subject == p or subject in ledger.cases):
-            ledger.votes[subject][len(TECHNIQUES) + int(events.alike[place])] += 1
+            ledger.votes[subject].alike[int(events.alike[place]) - 1] += 1
         case = ledger.cases.get(subject)
         if case is None:
             if flag and self.log_e(run.sums[i]) >= self.level:
@@ -203,7 +201,7 @@ class Walk:
         ledger.groups[stays] = members
         where.update(dict.fromkeys(members, stays))
         if votes:
-            ledger.votes[stays] = [sum(v) for v in zip(*votes, strict=True)]
+            ledger.votes[stays] = votes[0] if len(votes) == 1 else votes[0].plus(votes[1])
         if cases:
             case = cases[0] if len(cases) == 1 else cases[0].with_(cases[1])
             ledger.cases[stays] = case
@@ -238,24 +236,21 @@ class Walk:
         """What the subject is after. A name once told stays until another one leads."""
         if self.lane.family is not None:
             return naming.Named(self.lane.family, "", 1.0)
-        votes = self.ledger.votes.get(subject, NOTHING)
-        return replace(
-            naming.named(votes[: len(TECHNIQUES)], round(votes[len(TECHNIQUES)])), family=self.leading(subject)
-        )
+        votes = self.ledger.votes.get(subject, Votes())
+        return replace(naming.named(votes.nats, votes.flagged), family=self.leading(subject))
 
     def leading(self, subject: str) -> Family:
         """The family alone."""
         if self.lane.family is not None:
             return self.lane.family
         votes = self.ledger.votes.get(subject)
-        n = len(TECHNIQUES)
-        found = naming.leading(votes[:n], round(votes[n])) if votes is not None else Family.ANOMALY
+        found = naming.leading(votes.nats, votes.flagged) if votes is not None else Family.ANOMALY
         return Family(self.ledger.named.get(subject, found.value)) if found is Family.ANOMALY else found
 
     def tool(self, subject: str, parts: Mapping[str, float]) -> naming.Tool | None:
         """The tool that the subject may be."""
-        said = self.ledger.votes.get(subject, NOTHING)[len(TECHNIQUES) :]
-        return None if self.certain(parts) else naming.tool(said[0], said[1:])
+        said = self.ledger.votes.get(subject, Votes())
+        return None if self.certain(parts) else naming.tool(said.flagged, said.alike)
 
     def cap(self, subject: str, parts: Mapping[str, float]) -> Severity | None:
         """The severity that its incident may not pass as yet: a warning for what may be a tool, which pages nobody, and
@@ -263,7 +258,7 @@ class Walk:
         """
         if self.certain(parts):
             return None
-        few = self.ledger.votes.get(subject, NOTHING)[len(TECHNIQUES)] < naming.FULL
+        few = self.ledger.votes.get(subject, Votes()).flagged < naming.FULL
         return Severity.WARNING if self.tool(subject, parts) else Severity.MINOR if few else None
 
     def certain(self, parts: Mapping[str, float]) -> bool:
@@ -284,11 +279,10 @@ class Walk:
 
     def note(self, p: str, subject: str, place: int) -> None:
         """Keep what a flagged event looked like and what it says about the family."""
-        known = self.ledger.votes.get(subject, NOTHING)
-        said = [*self.events.votes[place].tolist(), 1.0, *NOTHING[len(TECHNIQUES) + 1 :]]
+        said = Votes(self.events.votes[place].tolist(), 1)
         if alike := int(self.events.alike[place]):
-            said[len(TECHNIQUES) + alike] = 1.0
-        self.ledger.votes[subject] = [a + b for a, b in zip(known, said, strict=True)]
+            said.alike[alike - 1] = 1
+        self.ledger.votes[subject] = self.ledger.votes.get(subject, Votes()).plus(said)
         if self.events.told(place):
             kept = self.noted.setdefault(p, [])
             kept.append(place)
