@@ -26,7 +26,7 @@ from detectors.search import NOT, WHAT_IF, Met, Rows
 from detectors.signals import Frame
 from monitor.model import Family
 
-VERSION: Final = 4
+VERSION: Final = 5
 SHOWN: Final = 4  # broken rules named per event
 ALIKE: Final = np.array([0, 1, 2, 2], np.uint8)  # search.Met.excused as what Evidence.alike says
 DRAWN: Final = np.uint8(3)  # and search.Met.drawn
@@ -49,7 +49,7 @@ class Queries:
 
     Idea: who searches a model's boundary, inverts it or copies it by queries moves in small steps around a few rows, and
     mostly sends values, or combinations of values, that nobody sends. Seven flags per event. *schema*: the row breaks two
-    or more learnt rules (detectors.constraints). *near*: it is a small step from one of the principal's last `memory`
+    or more learnt rules, or rules across fields (detectors.constraints). *near*: it is a small step from one of the principal's last `memory`
     distinct rows (detectors.search). *crowd*: three of them resemble it more than honest clients' rows ever do.
     *cross*: one that got another answer does. *joint*: its values do not go together (detectors.plausibility). *edge*: the model
     was as unsure as it seldom is. *shared*: it is a small step from a recent row of another caller (detectors.pool),
@@ -121,10 +121,11 @@ class Queries:
             return Measured(known if known is not None else self._state(cal, chains, pool, ways))
         frame = signals.framed(window, learnt.rules.numeric, learnt.rules.categorical).take(at)
         given, codes = Answers.of(rows).take(at), learnt.encoder.codes(frame)
-        broken, fields = learnt.rules.broken(frame)
+        broken = learnt.rules.broken(frame)
         odd = np.asarray((learnt.joint.strangeness(codes, frame.numbers) > learnt.strange).any(axis=1))
         misfits = _strange(rows, at)
-        sent = as_rows(frame, codes, given, broken + misfits, fields, odd, given.margin <= learnt.edge)
+        broken = broken._replace(single=broken.single + misfits)
+        sent = as_rows(frame, codes, given, broken, odd, given.margin <= learnt.edge)
         sent = sent._replace(who=who[at])
         met, on, share, others = self._follow(chains, pool, learnt, names, sent, misfits)
         evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given, share)
@@ -267,14 +268,14 @@ class _Why(Mapping[int, Mapping[str, Any]]):
         return dict(zip(self.rows.tolist(), self.flagged.tolist(), strict=True))
 
     @cached_property
-    def _broken(self) -> Mapping[int, Sequence[tuple[str, str]]]:
-        """The first rules that each row breaks: all rows at once cost little more than one."""
+    def _broken(self) -> Mapping[int, Sequence[str]]:
+        """The first rules that each row breaks, in words: all rows at once cost little more than one."""
         at = np.flatnonzero(self.on["schema"])
-        found: dict[int, list[tuple[str, str]]] = {k: [] for k in at.tolist()}
-        for rule, name, breaks in self.rules.breaches(self.frame.take(at)):
-            for k in at[breaks].tolist():
+        found: dict[int, list[str]] = {k: [] for k in at.tolist()}
+        for b in self.rules.breaches(self.frame.take(at)):
+            for k in at[b.rows].tolist():
                 if len(found[k]) < SHOWN:
-                    found[k].append((rule, name))
+                    found[k].append(self.rules.say(b, self.frame, k))
         return found
 
     def __len__(self) -> int:
@@ -290,16 +291,9 @@ class _Why(Mapping[int, Mapping[str, Any]]):
         k = self._place[row]
         why: dict[str, Any] = {"signals": [s for s in SIGNALS if self.on[s][k]]}
         if self.on["schema"][k]:
-            why["broken"] = [f"{rule}: {name} = {_value(self.frame, name, k)}" for rule, name in self._broken[k]]
+            why["broken"] = list(self._broken[k])
         if self.on["near"][k]:
             why["near"] = {"bits": round(float(self.met.bits[k]), 1), "fields_differ": int(self.met.differs[k])}
         elif self.on["crowd"][k] or self.on["cross"][k]:
             why["near"] = {"bits": round(float(self.met.step[k]), 1), "fields_differ": int(self.met.moved[k])}
         return why
-
-
-def _value(frame: Frame, name: str, i: int) -> str:
-    if name in frame.numeric:
-        return f"{frame.numbers[i, frame.numeric.index(name)]:.6g}"
-    j = frame.categorical.index(name)
-    return repr(frame.vocabulary[j][int(frame.words[i, j])][:40])
