@@ -208,7 +208,9 @@ def _what(alert: Alert, action: Action) -> str:
         parts.insert(0, words)
     principals = alert.evidence.get("principals")
     if isinstance(principals, list) and len(principals) > 1:
-        parts.insert(0, f"{len(principals)} principals")
+        tie = alert.evidence.get("tied_by")
+        shared = f" of one {tie}" if isinstance(tie, str) else ""
+        parts.insert(0, f"{len(principals)} principals{shared}")
     if raised := [words for reason, words in RAISES.items() if reason in alert.evidence.get(RAISED, ())]:
         parts.append("more severe because " + " and ".join(raised))
     like = alert.evidence.get("look_alike")

@@ -271,6 +271,8 @@ class Evidence:
     alike: NDArray[np.uint8] | None = None  # (events,): 1 + place in LOOK_ALIKES of what it looks like, 0: nothing
     readings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # row -> what a gauge says of its caller
     links: NDArray[np.int64] | None = None  # (k, 2): row, place in `principals` of another caller that it belongs with
+    ties: tuple[str, ...] = ()  # what may tie callers: "kind:digest" of a credential, an address, a network, a group
+    tied: NDArray[np.int32] | None = None  # (events, kinds): places in `ties`, -1 for none
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             memory.used[known] = places.seen[p]
             met.fresh[i] = False
             continue
-        best, differs, steps, wandered, highest = 0.0, 0, False, 0, -np.inf
+        best, differs, steps, wandered, highest, fewest = 0.0, 0, False, 0, -np.inf, 1 << 15
         anchor, redrawn, closest, varied, noise = -1, -1, wide + 1, False, False
         step, nearest, moves, other = 0.0, -1, 0, 0.0
         crowd = np.zeros(CROWD)
@@ -254,6 +254,8 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             mean, spread = found.mean[k], found.spread[k]
             if bits > step:
                 step, nearest, moves = bits, j, differ
+            if memory.worth[j] >= VALID:
+                fewest = min(fewest, differ)
             leans = moved >= mean + LEAN * spread
             if differ > wide and not leans:
                 continue  # nearly all
@@ -290,7 +292,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             met.third[i], met.other[i] = crowd[0], other
         near = best >= scale.bits
         met.crowd[i], met.cross[i] = met.third[i] >= scale.crowd, met.other[i] >= scale.cross
-        wrong = rows.broken[i] >= 2 or rows.torn[i]
+        wrong = rows.broken[i] >= 2 or (rows.torn[i] and fewest > SWEEP)  # whoever varies few fields tears others
         strange = near or met.crowd[i] or met.cross[i] or wrong or rows.odd[i] or rows.edge[i]
         places.busy[p] += (strange - places.busy[p]) / min(places.seen[p], RECENT)
         drawn = strange and places.busy[p] >= BUSY and by_columns(places, p, scale.usual)

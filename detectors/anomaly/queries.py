@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from detectors import signals
 from detectors.anomaly import own, tokens
 from detectors.anomaly.learnt import SIGNALS, Learnt, as_rows, callers, learn
-from detectors.anomaly.ways import WAYS, Ways
+from detectors.anomaly.ways import WAYS, Ways, ties
 from detectors.answers import Answers
 from detectors.base import Calibration, Caller, Evidence, Feedback, Measured, State, Window
 from detectors.chains import Chains
@@ -53,7 +53,8 @@ class Queries:
     distinct rows (detectors.search). *crowd*: three of them resemble it more than honest clients' rows ever do.
     *cross*: one that got another answer does. *joint*: its values do not go together (detectors.plausibility). *edge*: the model
     was as unsure as it seldom is. *shared*: it is a small step from a recent row of another caller (detectors.pool),
-    which ties the two; so does a flagged row with a credential or from an address by which another caller was flagged. Exact repeats are no evidence; what-ifs and samples of explainers are excused (detectors.search).
+    which ties the two; so does a flagged row with a credential or from an address by which another caller was flagged. What ties callers otherwise is
+    handed to fuse(), which adds up what is too little of each (detectors.decide.pools). Exact repeats are no evidence; what-ifs and samples of explainers are excused (detectors.search).
     Flagged rows vote for the technique (detectors.anomaly.tokens).
 
     Math: per flag F with tolerated rate rho, e-values (r/rho)^F ((1-r)/(1-rho))^(1-F) for r in {2 rho + .05, .3, .6,
@@ -129,6 +130,7 @@ class Queries:
         sent = sent._replace(who=who[at])
         met, on, share, others = self._follow(chains, pool, learnt, names, sent, misfits)
         evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given, share)
+        known_by, tied = ties(rows, at, sent.who, names, window.callers())
         flagged = np.flatnonzero(evidence.flag)
         linked = [(int(at[i]), o) for i in flagged.tolist() if (o := others[i]) is not None]
         linked += ways.meet(rows, at[flagged], [names[k] for k in sent.who[flagged].tolist()])
@@ -136,7 +138,7 @@ class Queries:
         place = {n: k for k, n in enumerate(table)}
         links = np.array([(r, place[o]) for r, o in linked], dtype=np.int64).reshape(-1, 2)
         details = _Why(learnt.rules, frame, on, met, flagged, at[flagged])
-        found = replace(evidence, principals=table, links=links, details=details)
+        found = replace(evidence, principals=table, links=links, details=details, ties=known_by, tied=tied)
         return Measured(self._state(cal, chains, pool, ways), (), found)
 
     def _follow(

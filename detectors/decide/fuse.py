@@ -6,6 +6,9 @@ the mean of exp(S) over all bets of all detectors of a lane, valid however they 
 comes at most once in L events on average over all callers together, as long as each detector's flags stay below the rate
 it tolerates. Sums are whole numbers (millionths of a nat), so results never depend on where stretches are cut.
 
+Callers that a fact ties (a credential, an address, a network, a declared group) are added up besides, so that a search spread
+over many names is one incident (detectors.decide.pools).
+
 A lane gathers the families that make one kind of incident: all that aims at the model itself is one AttackSuspected,
 named when its queries tell what it is after; access, abuse, leakage and poisoning have incidents of their own.
 """
@@ -23,6 +26,7 @@ from numpy.typing import NDArray
 from detectors.base import NAMED, TECHNIQUES, Evidence, Feedback, State
 from detectors.decide.made import Decided
 from detectors.decide.naming import SURE
+from detectors.decide.pools import Pooled
 from detectors.decide.principals import MICRO, Ledger
 from detectors.decide.sums import cusum
 from detectors.decide.walk import CLEAR_US, QUIET_US, Events, Lane, Run, Walk
@@ -89,6 +93,7 @@ def fuse(
         ledger = Ledger.load(kept.get(lane.event.value), state.arrays if state is not None else {}, prefix)
         alive = {a.subject.id for a in open if a.event is lane.event}
         for subject in [s for s in ledger.cases if s not in alive]:
+            ledger.pools.acquit(ledger.members(subject))
             ledger.acquit(subject)
         for piece in _pieces(ledger, [e for e in evidence if LANES[e.family] is lane], settings.max_principals):
             events = _side_by_side(ledger, piece)
@@ -111,7 +116,9 @@ def _pieces(ledger: Ledger, evidence: Sequence[Evidence], limit: int) -> Iterato
         return
     rows = np.unique(np.concatenate([e.row for e in given]))
     first, step = 0, Ledger.step(limit)
-    if not ledger.crowded(limit, sum(len(e.principals) for e in given), sum(len(e.readings) for e in given)):
+    names, readings = sum(len(e.principals) for e in given), sum(len(e.readings) for e in given)
+    ties = sum(int(e.flag.sum()) * e.tied.shape[1] for e in given if e.tied is not None)
+    if not ledger.crowded(limit, names, readings, ties):
         step = ledger.events + len(rows)  # nobody will be forgotten on the way
     while first < len(rows):
         last = min(first + step - ledger.events % step, len(rows))
@@ -127,6 +134,7 @@ def _part(e: Evidence, low: int, high: int) -> Evidence:
     return replace(
         e, code=e.code[at], row=e.row[at], time_us=e.time_us[at], log_e=e.log_e[at], flag=e.flag[at],
         votes=None if e.votes is None else e.votes[at], alike=None if e.alike is None else e.alike[at],
+        tied=None if e.tied is None else e.tied[at],
         readings={r: said for r, said in e.readings.items() if low <= r <= high},
         links=None if links is None else links[(links[:, 0] >= low) & (links[:, 0] <= high)],
     )  # fmt: skip
@@ -164,8 +172,26 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
         for r, said in e.readings.items():
             readings.setdefault(r, {}).update(said)
     return Events(
-        who, row, time_us, log_e, flag, votes, alike, [e.details for e in given], links, clock, excusing, readings
-    )
+        who, row, time_us, log_e, flag, votes, alike, [e.details for e in given], links, clock, excusing, readings,
+        [e for e in given if e.tied is not None],
+    )  # fmt: skip
+
+
+def _pooled(ledger: Ledger, ev: Events, level: float) -> dict[int, list[Pooled]]:
+    """What ties of callers reach the level with an event, by its place."""
+    found: dict[int, list[Pooled]] = {}
+    for e in ev.tying:
+        at, own = np.searchsorted(ev.row, e.row), [ledger.columns.index(f"{e.detector}/{c}") for c in e.columns]
+        x, who = ev.log_e[at][:, own], e.code.astype(np.int64)
+        assert e.tied is not None
+        for i, pools in ledger.pools.follow(
+            e.ties, e.tied, e.principals, who, x, e.flag, ev.clock_us[at], level
+        ).items():
+            for pool in pools:
+                sums = np.zeros(len(ledger.columns), np.int64)
+                sums[own] = pool.sums
+                found.setdefault(int(at[i]), []).append(replace(pool, sums=sums))
+    return found
 
 
 def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> list[Decision]:
@@ -189,8 +215,9 @@ def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> li
     np.logical_or.at(slow, segment, ev.flag[order])
     watched = (
         {p for subject in ledger.cases for p in ledger.members(subject)} | set(ledger.examples) | set(ledger.votes)
-    )
+    ) | ledger.pools.flagged()
     slow |= np.array([ledger.ids[i] in watched for i in who[first].tolist()])
+    ev = replace(ev, pooled=_pooled(ledger, ev, level))
     runs = []
     for g in np.flatnonzero(slow).tolist():
         span = slice(int(first[g]), int(ends[g]) + 1)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from detectors.aged import Ids, Part, grown
 from detectors.base import LOOK_ALIKES, TECHNIQUES
+from detectors.decide.pools import MOST as MOST_POOLS
+from detectors.decide.pools import Pools
 from monitor.model import Severity
 
 MICRO: Final = 1_000_000  # sums are kept in millionths of a nat
@@ -37,13 +39,14 @@ class Case:
     last_us: int = 0
     quiet: bool = False
     cap: Severity | None = None  # that it may not pass as yet
+    tie: str = ""  # what its callers have in common, if they were found together
 
     def with_(self, other: Case) -> Case:
         """Both as one."""
         return Case(
             min(self.opened_us, other.opened_us), min(self.onset_us, other.onset_us), self.before + other.before,
             self.queries + other.queries, self.flagged + other.flagged, max(self.last_us, other.last_us),
-            self.quiet and other.quiet,
+            self.quiet and other.quiet, None, self.tie or other.tie,
         )  # fmt: skip
 
 
@@ -87,6 +90,7 @@ class Ledger:
     named: dict[str, str] = field(default_factory=dict)  # the family last told of each open case
     readings: dict[str, dict[str, Any]] = field(default_factory=dict)  # what gauges said last of a caller, by gauge
     read_us: dict[str, int] = field(default_factory=dict)  # and when
+    pools: Pools = field(default_factory=lambda: Pools({}))
     clock_us: int = NEVER
     events: int = 0  # of the lane so far
     dropped: int = 0  # callers with evidence that memory had no room for
@@ -108,7 +112,7 @@ class Ledger:
         ledger.groups = {g: list(m) for g, m in meta["groups"].items()}
         ledger.links, ledger.named = dict(meta["links"]), dict(meta["named"])
         ledger.readings = {p: dict(r) for p, r in meta["readings"].items()}
-        ledger.read_us = dict(meta["read_us"])
+        ledger.read_us, ledger.pools = dict(meta["read_us"]), Pools.load(meta["pools"])
         ledger.clock_us, ledger.events, ledger.dropped = meta["clock_us"], meta["events"], meta["dropped"]
         return ledger
 
@@ -118,7 +122,7 @@ class Ledger:
         meta = {
             "ids": self.ids, "old_ids": old_ids, "columns": self.columns, "cases": {p: vars(c) for p, c in sorted(self.cases.items())},
             "examples": dict(sorted(self.examples.items())), "votes": {p: vars(v) for p, v in sorted(self.votes.items())},
-            "links": self.links, "groups": self.groups, "named": dict(sorted(self.named.items())), "readings": dict(sorted(self.readings.items())), "read_us": dict(sorted(self.read_us.items())), "clock_us": self.clock_us, "events": self.events, "dropped": self.dropped,
+            "links": self.links, "groups": self.groups, "named": dict(sorted(self.named.items())), "readings": dict(sorted(self.readings.items())), "read_us": dict(sorted(self.read_us.items())), "pools": self.pools.save(), "clock_us": self.clock_us, "events": self.events, "dropped": self.dropped,
         }  # fmt: skip
         return meta, {prefix + k: a for k, a in {**{a: getattr(self, a) for a in ARRAYS}, **old}.items()}
 
@@ -210,9 +214,10 @@ class Ledger:
         """
         return min(max(limit // 8, 16), STEP)
 
-    def crowded(self, limit: int, names: int, readings: int) -> bool:
-        """Whether room may become short by so many more callers and readings."""
-        return len(self.ids) + len(self.old.ids) + names > limit or len(self.readings) + readings > MAX_READINGS
+    def crowded(self, limit: int, names: int, readings: int, ties: int) -> bool:
+        """Whether room may become short by so many more callers, readings and ties."""
+        short = len(self.ids) + len(self.old.ids) + names > limit
+        return short or len(self.readings) + readings > MAX_READINGS or len(self.pools.known) + ties > MOST_POOLS
 
     def forget(self, limit: int) -> None:
         """Put the silent with the silent. Callers with nothing against them weigh nothing and are not kept there.
@@ -224,7 +229,8 @@ class Ledger:
         if due:
             for p in sorted(self.readings, key=lambda p: (self.read_us[p], p))[: -MAX_READINGS or None]:
                 del self.readings[p], self.read_us[p]
-        short = due and self.crowded(limit, 0, 0)
+            self.pools.forget()
+        short = due and self.crowded(limit, 0, 0, 0)
         if not short and not grown(len(self.ids), len(self.old.ids)):
             return
         young = Part(Ids(self.ids), {k: getattr(self, k) for k in ARRAYS}, np.zeros(len(self.ids), np.int64), {})

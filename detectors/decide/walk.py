@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import uuid
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import stats
+from detectors.base import Evidence
 from detectors.decide import naming
+from detectors.decide.pools import COST, Pooled
 from detectors.decide.principals import MICRO, Case, Ledger, Votes
 from detectors.decide.sums import cusum
 from monitor.model import HOUR_US, Decision, Event, Family, Severity, Subject, finite, rfc3339
@@ -54,6 +57,8 @@ class Events:
     clock_us: NDArray[np.int64]  # latest event time so far
     excusing: frozenset[str] = frozenset()  # detectors that know `alike`
     readings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # by row: what gauges say of its caller
+    tying: Sequence[Evidence] = ()  # that which tells what callers have in common
+    pooled: Mapping[int, Sequence[Pooled]] = field(default_factory=dict)  # by place: ties that reach the level with it
 
     def why(self, place: int) -> dict[str, Any]:
         """What all detectors say of one event."""
@@ -148,7 +153,11 @@ class Walk:
             self.note(p, subject, place)
             for other in events.links.get(int(events.row[place]), ()):
                 if other != p and ledger.tie(p, other) >= LINKED and self.guilty(p) and self.guilty(other):
-                    subject = self.unite(where.get(p, p), where.get(other, other), now, where, self.parts(run.sums[i]))
+                    both = where.get(p, p), where.get(other, other)
+                    subject = self.unite(both, now, where, self.parts(run.sums[i]))
+            for pool in events.pooled.get(place, ()):
+                self.gather(pool, now, where)
+                subject = where.get(p, p)
         elif events.alike[place] and subject in ledger.votes and (subject == p or subject in ledger.cases):
             ledger.votes[subject].alike[int(events.alike[place]) - 1] += 1
         case = ledger.cases.get(subject)
@@ -184,16 +193,25 @@ class Walk:
             return np.asarray(run.sums[run.done - 1])
         return self.ledger.sums_of(p)
 
-    def unite(self, a: str, b: str, now: int, where: dict[str, str], parts: Mapping[str, float]) -> str:
-        """Two subjects turn out to be one: the older cluster stays, or a new one is born now."""
+    def gather(self, pool: Pooled, now: int, where: dict[str, str]) -> None:
+        """Callers that are guilty together are one subject, with an incident."""
+        parts = self.parts(pool.sums)
+        subject = self.unite(sorted({where.get(p, p) for p in pool.callers}), now, where, parts)
+        if subject not in self.ledger.cases:
+            case = Case(now, pool.began_us, pool.events, last_us=now, flagged=pool.flagged, tie=pool.tie)
+            self.ledger.cases[subject] = case
+            self.tell(subject, case, now, parts, pool.log_e, finite(self.level + COST))
+
+    def unite(self, subjects: Sequence[str], now: int, where: dict[str, str], parts: Mapping[str, float]) -> str:
+        """Subjects turn out to be one: the oldest cluster stays, or a new one is born now."""
         ledger = self.ledger
-        if a == b:
-            return a
-        known = [g for g in ledger.groups if g in (a, b)]  # in order of birth
-        stays = known[0] if known else self.born(a, b, now)
-        members = sorted({*ledger.members(a), *ledger.members(b)})
-        cases = [c for s in (a, b) if (c := ledger.cases.pop(s, None)) is not None]
-        votes = [v for s in (a, b) if (v := ledger.votes.pop(s, None)) is not None]
+        if len(set(subjects)) == 1:
+            return subjects[0]
+        known = [g for g in ledger.groups if g in subjects]  # in order of birth
+        members = sorted({p for s in subjects for p in ledger.members(s)})
+        stays = known[0] if known else self.born(members[0], members[1], now)
+        cases = [c for s in subjects if (c := ledger.cases.pop(s, None)) is not None]
+        votes = [v for s in subjects if (v := ledger.votes.pop(s, None)) is not None]
         for gone in known[1:]:
             ledger.groups.pop(gone)
             if cases:
@@ -201,9 +219,9 @@ class Walk:
         ledger.groups[stays] = members
         where.update(dict.fromkeys(members, stays))
         if votes:
-            ledger.votes[stays] = votes[0] if len(votes) == 1 else votes[0].plus(votes[1])
+            ledger.votes[stays] = functools.reduce(Votes.plus, votes)
         if cases:
-            case = cases[0] if len(cases) == 1 else cases[0].with_(cases[1])
+            case = functools.reduce(Case.with_, cases)
             ledger.cases[stays] = case
             self.tell(stays, case, now, parts)
         return stays
@@ -279,10 +297,11 @@ class Walk:
 
     def note(self, p: str, subject: str, place: int) -> None:
         """Keep what a flagged event looked like and what it says about the family."""
-        said = Votes(self.events.votes[place].tolist(), 1)
+        votes = self.ledger.votes.setdefault(subject, Votes())
+        votes.nats = [a + b for a, b in zip(votes.nats, self.events.votes[place].tolist(), strict=True)]
+        votes.flagged += 1
         if alike := int(self.events.alike[place]):
-            said.alike[alike - 1] = 1
-        self.ledger.votes[subject] = self.ledger.votes.get(subject, Votes()).plus(said)
+            votes.alike[alike - 1] += 1
         if self.events.told(place):
             kept = self.noted.setdefault(p, [])
             kept.append(place)
@@ -345,6 +364,8 @@ class Walk:
             for name, said in ledger.readings.get(p, {}).items():
                 if name not in evidence or _rows(said) > _rows(evidence[name]):
                     evidence[name] = dict(said)
+        if case.tie:
+            evidence["tied_by"] = case.tie
         if self.lane.family is None:
             evidence |= {
                 "confidence": named.sure,
