@@ -299,6 +299,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         met.drawn[i] = drawn
         if anchor < 0 and best < scale.sampled_bits and strange and not drawn:
             redrawn = noise_around(rows, i, memory, places, p, scale)
+            wrong = wrong and (rows.broken[i] >= 2 or redrawn == NONE)  # noise tears every row that it is put on
             busy = places.busy[p] >= BUSY
             noise = (redrawn >= 0 and busy) or (redrawn != NONE and places.doubt[p] < (DOUBT if busy else FIRST))
             if noise:
@@ -333,5 +334,5 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             if j >= 0:
                 memory.used[j] = places.seen[p]
         flagged = met.near[i] or met.crowd[i] or met.cross[i]
-        worth = 0 if rows.broken[i] > 0 or rows.torn[i] or flagged else VALID if rows.odd[i] or near else CLEAN
+        worth = 0 if rows.broken[i] > 0 or wrong or flagged else VALID if rows.odd[i] or near else CLEAN
         _remember(rows, i, memory, lanes, places, p, worth, chain)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detectors import signals
 from detectors.anomaly import own, tokens
 from detectors.anomaly.learnt import SIGNALS, Learnt, as_rows, callers, learn
+from detectors.anomaly.peers import Peers
 from detectors.anomaly.ways import WAYS, Ways, ties
 from detectors.answers import Answers
 from detectors.base import Calibration, Caller, Evidence, Feedback, Measured, State, Window
@@ -60,7 +61,7 @@ class Queries:
     Math: per flag F with tolerated rate rho, e-values (r/rho)^F ((1-r)/(1-rho))^(1-F) for r in {2 rho + .05, .3, .6,
     .95}; fuse() runs a CUSUM of each per principal and averages them (detectors.decide). A principal whose own past is
     clean is tolerated down to a quarter of rho (detectors.anomaly.own): who turns from long honest use to a tenth of
-    attack queries is found in half the queries.
+    attack queries is found in half the queries. One that is new is tolerated no more than its settled peers.
 
     Assumptions: honest principals of every kind stay under the tolerated rates. Each threshold is the lowest for which
     simulated honest clients stay well below an alarm (detectors.honest); a signal for which there is none is refused
@@ -114,12 +115,14 @@ class Queries:
             len(learnt.features),
             len(learnt.rules.numeric),
         )
-        ways = Ways.load(known.meta if known else None)
+        ways, peers = Ways.load(known.meta if known else None), Peers.load(known.meta if known else None)
+        peers.drop(feedback.suspects)
+        judging = _Judging(peers, window.callers(), feedback.suspects)
         rows = window.rows([*learnt.columns, *WAYS])
         who, names = callers(rows)
         at = np.flatnonzero(who >= 0)
         if not len(at):
-            return Measured(known if known is not None else self._state(cal, chains, pool, ways))
+            return Measured(known if known is not None else self._state(cal, chains, pool, ways, peers))
         frame = signals.framed(window, learnt.rules.numeric, learnt.rules.categorical).take(at)
         given, codes = Answers.of(rows).take(at), learnt.encoder.codes(frame)
         broken = learnt.rules.broken(frame)
@@ -128,7 +131,7 @@ class Queries:
         broken = broken._replace(single=broken.single + misfits)
         sent = as_rows(frame, codes, given, broken, odd, given.margin <= learnt.edge)
         sent = sent._replace(who=who[at])
-        met, on, share, others = self._follow(chains, pool, learnt, names, sent, misfits)
+        met, on, share, others = self._follow(chains, pool, learnt, judging, names, sent, misfits)
         evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given, share)
         known_by, tied = ties(rows, at, sent.who, names, window.callers())
         flagged = np.flatnonzero(evidence.flag)
@@ -139,11 +142,12 @@ class Queries:
         links = np.array([(r, place[o]) for r, o in linked], dtype=np.int64).reshape(-1, 2)
         details = _Why(learnt.rules, frame, on, met, flagged, at[flagged])
         found = replace(evidence, principals=table, links=links, details=details, ties=known_by, tied=tied)
-        return Measured(self._state(cal, chains, pool, ways), (), found)
+        return Measured(self._state(cal, chains, pool, ways, peers), (), found)
 
     def _follow(
-        self, chains: Chains, pool: Pool, learnt: Learnt, names: tuple[str, ...], sent: Rows, misfits: NDArray[np.int64]
-    ) -> tuple[Met, dict[str, NDArray[np.bool_]], NDArray[np.uint8], list[str | None]]:
+        self, chains: Chains, pool: Pool, learnt: Learnt, judging: _Judging, names: tuple[str, ...], sent: Rows,
+        misfits: NDArray[np.int64],
+    ) -> tuple[Met, dict[str, NDArray[np.bool_]], NDArray[np.uint8], list[str | None]]:  # fmt: skip
         """Move chains and pool on by all rows; per row what was met, the signals that fired, the tolerated shares, and the
         other caller that it belongs with.
         """
@@ -166,7 +170,7 @@ class Queries:
                 "shared": np.array([o is not None for o in found], dtype=bool),
             }  # fmt: skip
             fired.append(np.stack([on[s] for s in SIGNALS], axis=1))
-            shares.append(self._shares(chains, names, part.who, met.fresh, fired[-1], rates))
+            shares.append(self._shares(chains, judging, names, part.who, met.fresh, fired[-1], rates))
             mets.append(met)
             chains.forget(limit, lambda past: own.against(past, rates))
         flags, whole = np.concatenate(fired), Met._make(np.concatenate(a) for a in zip(*mets, strict=True))
@@ -191,24 +195,35 @@ class Queries:
         )  # fmt: skip
 
     def _shares(
-        self, chains: Chains, names: Sequence[str], who: NDArray[np.int64], fresh: NDArray[np.bool_],
+        self, chains: Chains, judging: _Judging, names: Sequence[str], who: NDArray[np.int64], fresh: NDArray[np.bool_],
         flags: NDArray[np.bool_], rates: NDArray[np.float64],
     ) -> NDArray[np.uint8]:  # fmt: skip
-        """What each caller's own past leaves of the tolerated rates."""
+        """What each caller's own past, or its peers' while it is new, leaves of the tolerated rates."""
         present, mine = np.unique(who, return_inverse=True)
         places = chains.places_of([names[k] for k in present.tolist()])
         past = chains.past[places]
         found = own.shares(past, mine, fresh, flags, rates)
         chains.past[places] = past
-        return found
+        return judging.peers.limit(names, who, found, judging.declared, judging.suspects)
 
     def _rho(self) -> dict[str, float]:
         return {s: float(getattr(self, f"rho_{s}")) for s in SIGNALS}
 
-    def _state(self, cal: Calibration, chains: Chains, pool: Pool, ways: Ways) -> State:
+    def _state(self, cal: Calibration, chains: Chains, pool: Pool, ways: Ways, peers: Peers) -> State:
         kept = chains.save(self.name, VERSION, cal.hash)
         meta, arrays = pool.save()
-        return replace(kept, meta={**kept.meta, **meta, **ways.save()}, arrays={**kept.arrays, **arrays})
+        return replace(
+            kept, meta={**kept.meta, **meta, **ways.save(), **peers.save()}, arrays={**kept.arrays, **arrays}
+        )
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """Whom the callers of a stretch are compared with besides themselves."""
+
+    peers: Peers
+    declared: Mapping[str, Caller]
+    suspects: frozenset[str]
 
 
 def _silent(

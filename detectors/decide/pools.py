@@ -57,7 +57,8 @@ class Pool:
 
 
 class _Live(NamedTuple):
-    """Pools that a piece of the log may touch, as arrays. turn: how often each began anew; of: per pair of pool and caller
+    """Pools that a piece of the log may touch, as arrays. turn: how often each began anew; many: callers with flagged
+    events that count; of: per pair of pool and caller
     the turn that its counts belong to.
     """
 
@@ -66,6 +67,7 @@ class _Live(NamedTuple):
     began_us: NDArray[np.int64]
     last_us: NDArray[np.int64]
     turn: NDArray[np.int64]
+    many: NDArray[np.int64]
     of: NDArray[np.int64]
     events: NDArray[np.int64]
     flagged: NDArray[np.int64]
@@ -151,13 +153,14 @@ class Pools:
     def _live(self, ties: Sequence[str], pairs: Sequence[tuple[int, str]], bets: int) -> _Live:
         n, m = len(ties), len(pairs)
         live = _Live(
-            np.zeros((n, bets), np.int64), np.zeros(n, dtype=bool), *(np.zeros(n, np.int64) for _ in range(3)),
+            np.zeros((n, bets), np.int64), np.zeros(n, dtype=bool), *(np.zeros(n, np.int64) for _ in range(4)),
             *(np.zeros(m, np.int64) for _ in range(3)),
         )  # fmt: skip
         for p, tie in enumerate(ties):
             if (pool := self.known.get(tie)) is not None:
                 live.sums[p, : len(pool.sums)] = pool.sums
                 live.alive[p], live.began_us[p], live.last_us[p] = True, pool.began_us, pool.last_us
+                live.many[p] = sum(k > 0 for _, k in pool.callers.values())
         for q, (p, caller) in enumerate(pairs):
             if p >= 0 and (pool := self.known.get(ties[p])) is not None:
                 live.events[q], live.flagged[q] = pool.callers.get(caller, (0, 0))
@@ -192,6 +195,7 @@ def _go(live: Any, mine: Any, pair: Any, x: Any, flag: Any, clock_us: Any, need:
             live.sums[p, :] = 0
             live.alive[p], live.began_us[p], live.last_us[p] = True, clock_us[i], clock_us[i]
             live.turn[p] += 1
+            live.many[p] = 0
         if live.of[q] != live.turn[p]:
             live.of[q], live.events[q], live.flagged[q] = live.turn[p], 0, 0
         if live.flagged[q] >= FLAGS:
@@ -202,11 +206,12 @@ def _go(live: Any, mine: Any, pair: Any, x: Any, flag: Any, clock_us: Any, need:
             live.sums[p, c] = max(live.sums[p, c], 0) + x[i, c]
             most = max(most, live.sums[p, c])
         if flag[i]:
+            live.many[p] += live.flagged[q] == 0
             live.flagged[q] += 1
             live.last_us[p] = clock_us[i]
         if most <= 0:
             live.alive[p] = False
-        elif flag[i] and most >= need:
+        elif flag[i] and most >= need and live.many[p] >= MEMBERS:
             return k
     return -1
 

@@ -109,7 +109,7 @@ class Ledger:
         ledger.cases = {p: Case(**{**c, "cap": c["cap"] and Severity(c["cap"])}) for p, c in meta["cases"].items()}
         ledger.examples = {p: list(e) for p, e in meta["examples"].items()}
         ledger.votes = {p: Votes(**v) for p, v in meta["votes"].items()}
-        ledger.groups = {g: list(m) for g, m in meta["groups"].items()}
+        ledger.groups = {g: list(m) for g, m in meta["groups"]}
         ledger.links, ledger.named = dict(meta["links"]), dict(meta["named"])
         ledger.readings = {p: dict(r) for p, r in meta["readings"].items()}
         ledger.read_us, ledger.pools = dict(meta["read_us"]), Pools.load(meta["pools"])
@@ -122,7 +122,8 @@ class Ledger:
         meta = {
             "ids": self.ids, "old_ids": old_ids, "columns": self.columns, "cases": {p: vars(c) for p, c in sorted(self.cases.items())},
             "examples": dict(sorted(self.examples.items())), "votes": {p: vars(v) for p, v in sorted(self.votes.items())},
-            "links": self.links, "groups": self.groups, "named": dict(sorted(self.named.items())), "readings": dict(sorted(self.readings.items())), "read_us": dict(sorted(self.read_us.items())), "pools": self.pools.save(), "clock_us": self.clock_us, "events": self.events, "dropped": self.dropped,
+            "links": [[k, n] for k, n in self.links.items()], "groups": [[g, m] for g, m in self.groups.items()],
+            "named": dict(sorted(self.named.items())), "readings": dict(sorted(self.readings.items())), "read_us": dict(sorted(self.read_us.items())), "pools": self.pools.save(), "clock_us": self.clock_us, "events": self.events, "dropped": self.dropped,
         }  # fmt: skip
         return meta, {prefix + k: a for k, a in {**{a: getattr(self, a) for a in ARRAYS}, **old}.items()}
 
