@@ -295,7 +295,7 @@ def _not(alert: Alert) -> str:
     marks = [_mark(m) for m in _objects(alert.evidence.get("marks"))[:2]]
     known = "known here: " + ", ".join(marks) if marks else "no deploy, batch job or maintenance known here"
     if isinstance(nearest := alert.evidence.get("look_alike"), Mapping):
-        why = f": {shown(nearest['why'], 200)}" if "why" in nearest else f", but {shown(nearest.get('why_not'), 100)}"
+        why = f": {shown(nearest['why'], 200)}" if "why" in nearest else f", but {shown(nearest.get('why_not'), 200)}"
         known += f"; closest honest use {shown(nearest.get('profile'), 20)}{why}"
     return f"NOT   {known}; benign look-alikes: {LOOKALIKES[alert.event]}"
 

@@ -19,7 +19,7 @@ from detectors.anomaly.learnt import SIGNALS, Learnt, as_rows, callers, learn
 from detectors.anomaly.peers import Peers
 from detectors.anomaly.ways import WAYS, Ways, ties
 from detectors.answers import Answers
-from detectors.base import Calibration, Caller, Evidence, Feedback, Measured, State, Window
+from detectors.base import LOOKS, Calibration, Caller, Evidence, Feedback, Measured, State, Window
 from detectors.chains import Chains
 from detectors.constraints import Constraints
 from detectors.pool import Pool
@@ -133,6 +133,7 @@ class Queries:
         sent = sent._replace(who=who[at])
         met, on, share, others = self._follow(chains, pool, learnt, judging, names, sent, misfits)
         evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given, share)
+        evidence = replace(evidence, looks=_looks(met, on, evidence.flag, broken.single))
         known_by, tied = ties(rows, at, sent.who, names, window.callers())
         flagged = np.flatnonzero(evidence.flag)
         linked = [(int(at[i]), o) for i in flagged.tolist() if (o := others[i]) is not None]
@@ -246,6 +247,19 @@ def _alike(cal: Calibration, met: Met, flag: NDArray[np.bool_]) -> NDArray[np.ui
     if cal.meta["what_ifs"] > TELLING:
         alike[met.excused == WHAT_IF] = 0
     return np.asarray(alike, np.uint8)
+
+
+def _looks(
+    met: Met, on: Mapping[str, NDArray[np.bool_]], flag: NDArray[np.bool_], broken: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """What each query looks like, a bit per entry of LOOKS."""
+    stepping = on["near"] | on["crowd"] | on["cross"] | on["shared"]
+    seen = {
+        "varied": met.excused == WHAT_IF, "sampled": (met.excused > WHAT_IF) | met.drawn, "repeated": ~met.fresh,
+        "one_rule": (broken == 1) & met.fresh & ~flag, "invalid": on["schema"], "implausible": on["joint"],
+        "stepping": stepping, "boundary": on["edge"] | on["cross"],
+    }  # fmt: skip
+    return np.asarray(np.packbits(np.stack([seen[k] for k in LOOKS]), axis=0, bitorder="little")[0], np.uint8)
 
 
 def _strange(rows: pa.Table, at: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -134,6 +134,7 @@ def _part(e: Evidence, low: int, high: int) -> Evidence:
     return replace(
         e, code=e.code[at], row=e.row[at], time_us=e.time_us[at], log_e=e.log_e[at], flag=e.flag[at],
         votes=None if e.votes is None else e.votes[at], alike=None if e.alike is None else e.alike[at],
+        looks=None if e.looks is None else e.looks[at],
         tied=None if e.tied is None else e.tied[at],
         readings={r: said for r, said in e.readings.items() if low <= r <= high},
         links=None if links is None else links[(links[:, 0] >= low) & (links[:, 0] <= high)],
@@ -148,7 +149,7 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
     who, time_us = np.zeros(len(row), np.int64), np.zeros(len(row), np.int64)
     log_e, flag = np.zeros((len(row), len(ledger.columns)), np.int64), np.zeros(len(row), dtype=bool)
     votes = np.zeros((len(row), len(TECHNIQUES)))
-    alike = np.zeros(len(row), np.uint8)
+    alike, looks = np.zeros((2, len(row)), np.uint8)
     links: dict[int, list[str]] = {}
     for e, own in zip(given, columns, strict=True):
         at = np.searchsorted(row, e.row)
@@ -163,6 +164,8 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
             votes[at, list(TECHNIQUES.values()).index(e.family)] += SURE * e.flag
         if e.alike is not None:
             alike[at] = e.alike
+        if e.looks is not None:
+            looks[at] = e.looks
         for r, other in e.links.tolist() if e.links is not None else ():
             links.setdefault(int(r), []).append(e.principals[other])
     clock = np.maximum.accumulate(np.maximum(time_us, ledger.clock_us))
@@ -172,7 +175,7 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
         for r, said in e.readings.items():
             readings.setdefault(r, {}).update(said)
     return Events(
-        who, row, time_us, log_e, flag, votes, alike, [e.details for e in given], links, clock, excusing, readings,
+        who, row, time_us, log_e, flag, votes, alike, looks, [e.details for e in given], links, clock, excusing, readings,
         [e for e in given if e.tied is not None],
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.aged import Ids, Part, grown
-from detectors.base import LOOK_ALIKES, TECHNIQUES
+from detectors.base import LOOK_ALIKES, LOOKS, TECHNIQUES
 from detectors.decide.pools import MOST as MOST_POOLS
 from detectors.decide.pools import Pools
 from monitor.model import Severity
@@ -23,6 +23,7 @@ NEVER: Final = -(1 << 62)
 MAX_LINKS: Final = 20_000  # pairs of callers whose links are counted at once
 MAX_READINGS: Final = 5_000  # callers whose gauges are remembered, those read last
 STEP: Final = 4_096  # events of a lane after which somebody may be forgotten; fewer where there is little room
+BITS: Final = tuple(tuple(k for k in range(len(LOOKS)) if b >> k & 1) for b in range(1 << len(LOOKS)))
 WIDE: Final = ("sums", "onset_us", "count")  # with a column per bet
 ARRAYS: Final = (*WIDE, "last_us")
 
@@ -53,18 +54,29 @@ class Case:
 @dataclass
 class Votes:
     """What strange queries of a subject say. nats: per entry of TECHNIQUES; flagged: queries; alike: queries that look like
-    each of LOOK_ALIKES, flagged or excused.
+    each of LOOK_ALIKES, flagged or excused; queries: all that were counted, looks: those that look like each of LOOKS.
     """
 
     nats: list[float] = field(default_factory=lambda: [0.0] * len(TECHNIQUES))
     flagged: int = 0
     alike: list[int] = field(default_factory=lambda: [0] * len(LOOK_ALIKES))
+    queries: int = 0
+    looks: list[int] = field(default_factory=lambda: [0] * len(LOOKS))
+
+    def count(self, alike: int, looks: int) -> None:
+        """One more query. alike: 1 + place in LOOK_ALIKES, or 0; looks: a bit per entry of LOOKS."""
+        self.queries += 1
+        if alike:
+            self.alike[alike - 1] += 1
+        for k in BITS[looks]:
+            self.looks[k] += 1
 
     def plus(self, other: Votes) -> Votes:
         """Both together."""
         return Votes(
             [a + b for a, b in zip(self.nats, other.nats, strict=True)], self.flagged + other.flagged,
-            [a + b for a, b in zip(self.alike, other.alike, strict=True)],
+            [a + b for a, b in zip(self.alike, other.alike, strict=True)], self.queries + other.queries,
+            [a + b for a, b in zip(self.looks, other.looks, strict=True)],
         )  # fmt: skip
 
 

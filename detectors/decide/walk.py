@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import stats
-from detectors.base import Evidence
+from detectors.base import LOOKS, Evidence
 from detectors.decide import naming
+from detectors.decide.naming import Seen
 from detectors.decide.pools import COST, Pooled
 from detectors.decide.principals import MICRO, Case, Ledger, Votes
 from detectors.decide.sums import cusum
@@ -52,6 +53,7 @@ class Events:
     flag: NDArray[np.bool_]
     votes: NDArray[np.float64]  # (events, TECHNIQUES)
     alike: NDArray[np.uint8]  # as in detectors.base.Evidence
+    looks: NDArray[np.uint8]  # the same
     details: Sequence[Mapping[int, Mapping[str, Any]]]  # of every detector: by row, why it was flagged
     links: dict[int, list[str]]  # by row: callers that it belongs with
     clock_us: NDArray[np.int64]  # latest event time so far
@@ -158,8 +160,8 @@ class Walk:
             for pool in events.pooled.get(place, ()):
                 self.gather(pool, now, where)
                 subject = where.get(p, p)
-        elif events.alike[place] and subject in ledger.votes and (subject == p or subject in ledger.cases):
-            ledger.votes[subject].alike[int(events.alike[place]) - 1] += 1
+        elif subject in ledger.votes and (subject == p or subject in ledger.cases):
+            ledger.votes[subject].count(int(events.alike[place]), int(events.looks[place]))
         case = ledger.cases.get(subject)
         if case is None:
             if flag and self.log_e(run.sums[i]) >= self.level:
@@ -289,6 +291,15 @@ class Walk:
         certain = (n.split("/", 1)[0] for n, v in parts.items() if v >= self.level)
         return next((n for n in certain if n in naming.FACTS), "")
 
+    def look_alike(
+        self, subject: str, family: Family, parts: Mapping[str, float], evidence: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The honest use that its queries resemble most, and what tells it apart."""
+        votes = self.ledger.votes.get(subject, Votes())
+        records = int(dict(evidence.get("training_overlap") or {}).get("training_rows", 0))
+        shares = Seen(votes.queries, votes.flagged, dict(zip(LOOKS, votes.looks, strict=True)) | {"records": records})
+        return naming.look_alike(family, self.fact(parts), shares)
+
     def open(self, run: Run, i: int, now: int, subject: str) -> None:
         lead = int(np.argmax(run.sums[i]))
         case = Case(now, int(run.onset[i, lead]), int(run.count[i, lead]), last_us=now, flagged=1)
@@ -300,8 +311,7 @@ class Walk:
         votes = self.ledger.votes.setdefault(subject, Votes())
         votes.nats = [a + b for a, b in zip(votes.nats, self.events.votes[place].tolist(), strict=True)]
         votes.flagged += 1
-        if alike := int(self.events.alike[place]):
-            votes.alike[alike - 1] += 1
+        votes.count(int(self.events.alike[place]), int(self.events.looks[place]))
         if self.events.told(place):
             kept = self.noted.setdefault(p, [])
             kept.append(place)
@@ -370,7 +380,7 @@ class Walk:
             evidence |= {
                 "confidence": named.sure,
                 "technique": named.technique,
-                "look_alike": naming.look_alike(named.family, self.fact(parts)) if tool is None else tool.told(),
+                "look_alike": self.look_alike(subject, named.family, parts, evidence) if tool is None else tool.told(),
             }
         self.ledger.named[subject] = named.family.value
         kind = "cluster" if subject in self.ledger.groups else self.lane.kind

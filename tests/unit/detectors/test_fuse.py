@@ -13,7 +13,7 @@ import pytest
 
 from alerts.policy import Named, Policy
 from detectors import aged, decide
-from detectors.base import TECHNIQUES, Evidence, State
+from detectors.base import LOOKS, TECHNIQUES, Evidence, State
 from detectors.decide.fuse import ATTACK, CLEAR_US, QUIET_US
 from detectors.decide.naming import FULL
 from detectors.decide.principals import Ledger
@@ -411,6 +411,31 @@ def test_what_goes_beyond_the_tool_is_told_at_once() -> None:
     told = next(d for d in log.decisions if d.severity is None)
     assert told.evidence["look_alike"]["why_not"]
     assert told.time_us == np.flatnonzero(flags)[FULL - 1] * SECOND_US
+
+
+@pytest.mark.parametrize("cuts", [1, 9])
+def test_the_nearest_honest_use_is_told_in_numbers(cuts: int) -> None:
+    """What most of its queries look like, how much of such a client's would, and what the flagged ones do that no such does."""
+    n = 60
+    flags = [i % 2 == 0 for i in range(n)]
+    varied, boundary = (1 << LOOKS.index(k) for k in ("varied", "boundary"))
+    looks = np.array([boundary if f else varied if i % 6 == 1 else 0 for i, f in enumerate(flags)], np.uint8)
+    log = Log()
+    for part in np.array_split(np.arange(n), cuts):
+        a, b = int(part[0]), int(part[-1]) + 1
+        log(replace(evidence(["a"] * (b - a), flags[a:b], first_row=a), looks=looks[a:b]))
+    told = log.decisions[-1].evidence
+    assert set(told["look_alike"]) == {"profile", "why_not"}
+    assert told["look_alike"]["profile"] == "what_if"
+    queries = told["queries"]
+    assert (
+        f"of its {queries} queries change a few fields of an earlier row, a what-if analyst's do in 80%"
+        in told["look_alike"]["why_not"]
+    )
+    assert (
+        f"; {queries // 2 + 1} of {queries // 2 + 1} flagged ones lie near the boundary"
+        in told["look_alike"]["why_not"]
+    )
 
 
 def test_few_queries_are_minor_whoever_sends_them() -> None:

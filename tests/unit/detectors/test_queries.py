@@ -305,6 +305,9 @@ def test_evidence_is_readable() -> None:
     shown = [e for d in court.decisions for e in d.evidence["examples"]]
     assert any(rule.startswith(("x6 = ", "x7 = ")) for e in shown for rule in e.get("broken", []))
     assert any(e.get("near", {}).get("fields_differ", 0) >= 3 for e in shown)
+    like = court.decisions[-1].evidence["look_alike"]
+    assert set(like) == {"profile", "why_not"}
+    assert "flagged ones" in like["why_not"]
 
 
 def test_no_principal_no_evidence() -> None:
