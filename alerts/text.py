@@ -208,7 +208,9 @@ def _what(alert: Alert, action: Action) -> str:
         parts.insert(0, words)
     principals = alert.evidence.get("principals")
     if isinstance(principals, list) and len(principals) > 1:
-        parts.insert(0, f"{len(principals)} principals")
+        tie = alert.evidence.get("tied_by")
+        shared = f" of one {tie}" if isinstance(tie, str) else ""
+        parts.insert(0, f"{len(principals)} principals{shared}")
     if raised := [words for reason, words in RAISES.items() if reason in alert.evidence.get(RAISED, ())]:
         parts.append("more severe because " + " and ".join(raised))
     like = alert.evidence.get("look_alike")
@@ -293,7 +295,7 @@ def _not(alert: Alert) -> str:
     marks = [_mark(m) for m in _objects(alert.evidence.get("marks"))[:2]]
     known = "known here: " + ", ".join(marks) if marks else "no deploy, batch job or maintenance known here"
     if isinstance(nearest := alert.evidence.get("look_alike"), Mapping):
-        why = f": {shown(nearest['why'], 200)}" if "why" in nearest else f", but {shown(nearest.get('why_not'), 100)}"
+        why = f": {shown(nearest['why'], 200)}" if "why" in nearest else f", but {shown(nearest.get('why_not'), 200)}"
         known += f"; closest honest use {shown(nearest.get('profile'), 20)}{why}"
     return f"NOT   {known}; benign look-alikes: {LOOKALIKES[alert.event]}"
 

@@ -40,6 +40,18 @@ LOOK_ALIKES: Final = (  # what honest tools send that looks like a search to who
 )
 
 
+LOOKS: Final = (  # what is counted of the queries of a suspect, to tell which honest use they resemble most
+    "varied",  # changes a few fields of an earlier row
+    "sampled",  # a copy of an earlier row with noise or with values of others
+    "repeated",  # an earlier row as it was
+    "one_rule",  # breaks one learnt rule and is not flagged
+    "invalid",  # flagged, and of those: breaks several rules
+    "implausible",  # combines what does not go together
+    "stepping",  # a small step from other rows
+    "boundary",  # the model was unsure
+)
+
+
 class Profile(Protocol):
     """Mergeable counts of one window on reference-fixed bins; the real one is detectors.profile.Profile."""
 
@@ -269,8 +281,11 @@ class Evidence:
     votes: NDArray[np.float64] | None = None  # (events, TECHNIQUES): what each event says about the technique, in nats
     tokens: NDArray[np.int64] | None = None  # (events,): the kind of query behind the votes, to learn them from
     alike: NDArray[np.uint8] | None = None  # (events,): 1 + place in LOOK_ALIKES of what it looks like, 0: nothing
+    looks: NDArray[np.uint8] | None = None  # (events,): what it looks like, a bit per entry of LOOKS
     readings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # row -> what a gauge says of its caller
     links: NDArray[np.int64] | None = None  # (k, 2): row, place in `principals` of another caller that it belongs with
+    ties: tuple[str, ...] = ()  # what may tie callers: "kind:digest" of a credential, an address, a network, a group
+    tied: NDArray[np.int32] | None = None  # (events, kinds): places in `ties`, -1 for none
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ PER_AXIS: Final = 3  # values per field: a what-if looks at many values of few f
 
 
 class Rows(NamedTuple):
-    """Rows to follow, in log order. who: place of the principal; fields: broken fields as bits; odd: implausible;
-    edge: the model was as unsure as it seldom is.
+    """Rows to follow, in log order. who: place of the principal; fields: broken fields as bits; torn: breaks rules
+    across fields that no honest row breaks (detectors.constraints); odd: implausible; edge: the model was as unsure as it seldom is.
     """
 
     who: NDArray[np.int64]
@@ -57,6 +57,7 @@ class Rows(NamedTuple):
     hashes: NDArray[np.uint64]
     broken: NDArray[np.int64]
     fields: NDArray[np.uint64]
+    torn: NDArray[np.bool_]
     odd: NDArray[np.bool_]
     edge: NDArray[np.bool_]
     label: NDArray[np.int32]
@@ -238,7 +239,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             memory.used[known] = places.seen[p]
             met.fresh[i] = False
             continue
-        best, differs, steps, wandered, highest = 0.0, 0, False, 0, -np.inf
+        best, differs, steps, wandered, highest, fewest = 0.0, 0, False, 0, -np.inf, 1 << 15
         anchor, redrawn, closest, varied, noise = -1, -1, wide + 1, False, False
         step, nearest, moves, other = 0.0, -1, 0, 0.0
         crowd = np.zeros(CROWD)
@@ -253,6 +254,8 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             mean, spread = found.mean[k], found.spread[k]
             if bits > step:
                 step, nearest, moves = bits, j, differ
+            if memory.worth[j] >= VALID:
+                fewest = min(fewest, differ)
             leans = moved >= mean + LEAN * spread
             if differ > wide and not leans:
                 continue  # nearly all
@@ -289,12 +292,14 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             met.third[i], met.other[i] = crowd[0], other
         near = best >= scale.bits
         met.crowd[i], met.cross[i] = met.third[i] >= scale.crowd, met.other[i] >= scale.cross
-        strange = near or met.crowd[i] or met.cross[i] or rows.broken[i] >= 2 or rows.odd[i] or rows.edge[i]
+        wrong = rows.broken[i] >= 2 or (rows.torn[i] and fewest > SWEEP)  # whoever varies few fields tears others
+        strange = near or met.crowd[i] or met.cross[i] or wrong or rows.odd[i] or rows.edge[i]
         places.busy[p] += (strange - places.busy[p]) / min(places.seen[p], RECENT)
         drawn = strange and places.busy[p] >= BUSY and by_columns(places, p, scale.usual)
         met.drawn[i] = drawn
         if anchor < 0 and best < scale.sampled_bits and strange and not drawn:
             redrawn = noise_around(rows, i, memory, places, p, scale)
+            wrong = wrong and (rows.broken[i] >= 2 or redrawn == NONE)  # noise tears every row that it is put on
             busy = places.busy[p] >= BUSY
             noise = (redrawn >= 0 and busy) or (redrawn != NONE and places.doubt[p] < (DOUBT if busy else FIRST))
             if noise:
@@ -315,7 +320,9 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             met.excused[i] = WHAT_IF
         elif redrawn >= 0 or noise:
             met.excused[i] = SAMPLE if noise else MOSAIC
-        met.schema[i] = rows.broken[i] >= 2 and met.excused[i] in (NOT, MOSAIC)  # whoever swaps values keeps them valid
+        met.schema[i] = (wrong and met.excused[i] == NOT) or (
+            rows.broken[i] >= 2 and met.excused[i] == MOSAIC  # whoever swaps values keeps each of them valid
+        )
         met.odd[i] = rows.odd[i] and met.excused[i] == NOT and not steps and not near
         met.edge[i] = rows.edge[i] and met.excused[i] in (NOT, MOSAIC)
         met.step[i], met.moved[i] = step, moves
@@ -327,5 +334,5 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             if j >= 0:
                 memory.used[j] = places.seen[p]
         flagged = met.near[i] or met.crowd[i] or met.cross[i]
-        worth = 0 if rows.broken[i] > 0 or flagged else VALID if rows.odd[i] or near else CLEAN
+        worth = 0 if rows.broken[i] > 0 or wrong or flagged else VALID if rows.odd[i] or near else CLEAN
         _remember(rows, i, memory, lanes, places, p, worth, chain)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detectors import answers, constraints, honest, plausibility, pool, signals, stats
 from detectors.answers import Answers
 from detectors.base import Calibration, Window
-from detectors.constraints import Constraints
+from detectors.constraints import Broken, Constraints
 from detectors.plausibility import Joint
 from detectors.search import Rows, Scale
 from detectors.signals import Encoder, Frame
@@ -202,18 +202,17 @@ def as_rows(
     frame: Frame,
     codes: NDArray[np.uint8],
     given: Answers,
-    broken: NDArray[np.int64] | None = None,
-    fields: NDArray[np.uint64] | None = None,
+    broken: Broken | None = None,
     odd: NDArray[np.bool_] | None = None,
     edge: NDArray[np.bool_] | None = None,
 ) -> Rows:
     """Rows for detectors.search, all of one caller; those that break nothing where nothing else is said."""
     none = np.zeros(frame.n, np.int64)
+    broken = broken or Broken(none.copy(), none.astype(np.uint64), none.astype(bool))
     no = none.astype(bool)
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinitely far away
         numbers = np.ascontiguousarray(frame.numbers, dtype=np.float32)
     return Rows(
         none, codes, frame.marks(), numbers, frame.whole(),
-        none.copy() if broken is None else broken, none.astype(np.uint64) if fields is None else fields,
-        no if odd is None else odd, no.copy() if edge is None else edge, given.label, given.score,
+        *broken, no if odd is None else odd, no.copy() if edge is None else edge, given.label, given.score,
     )  # fmt: skip

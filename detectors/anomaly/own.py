@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
@@ -14,7 +14,22 @@ from detectors.stats import Floats
 SHARES: Final = (1.0, 0.7, 0.5, 0.35, 0.25)  # of the rate that the reference tolerates, largest first
 BLOCK: Final = 100  # distinct rows of a caller after which they become its past
 ALARMING: Final = 30  # flags of one signal in a block: the lowest rate of signals.RATES
+SETTLED: Final = (
+    1_000  # distinct rows of a past with which it speaks for itself: until then peers do (detectors.anomaly.peers)
+)
 LONG: Final = 20_000  # rows of a past; a longer one is halved, so that it follows a caller's life over months
+
+
+class Shares(NamedTuple):
+    """Per row the place in SHARES of the rate that it is judged by (`share`: rows, signals), whether its caller's past is
+    short of SETTLED (`young`), whether with it a block became part of a past that is not (`closed`), and the places that
+    such a past leaves (`after`).
+    """
+
+    share: NDArray[np.uint8]
+    young: NDArray[np.bool_]
+    closed: NDArray[np.bool_]
+    after: NDArray[np.uint8]
 
 
 def width(signals: int) -> int:
@@ -29,8 +44,8 @@ def width(signals: int) -> int:
 def shares(
     past: NDArray[np.int32], who: NDArray[np.int64], fresh: NDArray[np.bool_], on: NDArray[np.bool_],
     rho: NDArray[np.float64],
-) -> NDArray[np.uint8]:  # fmt: skip
-    """The place in SHARES of the rate that each row of a caller is judged by, (rows, signals); `past` goes on.
+) -> Shares:  # fmt: skip
+    """The place in SHARES of the rate that each row of a caller is judged by; `past` goes on.
 
     past (callers, width): counts, changed in place; who: the caller of each row; on (rows, signals): its flags; rho: rates
     that the reference tolerates. A caller's own rate is bounded from above by (k + 2 + 2 sqrt(k + 1)) / n for k flags
@@ -41,11 +56,12 @@ def shares(
 
     >>> past, rho = np.zeros((1, width(1)), np.int32), np.array([0.02])
     >>> a = np.zeros(900, np.int64); clean = np.zeros((900, 1), bool)
-    >>> found = shares(past, a, clean[:, 0] == 0, clean, rho)
+    >>> found = shares(past, a, clean[:, 0] == 0, clean, rho).share
     >>> [SHARES[i] for i in found[[0, 299, 300, 899], 0]]
     [1.0, 1.0, 0.7, 0.25]
     """
-    out = np.zeros(on.shape, np.uint8)
+    n = len(who)
+    out = Shares(np.zeros(on.shape, np.uint8), np.zeros(n, bool), np.zeros(n, bool), np.zeros(on.shape, np.uint8))
     _go(past, who, fresh, on, rho, np.array(SHARES), out)
     return out
 
@@ -75,17 +91,22 @@ def bets(flag: NDArray[np.bool_], rho: float, share: NDArray[np.uint8]) -> Float
 
 
 @numba.njit(cache=True)
+def _places(mine: Any, rho: Any, known: Any, out: Any) -> None:
+    for s in range(len(rho)):
+        k = mine[1 + s]
+        upper = (k + 2 + 2 * np.sqrt(k + 1)) / max(mine[0], 1)
+        while out[s] + 1 < len(known) and known[out[s] + 1] * rho[s] >= upper:
+            out[s] += 1
+
+
+@numba.njit(cache=True)
 def _go(past: Any, who: Any, fresh: Any, on: Any, rho: Any, known: Any, out: Any) -> None:
     signals = on.shape[1]
     half = 1 + signals
     for i in range(len(who)):
         mine = past[who[i]]
-        n = mine[0]
-        for s in range(signals):
-            k = mine[1 + s]
-            upper = (k + 2 + 2 * np.sqrt(k + 1)) / max(n, 1)
-            while out[i, s] + 1 < len(known) and known[out[i, s] + 1] * rho[s] >= upper:
-                out[i, s] += 1
+        out.young[i] = mine[0] < SETTLED
+        _places(mine, rho, known, out.share[i])
         if not fresh[i]:
             continue
         mine[half] += 1
@@ -98,4 +119,6 @@ def _go(past: Any, who: Any, fresh: Any, on: Any, rho: Any, known: Any, out: Any
                 if mine[0] > LONG:
                     for j in range(half):
                         mine[j] //= 2
+                out.closed[i] = mine[0] >= SETTLED
+                _places(mine, rho, known, out.after[i])
             mine[half:] = 0

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from detectors import signals
 from detectors.anomaly import own, tokens
 from detectors.anomaly.learnt import SIGNALS, Learnt, as_rows, callers, learn
-from detectors.anomaly.ways import WAYS, Ways
+from detectors.anomaly.peers import Peers
+from detectors.anomaly.ways import WAYS, Ways, ties
 from detectors.answers import Answers
-from detectors.base import Calibration, Caller, Evidence, Feedback, Measured, State, Window
+from detectors.base import LOOKS, Calibration, Caller, Evidence, Feedback, Measured, State, Window
 from detectors.chains import Chains
 from detectors.constraints import Constraints
 from detectors.pool import Pool
@@ -26,7 +27,7 @@ from detectors.search import NOT, WHAT_IF, Met, Rows
 from detectors.signals import Frame
 from monitor.model import Family
 
-VERSION: Final = 4
+VERSION: Final = 5
 SHOWN: Final = 4  # broken rules named per event
 ALIKE: Final = np.array([0, 1, 2, 2], np.uint8)  # search.Met.excused as what Evidence.alike says
 DRAWN: Final = np.uint8(3)  # and search.Met.drawn
@@ -49,17 +50,18 @@ class Queries:
 
     Idea: who searches a model's boundary, inverts it or copies it by queries moves in small steps around a few rows, and
     mostly sends values, or combinations of values, that nobody sends. Seven flags per event. *schema*: the row breaks two
-    or more learnt rules (detectors.constraints). *near*: it is a small step from one of the principal's last `memory`
+    or more learnt rules, or rules across fields (detectors.constraints). *near*: it is a small step from one of the principal's last `memory`
     distinct rows (detectors.search). *crowd*: three of them resemble it more than honest clients' rows ever do.
     *cross*: one that got another answer does. *joint*: its values do not go together (detectors.plausibility). *edge*: the model
     was as unsure as it seldom is. *shared*: it is a small step from a recent row of another caller (detectors.pool),
-    which ties the two; so does a flagged row with a credential or from an address by which another caller was flagged. Exact repeats are no evidence; what-ifs and samples of explainers are excused (detectors.search).
+    which ties the two; so does a flagged row with a credential or from an address by which another caller was flagged. What ties callers otherwise is
+    handed to fuse(), which adds up what is too little of each (detectors.decide.pools). Exact repeats are no evidence; what-ifs and samples of explainers are excused (detectors.search).
     Flagged rows vote for the technique (detectors.anomaly.tokens).
 
     Math: per flag F with tolerated rate rho, e-values (r/rho)^F ((1-r)/(1-rho))^(1-F) for r in {2 rho + .05, .3, .6,
     .95}; fuse() runs a CUSUM of each per principal and averages them (detectors.decide). A principal whose own past is
     clean is tolerated down to a quarter of rho (detectors.anomaly.own): who turns from long honest use to a tenth of
-    attack queries is found in half the queries.
+    attack queries is found in half the queries. One that is new is tolerated no more than its settled peers.
 
     Assumptions: honest principals of every kind stay under the tolerated rates. Each threshold is the lowest for which
     simulated honest clients stay well below an alarm (detectors.honest); a signal for which there is none is refused
@@ -113,21 +115,26 @@ class Queries:
             len(learnt.features),
             len(learnt.rules.numeric),
         )
-        ways = Ways.load(known.meta if known else None)
+        ways, peers = Ways.load(known.meta if known else None), Peers.load(known.meta if known else None)
+        peers.drop(feedback.suspects)
+        judging = _Judging(peers, window.callers(), feedback.suspects)
         rows = window.rows([*learnt.columns, *WAYS])
         who, names = callers(rows)
         at = np.flatnonzero(who >= 0)
         if not len(at):
-            return Measured(known if known is not None else self._state(cal, chains, pool, ways))
+            return Measured(known if known is not None else self._state(cal, chains, pool, ways, peers))
         frame = signals.framed(window, learnt.rules.numeric, learnt.rules.categorical).take(at)
         given, codes = Answers.of(rows).take(at), learnt.encoder.codes(frame)
-        broken, fields = learnt.rules.broken(frame)
+        broken = learnt.rules.broken(frame)
         odd = np.asarray((learnt.joint.strangeness(codes, frame.numbers) > learnt.strange).any(axis=1))
         misfits = _strange(rows, at)
-        sent = as_rows(frame, codes, given, broken + misfits, fields, odd, given.margin <= learnt.edge)
+        broken = broken._replace(single=broken.single + misfits)
+        sent = as_rows(frame, codes, given, broken, odd, given.margin <= learnt.edge)
         sent = sent._replace(who=who[at])
-        met, on, share, others = self._follow(chains, pool, learnt, names, sent, misfits)
+        met, on, share, others = self._follow(chains, pool, learnt, judging, names, sent, misfits)
         evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given, share)
+        evidence = replace(evidence, looks=_looks(met, on, evidence.flag, broken.single))
+        known_by, tied = ties(rows, at, sent.who, names, window.callers())
         flagged = np.flatnonzero(evidence.flag)
         linked = [(int(at[i]), o) for i in flagged.tolist() if (o := others[i]) is not None]
         linked += ways.meet(rows, at[flagged], [names[k] for k in sent.who[flagged].tolist()])
@@ -135,12 +142,13 @@ class Queries:
         place = {n: k for k, n in enumerate(table)}
         links = np.array([(r, place[o]) for r, o in linked], dtype=np.int64).reshape(-1, 2)
         details = _Why(learnt.rules, frame, on, met, flagged, at[flagged])
-        found = replace(evidence, principals=table, links=links, details=details)
-        return Measured(self._state(cal, chains, pool, ways), (), found)
+        found = replace(evidence, principals=table, links=links, details=details, ties=known_by, tied=tied)
+        return Measured(self._state(cal, chains, pool, ways, peers), (), found)
 
     def _follow(
-        self, chains: Chains, pool: Pool, learnt: Learnt, names: tuple[str, ...], sent: Rows, misfits: NDArray[np.int64]
-    ) -> tuple[Met, dict[str, NDArray[np.bool_]], NDArray[np.uint8], list[str | None]]:
+        self, chains: Chains, pool: Pool, learnt: Learnt, judging: _Judging, names: tuple[str, ...], sent: Rows,
+        misfits: NDArray[np.int64],
+    ) -> tuple[Met, dict[str, NDArray[np.bool_]], NDArray[np.uint8], list[str | None]]:  # fmt: skip
         """Move chains and pool on by all rows; per row what was met, the signals that fired, the tolerated shares, and the
         other caller that it belongs with.
         """
@@ -163,7 +171,7 @@ class Queries:
                 "shared": np.array([o is not None for o in found], dtype=bool),
             }  # fmt: skip
             fired.append(np.stack([on[s] for s in SIGNALS], axis=1))
-            shares.append(self._shares(chains, names, part.who, met.fresh, fired[-1], rates))
+            shares.append(self._shares(chains, judging, names, part.who, met.fresh, fired[-1], rates))
             mets.append(met)
             chains.forget(limit, lambda past: own.against(past, rates))
         flags, whole = np.concatenate(fired), Met._make(np.concatenate(a) for a in zip(*mets, strict=True))
@@ -188,24 +196,35 @@ class Queries:
         )  # fmt: skip
 
     def _shares(
-        self, chains: Chains, names: Sequence[str], who: NDArray[np.int64], fresh: NDArray[np.bool_],
+        self, chains: Chains, judging: _Judging, names: Sequence[str], who: NDArray[np.int64], fresh: NDArray[np.bool_],
         flags: NDArray[np.bool_], rates: NDArray[np.float64],
     ) -> NDArray[np.uint8]:  # fmt: skip
-        """What each caller's own past leaves of the tolerated rates."""
+        """What each caller's own past, or its peers' while it is new, leaves of the tolerated rates."""
         present, mine = np.unique(who, return_inverse=True)
         places = chains.places_of([names[k] for k in present.tolist()])
         past = chains.past[places]
         found = own.shares(past, mine, fresh, flags, rates)
         chains.past[places] = past
-        return found
+        return judging.peers.limit(names, who, found, judging.declared, judging.suspects)
 
     def _rho(self) -> dict[str, float]:
         return {s: float(getattr(self, f"rho_{s}")) for s in SIGNALS}
 
-    def _state(self, cal: Calibration, chains: Chains, pool: Pool, ways: Ways) -> State:
+    def _state(self, cal: Calibration, chains: Chains, pool: Pool, ways: Ways, peers: Peers) -> State:
         kept = chains.save(self.name, VERSION, cal.hash)
         meta, arrays = pool.save()
-        return replace(kept, meta={**kept.meta, **meta, **ways.save()}, arrays={**kept.arrays, **arrays})
+        return replace(
+            kept, meta={**kept.meta, **meta, **ways.save(), **peers.save()}, arrays={**kept.arrays, **arrays}
+        )
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """Whom the callers of a stretch are compared with besides themselves."""
+
+    peers: Peers
+    declared: Mapping[str, Caller]
+    suspects: frozenset[str]
 
 
 def _silent(
@@ -228,6 +247,19 @@ def _alike(cal: Calibration, met: Met, flag: NDArray[np.bool_]) -> NDArray[np.ui
     if cal.meta["what_ifs"] > TELLING:
         alike[met.excused == WHAT_IF] = 0
     return np.asarray(alike, np.uint8)
+
+
+def _looks(
+    met: Met, on: Mapping[str, NDArray[np.bool_]], flag: NDArray[np.bool_], broken: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """What each query looks like, a bit per entry of LOOKS."""
+    stepping = on["near"] | on["crowd"] | on["cross"] | on["shared"]
+    seen = {
+        "varied": met.excused == WHAT_IF, "sampled": (met.excused > WHAT_IF) | met.drawn, "repeated": ~met.fresh,
+        "one_rule": (broken == 1) & met.fresh & ~flag, "invalid": on["schema"], "implausible": on["joint"],
+        "stepping": stepping, "boundary": on["edge"] | on["cross"],
+    }  # fmt: skip
+    return np.asarray(np.packbits(np.stack([seen[k] for k in LOOKS]), axis=0, bitorder="little")[0], np.uint8)
 
 
 def _strange(rows: pa.Table, at: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -267,14 +299,14 @@ class _Why(Mapping[int, Mapping[str, Any]]):
         return dict(zip(self.rows.tolist(), self.flagged.tolist(), strict=True))
 
     @cached_property
-    def _broken(self) -> Mapping[int, Sequence[tuple[str, str]]]:
-        """The first rules that each row breaks: all rows at once cost little more than one."""
+    def _broken(self) -> Mapping[int, Sequence[str]]:
+        """The first rules that each row breaks, in words: all rows at once cost little more than one."""
         at = np.flatnonzero(self.on["schema"])
-        found: dict[int, list[tuple[str, str]]] = {k: [] for k in at.tolist()}
-        for rule, name, breaks in self.rules.breaches(self.frame.take(at)):
-            for k in at[breaks].tolist():
+        found: dict[int, list[str]] = {k: [] for k in at.tolist()}
+        for b in self.rules.breaches(self.frame.take(at)):
+            for k in at[b.rows].tolist():
                 if len(found[k]) < SHOWN:
-                    found[k].append((rule, name))
+                    found[k].append(self.rules.say(b, self.frame, k))
         return found
 
     def __len__(self) -> int:
@@ -290,16 +322,9 @@ class _Why(Mapping[int, Mapping[str, Any]]):
         k = self._place[row]
         why: dict[str, Any] = {"signals": [s for s in SIGNALS if self.on[s][k]]}
         if self.on["schema"][k]:
-            why["broken"] = [f"{rule}: {name} = {_value(self.frame, name, k)}" for rule, name in self._broken[k]]
+            why["broken"] = list(self._broken[k])
         if self.on["near"][k]:
             why["near"] = {"bits": round(float(self.met.bits[k]), 1), "fields_differ": int(self.met.differs[k])}
         elif self.on["crowd"][k] or self.on["cross"][k]:
             why["near"] = {"bits": round(float(self.met.step[k]), 1), "fields_differ": int(self.met.moved[k])}
         return why
-
-
-def _value(frame: Frame, name: str, i: int) -> str:
-    if name in frame.numeric:
-        return f"{frame.numbers[i, frame.numeric.index(name)]:.6g}"
-    j = frame.categorical.index(name)
-    return repr(frame.vocabulary[j][int(frame.words[i, j])][:40])

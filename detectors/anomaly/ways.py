@@ -1,10 +1,11 @@
-"""Flagged queries of several names that come with one credential, or from one address: what ties the names to each other."""
+"""What ties names to each other: a credential, an address, a network, a group that the directory declares."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from detectors.base import Caller
+from monitor.model import network
+
 WAYS: Final = ("credential_id", "source_ip")  # columns of the log
+TIES: Final = ("credential", "address", "network", "group")
 KEPT: Final = 4_096  # credentials and addresses, those last flagged
 
 
@@ -62,5 +67,45 @@ class Ways:
         return found
 
 
+def ties(
+    rows: pa.Table, at: NDArray[np.int64], who: NDArray[np.int64], names: Sequence[str], declared: Mapping[str, Caller]
+) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """What may tie the callers of rows `at` (`who` indexes names): a table of "kind:digest", and per row and kind (credential,
+    address, network, group) its place there, -1 where the log does not tell.
+
+    >>> log = pa.table({"source_ip": ["10.0.0.1", None, "10.0.0.9"]})
+    >>> table, tied = ties(log, np.arange(3), np.zeros(3, np.int64), ["ann"], {})
+    >>> [[table[k].split(":")[0] for k in row if k >= 0] for row in tied.tolist()]
+    [['address', 'network'], [], ['address', 'network']]
+    >>> bool(tied[0, 2] == tied[2, 2])
+    True
+    """
+    place: dict[str, int] = {}
+    tied = np.full((len(at), 4), -1, np.int32)
+
+    def put(kind: int, words: Sequence[str | None], index: NDArray[np.int64]) -> None:
+        known = [
+            -1 if w is None else place.setdefault(f"{TIES[kind]}:{_digest(TIES[kind], w)}", len(place)) for w in words
+        ]
+        tied[:, kind] = np.array([*known, -1], np.int32)[index]
+
+    for kind, column in enumerate(WAYS):
+        if column in rows.column_names and rows[column].null_count < rows.num_rows:
+            coded = pc.dictionary_encode(rows[column].combine_chunks().cast(pa.string()).take(pa.array(at)))
+            index = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+            words = coded.dictionary.to_pylist()
+            put(kind, words, index)
+            if column == "source_ip":
+                put(2, [_network(w) for w in words], index)
+    put(3, [declared[n].group or None if n in declared else None for n in names], who)
+    return tuple(place), tied
+
+
+@lru_cache(maxsize=65_536)  # the same few come again and again
+def _network(address: str) -> str:
+    return network(address)
+
+
+@lru_cache(maxsize=65_536)
 def _digest(column: str, word: str) -> str:
     return hashlib.blake2b(f"{column}\x1f{word}".encode(), digest_size=8).hexdigest()

@@ -6,6 +6,9 @@ the mean of exp(S) over all bets of all detectors of a lane, valid however they 
 comes at most once in L events on average over all callers together, as long as each detector's flags stay below the rate
 it tolerates. Sums are whole numbers (millionths of a nat), so results never depend on where stretches are cut.
 
+Callers that a fact ties (a credential, an address, a network, a declared group) are added up besides, so that a search spread
+over many names is one incident (detectors.decide.pools).
+
 A lane gathers the families that make one kind of incident: all that aims at the model itself is one AttackSuspected,
 named when its queries tell what it is after; access, abuse, leakage and poisoning have incidents of their own.
 """
@@ -13,8 +16,8 @@ named when its queries tell what it is after; access, abuse, leakage and poisoni
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -23,12 +26,13 @@ from numpy.typing import NDArray
 from detectors.base import NAMED, TECHNIQUES, Evidence, Feedback, State
 from detectors.decide.made import Decided
 from detectors.decide.naming import SURE
+from detectors.decide.pools import Pooled
 from detectors.decide.principals import MICRO, Ledger
 from detectors.decide.sums import cusum
 from detectors.decide.walk import CLEAR_US, QUIET_US, Events, Lane, Run, Walk
 from monitor.model import Alert, Decision, Event, Family
 
-VERSION: Final = 4
+VERSION: Final = 5
 BUSY_PER_S: Final = 1_000_000 / (30 * 86400)  # a million events in 30 days
 __all__ = ["CLEAR_US", "QUIET_US", "FuseSettings", "fuse"]
 
@@ -89,11 +93,13 @@ def fuse(
         ledger = Ledger.load(kept.get(lane.event.value), state.arrays if state is not None else {}, prefix)
         alive = {a.subject.id for a in open if a.event is lane.event}
         for subject in [s for s in ledger.cases if s not in alive]:
+            ledger.pools.acquit(ledger.members(subject))
             ledger.acquit(subject)
-        events = _side_by_side(ledger, [e for e in evidence if LANES[e.family] is lane])
-        if events is not None:
+        for piece in _pieces(ledger, [e for e in evidence if LANES[e.family] is lane], settings.max_principals):
+            events = _side_by_side(ledger, piece)
             decisions += _run(ledger, events, lane, math.log(settings.level / lane.share), model)
             ledger.clock_us = int(events.clock_us[-1])
+            ledger.events += len(events.row)
             ledger.forget(settings.max_principals)
         if lane is ATTACK:
             suspects.update(p for subject in ledger.cases for p in ledger.members(subject))
@@ -103,10 +109,39 @@ def fuse(
     return Decided(State("fuse", VERSION, "", {"lanes": meta}, arrays), ordered, Feedback(suspects=frozenset(suspects)))
 
 
-def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None:
+def _pieces(ledger: Ledger, evidence: Sequence[Evidence], limit: int) -> Iterator[list[Evidence]]:
+    """The stretch, up to each event after which somebody may be forgotten: wherever the log is cut, it is the same ones."""
     given = [e for e in evidence if len(e.row)]
     if not given:
-        return None
+        return
+    rows = np.unique(np.concatenate([e.row for e in given]))
+    first, step = 0, Ledger.step(limit)
+    names, readings = sum(len(e.principals) for e in given), sum(len(e.readings) for e in given)
+    ties = sum(int(e.flag.sum()) * e.tied.shape[1] for e in given if e.tied is not None)
+    if not ledger.crowded(limit, names, readings, ties):
+        step = ledger.events + len(rows)  # nobody will be forgotten on the way
+    while first < len(rows):
+        last = min(first + step - ledger.events % step, len(rows))
+        low, high = int(rows[first]), int(rows[last - 1])
+        yield given if last - first == len(rows) else [p for e in given if len((p := _part(e, low, high)).row)]
+        first = last
+
+
+def _part(e: Evidence, low: int, high: int) -> Evidence:
+    """The evidence of the rows from `low` to `high`."""
+    at = (e.row >= low) & (e.row <= high)
+    links = e.links
+    return replace(
+        e, code=e.code[at], row=e.row[at], time_us=e.time_us[at], log_e=e.log_e[at], flag=e.flag[at],
+        votes=None if e.votes is None else e.votes[at], alike=None if e.alike is None else e.alike[at],
+        looks=None if e.looks is None else e.looks[at],
+        tied=None if e.tied is None else e.tied[at],
+        readings={r: said for r, said in e.readings.items() if low <= r <= high},
+        links=None if links is None else links[(links[:, 0] >= low) & (links[:, 0] <= high)],
+    )  # fmt: skip
+
+
+def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
     names = sorted({e.principals[i] for e in given for i in np.unique(e.code).tolist()})
     columns = [[f"{e.detector}/{c}" for c in e.columns or [str(i) for i in range(e.log_e.shape[1])]] for e in given]
     places = dict(zip(names, ledger.place(names, [c for cs in columns for c in cs]).tolist(), strict=True))
@@ -114,7 +149,7 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
     who, time_us = np.zeros(len(row), np.int64), np.zeros(len(row), np.int64)
     log_e, flag = np.zeros((len(row), len(ledger.columns)), np.int64), np.zeros(len(row), dtype=bool)
     votes = np.zeros((len(row), len(TECHNIQUES)))
-    alike = np.zeros(len(row), np.uint8)
+    alike, looks = np.zeros((2, len(row)), np.uint8)
     links: dict[int, list[str]] = {}
     for e, own in zip(given, columns, strict=True):
         at = np.searchsorted(row, e.row)
@@ -129,6 +164,8 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
             votes[at, list(TECHNIQUES.values()).index(e.family)] += SURE * e.flag
         if e.alike is not None:
             alike[at] = e.alike
+        if e.looks is not None:
+            looks[at] = e.looks
         for r, other in e.links.tolist() if e.links is not None else ():
             links.setdefault(int(r), []).append(e.principals[other])
     clock = np.maximum.accumulate(np.maximum(time_us, ledger.clock_us))
@@ -138,8 +175,26 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
         for r, said in e.readings.items():
             readings.setdefault(r, {}).update(said)
     return Events(
-        who, row, time_us, log_e, flag, votes, alike, [e.details for e in given], links, clock, excusing, readings
-    )
+        who, row, time_us, log_e, flag, votes, alike, looks, [e.details for e in given], links, clock, excusing, readings,
+        [e for e in given if e.tied is not None],
+    )  # fmt: skip
+
+
+def _pooled(ledger: Ledger, ev: Events, level: float) -> dict[int, list[Pooled]]:
+    """What ties of callers reach the level with an event, by its place."""
+    found: dict[int, list[Pooled]] = {}
+    for e in ev.tying:
+        at, own = np.searchsorted(ev.row, e.row), [ledger.columns.index(f"{e.detector}/{c}") for c in e.columns]
+        x, who = ev.log_e[at][:, own], e.code.astype(np.int64)
+        assert e.tied is not None
+        for i, pools in ledger.pools.follow(
+            e.ties, e.tied, e.principals, who, x, e.flag, ev.clock_us[at], level
+        ).items():
+            for pool in pools:
+                sums = np.zeros(len(ledger.columns), np.int64)
+                sums[own] = pool.sums
+                found.setdefault(int(at[i]), []).append(replace(pool, sums=sums))
+    return found
 
 
 def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> list[Decision]:
@@ -163,8 +218,9 @@ def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> li
     np.logical_or.at(slow, segment, ev.flag[order])
     watched = (
         {p for subject in ledger.cases for p in ledger.members(subject)} | set(ledger.examples) | set(ledger.votes)
-    )
+    ) | ledger.pools.flagged()
     slow |= np.array([ledger.ids[i] in watched for i in who[first].tolist()])
+    ev = replace(ev, pooled=_pooled(ledger, ev, level))
     runs = []
     for g in np.flatnonzero(slow).tolist():
         span = slice(int(first[g]), int(ends[g]) + 1)

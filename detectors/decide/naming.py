@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from detectors.base import LOOK_ALIKES, NAMED, TECHNIQUES
 from monitor.model import Family, Severity
@@ -41,6 +41,32 @@ BENIGN: Final[Mapping[Family, tuple[str, str]]] = {  # the honest use that looks
     Family.EVASION: ("what_if", "each query moves many fields at once in small steps towards the model's boundary"),
     Family.MEMBERSHIP: ("batch", "it does not only repeat training rows: it varies them in small steps"),
     Family.INVERSION: ("explainer", "the score of one answer climbs from query to query"),
+}
+
+
+class Use(NamedTuple):
+    """An honest use. profile: as the directory calls it, where it does; what: its queries do; whose: queries those are;
+    usual: the share of them that do (about the median of such clients on four sets of the design split, docs/attacks.md).
+    """
+
+    profile: str
+    what: str
+    whose: str
+    usual: float
+
+
+USES: Final[Mapping[str, Use]] = {  # by what is counted of its queries
+    "varied": Use("what_if", "change a few fields of an earlier row", "a what-if analyst's do", 0.8),
+    "sampled": Use("explainer", "are samples around an earlier row", "an explainer's are", 0.95),
+    "repeated": Use("load_test", "repeat an earlier row", "a load test's do", 0.99),
+    "records": Use("batch", "are training records", "a re-scoring's are", 0.75),
+    "one_rule": Use("unit", "break one rule alone", "those with one field in another unit or precision do", 0.5),
+}
+MARKS: Final[Mapping[str, str]] = {  # what flagged queries do that honest ones do not
+    "boundary": "lie near the boundary",
+    "stepping": "are small steps from others",
+    "invalid": "break several rules at once",
+    "implausible": "combine what never goes together",
 }
 
 
@@ -84,14 +110,42 @@ def _best(votes: Sequence[float]) -> list[float]:
     return [max([votes[i] for i in places]) for places in PLACES]
 
 
-def look_alike(found: Family, fact: str = "") -> dict[str, Any]:
-    """The nearest honest use and why it is not that. fact: the detector that knows it by a fact, if one does.
+@dataclass(frozen=True)
+class Seen:
+    """What was counted of a suspect's queries since there is evidence. looks: those that look like each of LOOKS, and the
+    training records among all that it sent (`records`).
+    """
+
+    queries: int
+    flagged: int
+    looks: Mapping[str, int]
+
+
+def look_alike(found: Family, fact: str = "", seen: Seen | None = None) -> dict[str, Any]:
+    """The nearest honest use and why it is not that. fact: the detector that knows it by a fact, if one does. Without
+    queries that could be counted, what is so of the family as a rule.
 
     >>> look_alike(Family.EXTRACTION, "exposure")["profile"]
     'batch'
+    >>> few = {"varied": 12, "boundary": 61, "invalid": 9}
+    >>> look_alike(Family.EVASION, "", Seen(100, 70, few))["why_not"]
+    "12% of its 100 queries change a few fields of an earlier row, a what-if analyst's do in 80%; 61 of 70 flagged ones lie near the boundary"
     """
-    profile, why = FACTS.get(fact) or BENIGN.get(found, BENIGN[Family.ANOMALY])
-    return {"profile": profile, "why_not": why}
+    if fact in FACTS or seen is None or seen.queries < ENOUGH or not seen.flagged:
+        profile, why = FACTS.get(fact) or BENIGN.get(found, BENIGN[Family.ANOMALY])
+        return {"profile": profile, "why_not": why}
+    share = {name: min(1.0, seen.looks.get(name, 0) / seen.queries) for name in USES}
+    usual = BENIGN.get(found, BENIGN[Family.ANOMALY])[0]
+    name = max(USES, key=lambda u: (share[u] / USES[u].usual, USES[u].profile == usual))
+    if not share[name]:
+        name = next((u for u in USES if USES[u].profile == usual), name)
+    use = USES[name]
+    mark = max(MARKS, key=lambda m: seen.looks.get(m, 0))
+    why = f"{share[name]:.0%} of its {seen.queries} queries {use.what}, {use.whose} in {use.usual:.0%}"
+    return {
+        "profile": use.profile,
+        "why_not": f"{why}; {seen.looks.get(mark, 0)} of {seen.flagged} flagged ones {MARKS[mark]}",
+    }
 
 
 def looser(now: Severity | None, before: Severity) -> bool:
@@ -118,7 +172,7 @@ class Tool:
         return {"profile": profile, "why": why, "excused": self.excused, "strange": self.strange}
 
 
-def tool(flagged: float, excused: Sequence[float]) -> Tool | None:
+def tool(flagged: int, excused: Sequence[int]) -> Tool | None:
     """Whether a suspect may be a tool, by its flagged queries and those that each of LOOK_ALIKES explains; drawn ones are
     flagged all the same.
 
@@ -130,7 +184,7 @@ def tool(flagged: float, excused: Sequence[float]) -> Tool | None:
     True
     """
     *_, drawn = excused
-    n, strange = round(sum(excused)), round(flagged + sum(excused) - drawn)
+    n, strange = sum(excused), flagged + sum(excused) - drawn
     if n < TOOL_LEAST or n < TOOL_SHARE * strange or flagged - drawn >= TOOL_MOST or drawn >= DRAWN_MOST:
         return None
     return Tool(LOOK_ALIKES[max(range(len(excused)), key=lambda i: excused[i])], n, strange)

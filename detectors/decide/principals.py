@@ -13,12 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.aged import Ids, Part, grown
+from detectors.base import LOOK_ALIKES, LOOKS, TECHNIQUES
+from detectors.decide.pools import MOST as MOST_POOLS
+from detectors.decide.pools import Pools
 from monitor.model import Severity
 
 MICRO: Final = 1_000_000  # sums are kept in millionths of a nat
 NEVER: Final = -(1 << 62)
 MAX_LINKS: Final = 20_000  # pairs of callers whose links are counted at once
 MAX_READINGS: Final = 5_000  # callers whose gauges are remembered, those read last
+STEP: Final = 4_096  # events of a lane after which somebody may be forgotten; fewer where there is little room
+BITS: Final = tuple(tuple(k for k in range(len(LOOKS)) if b >> k & 1) for b in range(1 << len(LOOKS)))
 WIDE: Final = ("sums", "onset_us", "count")  # with a column per bet
 ARRAYS: Final = (*WIDE, "last_us")
 
@@ -35,13 +40,43 @@ class Case:
     last_us: int = 0
     quiet: bool = False
     cap: Severity | None = None  # that it may not pass as yet
+    tie: str = ""  # what its callers have in common, if they were found together
 
     def with_(self, other: Case) -> Case:
         """Both as one."""
         return Case(
             min(self.opened_us, other.opened_us), min(self.onset_us, other.onset_us), self.before + other.before,
             self.queries + other.queries, self.flagged + other.flagged, max(self.last_us, other.last_us),
-            self.quiet and other.quiet,
+            self.quiet and other.quiet, None, self.tie or other.tie,
+        )  # fmt: skip
+
+
+@dataclass
+class Votes:
+    """What strange queries of a subject say. nats: per entry of TECHNIQUES; flagged: queries; alike: queries that look like
+    each of LOOK_ALIKES, flagged or excused; queries: all that were counted, looks: those that look like each of LOOKS.
+    """
+
+    nats: list[float] = field(default_factory=lambda: [0.0] * len(TECHNIQUES))
+    flagged: int = 0
+    alike: list[int] = field(default_factory=lambda: [0] * len(LOOK_ALIKES))
+    queries: int = 0
+    looks: list[int] = field(default_factory=lambda: [0] * len(LOOKS))
+
+    def count(self, alike: int, looks: int) -> None:
+        """One more query. alike: 1 + place in LOOK_ALIKES, or 0; looks: a bit per entry of LOOKS."""
+        self.queries += 1
+        if alike:
+            self.alike[alike - 1] += 1
+        for k in BITS[looks]:
+            self.looks[k] += 1
+
+    def plus(self, other: Votes) -> Votes:
+        """Both together."""
+        return Votes(
+            [a + b for a, b in zip(self.nats, other.nats, strict=True)], self.flagged + other.flagged,
+            [a + b for a, b in zip(self.alike, other.alike, strict=True)], self.queries + other.queries,
+            [a + b for a, b in zip(self.looks, other.looks, strict=True)],
         )  # fmt: skip
 
 
@@ -61,15 +96,15 @@ class Ledger:
     old: Part
     cases: dict[str, Case] = field(default_factory=dict)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    votes: dict[str, list[float]] = field(
-        default_factory=dict
-    )  # nats per entry of TECHNIQUES, flagged events, events of each of LOOK_ALIKES
+    votes: dict[str, Votes] = field(default_factory=dict)
     links: dict[str, int] = field(default_factory=dict)  # "a\x1fb" -> rows that tie a to b
     groups: dict[str, list[str]] = field(default_factory=dict)
     named: dict[str, str] = field(default_factory=dict)  # the family last told of each open case
     readings: dict[str, dict[str, Any]] = field(default_factory=dict)  # what gauges said last of a caller, by gauge
     read_us: dict[str, int] = field(default_factory=dict)  # and when
+    pools: Pools = field(default_factory=lambda: Pools({}))
     clock_us: int = NEVER
+    events: int = 0  # of the lane so far
     dropped: int = 0  # callers with evidence that memory had no room for
     _places: dict[str, int] = field(default_factory=dict)
 
@@ -85,12 +120,12 @@ class Ledger:
         ledger = cls(list(meta["ids"]), list(meta["columns"]), sums, onset_us, count, last_us, old)
         ledger.cases = {p: Case(**{**c, "cap": c["cap"] and Severity(c["cap"])}) for p, c in meta["cases"].items()}
         ledger.examples = {p: list(e) for p, e in meta["examples"].items()}
-        ledger.votes = {p: list(v) for p, v in meta["votes"].items()}
-        ledger.groups = {g: list(m) for g, m in meta["groups"].items()}
+        ledger.votes = {p: Votes(**v) for p, v in meta["votes"].items()}
+        ledger.groups = {g: list(m) for g, m in meta["groups"]}
         ledger.links, ledger.named = dict(meta["links"]), dict(meta["named"])
         ledger.readings = {p: dict(r) for p, r in meta["readings"].items()}
-        ledger.read_us = dict(meta["read_us"])
-        ledger.clock_us, ledger.dropped = meta["clock_us"], meta["dropped"]
+        ledger.read_us, ledger.pools = dict(meta["read_us"]), Pools.load(meta["pools"])
+        ledger.clock_us, ledger.events, ledger.dropped = meta["clock_us"], meta["events"], meta["dropped"]
         return ledger
 
     def save(self, prefix: str) -> tuple[dict[str, Any], dict[str, NDArray[np.int64]]]:
@@ -98,8 +133,9 @@ class Ledger:
         old_ids, old = self.old.save()
         meta = {
             "ids": self.ids, "old_ids": old_ids, "columns": self.columns, "cases": {p: vars(c) for p, c in sorted(self.cases.items())},
-            "examples": dict(sorted(self.examples.items())), "votes": dict(sorted(self.votes.items())),
-            "links": self.links, "groups": self.groups, "named": dict(sorted(self.named.items())), "readings": dict(sorted(self.readings.items())), "read_us": dict(sorted(self.read_us.items())), "clock_us": self.clock_us, "dropped": self.dropped,
+            "examples": dict(sorted(self.examples.items())), "votes": {p: vars(v) for p, v in sorted(self.votes.items())},
+            "links": [[k, n] for k, n in self.links.items()], "groups": [[g, m] for g, m in self.groups.items()],
+            "named": dict(sorted(self.named.items())), "readings": dict(sorted(self.readings.items())), "read_us": dict(sorted(self.read_us.items())), "pools": self.pools.save(), "clock_us": self.clock_us, "events": self.events, "dropped": self.dropped,
         }  # fmt: skip
         return meta, {prefix + k: a for k, a in {**{a: getattr(self, a) for a in ARRAYS}, **old}.items()}
 
@@ -182,36 +218,60 @@ class Ledger:
             )
             self.last_us = np.concatenate([self.last_us, back.each["last_us"]])
 
+    @staticmethod
+    def step(limit: int) -> int:
+        """Events after which somebody may be forgotten: that many callers may come in between.
+
+        >>> Ledger.step(200_000), Ledger.step(800)
+        (4096, 100)
+        """
+        return min(max(limit // 8, 16), STEP)
+
+    def crowded(self, limit: int, names: int, readings: int, ties: int) -> bool:
+        """Whether room may become short by so many more callers, readings and ties."""
+        short = len(self.ids) + len(self.old.ids) + names > limit
+        return short or len(self.readings) + readings > MAX_READINGS or len(self.pools.known) + ties > MOST_POOLS
+
     def forget(self, limit: int) -> None:
         """Put the silent with the silent. Callers with nothing against them weigh nothing and are not kept there.
 
-        When room is short, more go, oldest first; only beyond that the weakest of those with evidence, and they are counted.
+        When room is short after a multiple of `step` events, more go: the weakest of those with evidence, of equals those
+        longest silent. They are counted.
         """
-        for p in sorted(self.readings, key=lambda p: (self.read_us[p], p))[: -MAX_READINGS or None]:
-            del self.readings[p], self.read_us[p]
-        extra = len(self.ids) + len(self.old.ids) - limit
-        if extra <= 0 and not grown(len(self.ids), len(self.old.ids)):
+        due = self.events % self.step(limit) == 0
+        if due:
+            for p in sorted(self.readings, key=lambda p: (self.read_us[p], p))[: -MAX_READINGS or None]:
+                del self.readings[p], self.read_us[p]
+            self.pools.forget()
+        short = due and self.crowded(limit, 0, 0, 0)
+        if not short and not grown(len(self.ids), len(self.old.ids)):
             return
         young = Part(Ids(self.ids), {k: getattr(self, k) for k in ARRAYS}, np.zeros(len(self.ids), np.int64), {})
         wide = {k: self._wide(a) if a.ndim > 1 else a for k, a in self.old.each.items()}
         both = replace(self.old, each=wide).plus(young)
-        weight = both.each["sums"].max(axis=1, initial=0)
-        held = {p for subject in self.cases for p in self.members(subject)}
         open_case = np.zeros(len(both.ids), dtype=bool)
-        open_case[both.find(held)] = True
-        extra = max(0, len(both.ids) - limit)
-        order = np.lexsort([both.each["last_us"], np.maximum(weight, 0), open_case])
-        gone = order[:extra]
-        self.dropped += int(np.sum(weight[gone] > 0))
-        keep = (weight > 0) | open_case
-        keep[gone] = False
-        for i in gone.tolist():
-            self.examples.pop(both.ids[i], None)
-            self.votes.pop(both.ids[i], None)
-        self.old = both.take(np.flatnonzero(keep))
-        none = self.old.take(np.zeros(0, np.int64))
+        open_case[both.find({p for subject in self.cases for p in self.members(subject)})] = True
+        both = both.take(np.flatnonzero((both.each["sums"].max(axis=1, initial=0) > 0) | open_case))
+        if short and len(both.ids) > limit:
+            both = self._strongest(both, limit)
+        self.old = both
+        none = both.take(np.zeros(0, np.int64))
         self.ids = []
         self.sums, self.onset_us, self.count, self.last_us = (none.each[k] for k in ARRAYS)
+
+    def _strongest(self, both: Part, limit: int) -> Part:
+        """So many of the callers: those of open cases first, then those with the most against them."""
+        held = {p for subject in self.cases for p in self.members(subject)}
+        weight = both.each["sums"].max(axis=1, initial=0)
+        first = sorted(
+            range(len(both.ids)),
+            key=lambda i: (both.ids[i] not in held, -int(weight[i]), -int(both.each["last_us"][i]), both.ids[i]),
+        )
+        for i in first[limit:]:
+            self.examples.pop(both.ids[i], None)
+            self.votes.pop(both.ids[i], None)
+        self.dropped += len(first[limit:])
+        return both.take(np.array(sorted(first[:limit]), dtype=np.int64))
 
 
 def _nobody() -> Part:

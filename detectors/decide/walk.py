@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import uuid
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import stats
-from detectors.base import LOOK_ALIKES, TECHNIQUES
+from detectors.base import LOOKS, Evidence
 from detectors.decide import naming
-from detectors.decide.principals import MICRO, Case, Ledger
+from detectors.decide.naming import Seen
+from detectors.decide.pools import COST, Pooled
+from detectors.decide.principals import MICRO, Case, Ledger, Votes
 from detectors.decide.sums import cusum
 from monitor.model import HOUR_US, Decision, Event, Family, Severity, Subject, finite, rfc3339
 
@@ -23,7 +26,6 @@ CLEAR_US: Final = 7 * 24 * HOUR_US
 EXAMPLES: Final = 5  # newest flagged events kept per caller with evidence
 LINKED: Final = 3  # rows that tie two callers before they count as one
 JOIN: Final = 0.5  # of the level that each must have reached by itself: whose records others vary is no accomplice
-NOTHING: Final = (0.0,) * (len(TECHNIQUES) + 1 + len(LOOK_ALIKES))  # of Ledger.votes
 CLUSTERS: Final = uuid.UUID("6f2c1f0e-8f0a-5d8e-9b1c-3a5d7e9f1b2d")
 
 
@@ -51,11 +53,14 @@ class Events:
     flag: NDArray[np.bool_]
     votes: NDArray[np.float64]  # (events, TECHNIQUES)
     alike: NDArray[np.uint8]  # as in detectors.base.Evidence
+    looks: NDArray[np.uint8]  # the same
     details: Sequence[Mapping[int, Mapping[str, Any]]]  # of every detector: by row, why it was flagged
     links: dict[int, list[str]]  # by row: callers that it belongs with
     clock_us: NDArray[np.int64]  # latest event time so far
     excusing: frozenset[str] = frozenset()  # detectors that know `alike`
     readings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # by row: what gauges say of its caller
+    tying: Sequence[Evidence] = ()  # that which tells what callers have in common
+    pooled: Mapping[int, Sequence[Pooled]] = field(default_factory=dict)  # by place: ties that reach the level with it
 
     def why(self, place: int) -> dict[str, Any]:
         """What all detectors say of one event."""
@@ -150,9 +155,13 @@ class Walk:
             self.note(p, subject, place)
             for other in events.links.get(int(events.row[place]), ()):
                 if other != p and ledger.tie(p, other) >= LINKED and self.guilty(p) and self.guilty(other):
-                    subject = self.unite(where.get(p, p), where.get(other, other), now, where, self.parts(run.sums[i]))
-        elif events.alike[place] and subject in ledger.votes and (subject == p or subject in ledger.cases):
-            ledger.votes[subject][len(TECHNIQUES) + int(events.alike[place])] += 1
+                    both = where.get(p, p), where.get(other, other)
+                    subject = self.unite(both, now, where, self.parts(run.sums[i]))
+            for pool in events.pooled.get(place, ()):
+                self.gather(pool, now, where)
+                subject = where.get(p, p)
+        elif subject in ledger.votes and (subject == p or subject in ledger.cases):
+            ledger.votes[subject].count(int(events.alike[place]), int(events.looks[place]))
         case = ledger.cases.get(subject)
         if case is None:
             if flag and self.log_e(run.sums[i]) >= self.level:
@@ -186,16 +195,25 @@ class Walk:
             return np.asarray(run.sums[run.done - 1])
         return self.ledger.sums_of(p)
 
-    def unite(self, a: str, b: str, now: int, where: dict[str, str], parts: Mapping[str, float]) -> str:
-        """Two subjects turn out to be one: the older cluster stays, or a new one is born now."""
+    def gather(self, pool: Pooled, now: int, where: dict[str, str]) -> None:
+        """Callers that are guilty together are one subject, with an incident."""
+        parts = self.parts(pool.sums)
+        subject = self.unite(sorted({where.get(p, p) for p in pool.callers}), now, where, parts)
+        if subject not in self.ledger.cases:
+            case = Case(now, pool.began_us, pool.events, last_us=now, flagged=pool.flagged, tie=pool.tie)
+            self.ledger.cases[subject] = case
+            self.tell(subject, case, now, parts, pool.log_e, finite(self.level + COST))
+
+    def unite(self, subjects: Sequence[str], now: int, where: dict[str, str], parts: Mapping[str, float]) -> str:
+        """Subjects turn out to be one: the oldest cluster stays, or a new one is born now."""
         ledger = self.ledger
-        if a == b:
-            return a
-        known = [g for g in ledger.groups if g in (a, b)]  # in order of birth
-        stays = known[0] if known else self.born(a, b, now)
-        members = sorted({*ledger.members(a), *ledger.members(b)})
-        cases = [c for s in (a, b) if (c := ledger.cases.pop(s, None)) is not None]
-        votes = [v for s in (a, b) if (v := ledger.votes.pop(s, None)) is not None]
+        if len(set(subjects)) == 1:
+            return subjects[0]
+        known = [g for g in ledger.groups if g in subjects]  # in order of birth
+        members = sorted({p for s in subjects for p in ledger.members(s)})
+        stays = known[0] if known else self.born(members[0], members[1], now)
+        cases = [c for s in subjects if (c := ledger.cases.pop(s, None)) is not None]
+        votes = [v for s in subjects if (v := ledger.votes.pop(s, None)) is not None]
         for gone in known[1:]:
             ledger.groups.pop(gone)
             if cases:
@@ -203,9 +221,9 @@ class Walk:
         ledger.groups[stays] = members
         where.update(dict.fromkeys(members, stays))
         if votes:
-            ledger.votes[stays] = [sum(v) for v in zip(*votes, strict=True)]
+            ledger.votes[stays] = functools.reduce(Votes.plus, votes)
         if cases:
-            case = cases[0] if len(cases) == 1 else cases[0].with_(cases[1])
+            case = functools.reduce(Case.with_, cases)
             ledger.cases[stays] = case
             self.tell(stays, case, now, parts)
         return stays
@@ -238,24 +256,21 @@ class Walk:
         """What the subject is after. A name once told stays until another one leads."""
         if self.lane.family is not None:
             return naming.Named(self.lane.family, "", 1.0)
-        votes = self.ledger.votes.get(subject, NOTHING)
-        return replace(
-            naming.named(votes[: len(TECHNIQUES)], round(votes[len(TECHNIQUES)])), family=self.leading(subject)
-        )
+        votes = self.ledger.votes.get(subject, Votes())
+        return replace(naming.named(votes.nats, votes.flagged), family=self.leading(subject))
 
     def leading(self, subject: str) -> Family:
         """The family alone."""
         if self.lane.family is not None:
             return self.lane.family
         votes = self.ledger.votes.get(subject)
-        n = len(TECHNIQUES)
-        found = naming.leading(votes[:n], round(votes[n])) if votes is not None else Family.ANOMALY
+        found = naming.leading(votes.nats, votes.flagged) if votes is not None else Family.ANOMALY
         return Family(self.ledger.named.get(subject, found.value)) if found is Family.ANOMALY else found
 
     def tool(self, subject: str, parts: Mapping[str, float]) -> naming.Tool | None:
         """The tool that the subject may be."""
-        said = self.ledger.votes.get(subject, NOTHING)[len(TECHNIQUES) :]
-        return None if self.certain(parts) else naming.tool(said[0], said[1:])
+        said = self.ledger.votes.get(subject, Votes())
+        return None if self.certain(parts) else naming.tool(said.flagged, said.alike)
 
     def cap(self, subject: str, parts: Mapping[str, float]) -> Severity | None:
         """The severity that its incident may not pass as yet: a warning for what may be a tool, which pages nobody, and
@@ -263,7 +278,7 @@ class Walk:
         """
         if self.certain(parts):
             return None
-        few = self.ledger.votes.get(subject, NOTHING)[len(TECHNIQUES)] < naming.FULL
+        few = self.ledger.votes.get(subject, Votes()).flagged < naming.FULL
         return Severity.WARNING if self.tool(subject, parts) else Severity.MINOR if few else None
 
     def certain(self, parts: Mapping[str, float]) -> bool:
@@ -276,6 +291,15 @@ class Walk:
         certain = (n.split("/", 1)[0] for n, v in parts.items() if v >= self.level)
         return next((n for n in certain if n in naming.FACTS), "")
 
+    def look_alike(
+        self, subject: str, family: Family, parts: Mapping[str, float], evidence: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The honest use that its queries resemble most, and what tells it apart."""
+        votes = self.ledger.votes.get(subject, Votes())
+        records = int(dict(evidence.get("training_overlap") or {}).get("training_rows", 0))
+        shares = Seen(votes.queries, votes.flagged, dict(zip(LOOKS, votes.looks, strict=True)) | {"records": records})
+        return naming.look_alike(family, self.fact(parts), shares)
+
     def open(self, run: Run, i: int, now: int, subject: str) -> None:
         lead = int(np.argmax(run.sums[i]))
         case = Case(now, int(run.onset[i, lead]), int(run.count[i, lead]), last_us=now, flagged=1)
@@ -284,11 +308,10 @@ class Walk:
 
     def note(self, p: str, subject: str, place: int) -> None:
         """Keep what a flagged event looked like and what it says about the family."""
-        known = self.ledger.votes.get(subject, NOTHING)
-        said = [*self.events.votes[place].tolist(), 1.0, *NOTHING[len(TECHNIQUES) + 1 :]]
-        if alike := int(self.events.alike[place]):
-            said[len(TECHNIQUES) + alike] = 1.0
-        self.ledger.votes[subject] = [a + b for a, b in zip(known, said, strict=True)]
+        votes = self.ledger.votes.setdefault(subject, Votes())
+        votes.nats = [a + b for a, b in zip(votes.nats, self.events.votes[place].tolist(), strict=True)]
+        votes.flagged += 1
+        votes.count(int(self.events.alike[place]), int(self.events.looks[place]))
         if self.events.told(place):
             kept = self.noted.setdefault(p, [])
             kept.append(place)
@@ -351,11 +374,13 @@ class Walk:
             for name, said in ledger.readings.get(p, {}).items():
                 if name not in evidence or _rows(said) > _rows(evidence[name]):
                     evidence[name] = dict(said)
+        if case.tie:
+            evidence["tied_by"] = case.tie
         if self.lane.family is None:
             evidence |= {
                 "confidence": named.sure,
                 "technique": named.technique,
-                "look_alike": naming.look_alike(named.family, self.fact(parts)) if tool is None else tool.told(),
+                "look_alike": self.look_alike(subject, named.family, parts, evidence) if tool is None else tool.told(),
             }
         self.ledger.named[subject] = named.family.value
         kind = "cluster" if subject in self.ledger.groups else self.lane.kind

@@ -168,19 +168,10 @@ def breaches(rules: Constraints, frame: Frame, start: int, stop: int) -> dict[in
     """Per row of [start, stop) the learnt rules that it breaks, in words; rows that break none are left out."""
     part = frame.take(np.arange(start, stop, dtype=np.int64))
     found: dict[int, list[str]] = {}
-    for rule, name, mask in rules.breaches(part):
-        for i in np.flatnonzero(mask).tolist():
-            j = (*rules.numeric, *rules.categorical).index(name)
-            found.setdefault(start + i, []).append(f"{name} = {_text(part, j, i)}: {_rule(rules, rule, j)}")
+    for b in rules.breaches(part):
+        for i in np.flatnonzero(b.rows).tolist():
+            found.setdefault(start + i, []).append(rules.say(b, part, i))
     return found
-
-
-def _rule(rules: Constraints, rule: str, j: int) -> str:
-    if rule == "range":
-        return f"outside {number(float(rules.low[j]))} to {number(float(rules.high[j]))}"
-    if rule == "precision":
-        return f"more than {int(rules.decimals[j])} decimals"
-    return {"code": "a code has no decimals", "unseen": "not among the values of the reference"}.get(rule, rule)
 
 
 def _change(frame: Frame, j: int, old: int, new: int) -> Change:

@@ -13,9 +13,10 @@ import pytest
 
 from alerts.policy import Named, Policy
 from detectors import aged, decide
-from detectors.base import TECHNIQUES, Evidence, State
+from detectors.base import LOOKS, TECHNIQUES, Evidence, State
 from detectors.decide.fuse import ATTACK, CLEAR_US, QUIET_US
 from detectors.decide.naming import FULL
+from detectors.decide.principals import Ledger
 from detectors.signals import bernoulli_bets
 from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Event, Family, Severity, Subject
 from tests.judging import incident
@@ -239,7 +240,7 @@ def test_a_flood_of_principals_clears_no_guilt() -> None:
     for k in range(5):
         log(evidence([f"n{k}-{i}" for i in range(1000)], [False] * 1000, first_row=3 + k * 1000))
     assert log.state is not None
-    assert remembered(log) <= 100
+    assert remembered(log) <= 100 + Ledger.step(100)
     assert log.state.meta["lanes"]["AttackSuspected"]["dropped"] == 0
     found = log(evidence(["a"], [True], first_row=5003))
     assert [d.subject.id for d in found] == ["a"]
@@ -249,10 +250,35 @@ def test_a_flood_of_principals_clears_no_guilt() -> None:
 def test_guilt_that_finds_no_room_is_counted() -> None:
     """When even principals with evidence do not fit, the weakest go and the state says how many."""
     log = Log(decide.FuseSettings(1e6, max_principals=50))
-    log(evidence([f"n{i}" for i in range(200)], [True] * 200))
+    n = 13 * Ledger.step(50)
+    log(evidence([f"n{i}" for i in range(n)], [True] * n))
     assert log.state is not None
     assert remembered(log) == 50
-    assert log.state.meta["lanes"]["AttackSuspected"]["dropped"] == 150
+    assert log.state.meta["lanes"]["AttackSuspected"]["dropped"] == n - 50
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_who_is_forgotten_does_not_depend_on_where_the_log_is_cut(seed: int) -> None:
+    """With room for 30 of 300 flagged callers: the same incidents, the same callers remembered, however it is cut."""
+    rng = np.random.default_rng(seed)
+    n, ends = 3_000, []
+    who = [f"c{i}" for i in rng.zipf(1.3, n).clip(1, 300)]
+    share = {w: rng.choice([0.0, 0.1, 0.4]) for w in sorted(set(who))}
+    flag = [bool(rng.random() < share[w]) for w in who]
+    for cuts in (0, 1, 40):
+        log = Log(decide.FuseSettings(1e5, max_principals=30))
+        for a, b in itertools.pairwise([0, *sorted(rng.integers(1, n, cuts).tolist()), n]):
+            if b > a:
+                log(evidence(who[a:b], flag[a:b], first_row=a))
+        assert log.state is not None
+        lane = log.state.meta["lanes"]["AttackSuspected"]
+        kept = Ledger.load(lane, log.state.arrays, "AttackSuspected/")
+        against = {p: s.tolist() for p in sorted(set(who)) if (s := kept.sums_of(p)) is not None and s.max() > 0}
+        told = [(d.time_us, d.subject.id, d.log_e, d.firing, d.evidence) for d in log.decisions]
+        ends.append((told, against, lane["dropped"], lane["votes"], lane["examples"]))
+    assert ends[0][2] > 0
+    assert ends[1] == ends[0]
+    assert ends[2] == ends[0]
 
 
 def test_false_alarms_stay_under_the_level() -> None:
@@ -385,6 +411,31 @@ def test_what_goes_beyond_the_tool_is_told_at_once() -> None:
     told = next(d for d in log.decisions if d.severity is None)
     assert told.evidence["look_alike"]["why_not"]
     assert told.time_us == np.flatnonzero(flags)[FULL - 1] * SECOND_US
+
+
+@pytest.mark.parametrize("cuts", [1, 9])
+def test_the_nearest_honest_use_is_told_in_numbers(cuts: int) -> None:
+    """What most of its queries look like, how much of such a client's would, and what the flagged ones do that no such does."""
+    n = 60
+    flags = [i % 2 == 0 for i in range(n)]
+    varied, boundary = (1 << LOOKS.index(k) for k in ("varied", "boundary"))
+    looks = np.array([boundary if f else varied if i % 6 == 1 else 0 for i, f in enumerate(flags)], np.uint8)
+    log = Log()
+    for part in np.array_split(np.arange(n), cuts):
+        a, b = int(part[0]), int(part[-1]) + 1
+        log(replace(evidence(["a"] * (b - a), flags[a:b], first_row=a), looks=looks[a:b]))
+    told = log.decisions[-1].evidence
+    assert set(told["look_alike"]) == {"profile", "why_not"}
+    assert told["look_alike"]["profile"] == "what_if"
+    queries = told["queries"]
+    assert (
+        f"of its {queries} queries change a few fields of an earlier row, a what-if analyst's do in 80%"
+        in told["look_alike"]["why_not"]
+    )
+    assert (
+        f"; {queries // 2 + 1} of {queries // 2 + 1} flagged ones lie near the boundary"
+        in told["look_alike"]["why_not"]
+    )
 
 
 def test_few_queries_are_minor_whoever_sends_them() -> None:

@@ -303,8 +303,11 @@ def test_evidence_is_readable() -> None:
         f"queries/{s}" for s in ("schema", "near", "crowd", "cross")
     }
     shown = [e for d in court.decisions for e in d.evidence["examples"]]
-    assert any("precision: x6" in rule or "code: x7" in rule for e in shown for rule in e.get("broken", []))
+    assert any(rule.startswith(("x6 = ", "x7 = ")) for e in shown for rule in e.get("broken", []))
     assert any(e.get("near", {}).get("fields_differ", 0) >= 3 for e in shown)
+    like = court.decisions[-1].evidence["look_alike"]
+    assert set(like) == {"profile", "why_not"}
+    assert "flagged ones" in like["why_not"]
 
 
 def test_no_principal_no_evidence() -> None:
@@ -421,7 +424,7 @@ def test_constraints_are_learnt() -> None:
     }
     assert rules.coded.tolist() == [False] * 7 + [True]
     assert rules.words[0] == frozenset({"red", "green", "blue"})
-    fresh, _ = rules.broken(frame(events(3000, np.random.default_rng(16))))
+    fresh = rules.broken(frame(events(3000, np.random.default_rng(16)))).single
     assert (fresh >= 2).mean() < 0.005
     again = Constraints.unpack(*rules.pack())
     some = frame(events(50, rng))
