@@ -271,6 +271,7 @@ class Evidence:
     alike: NDArray[np.uint8] | None = None  # (events,): 1 + place in LOOK_ALIKES of what it looks like, 0: nothing
     readings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # row -> what a gauge says of its caller
     links: NDArray[np.int64] | None = None  # (k, 2): row, place in `principals` of another caller that it belongs with
+    young: NDArray[np.bool_] | None = None  # (events,): flagged beside peers, for want of a past of the caller's own
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
     who, time_us = np.zeros(len(row), np.int64), np.zeros(len(row), np.int64)
     log_e, flag = np.zeros((len(row), len(ledger.columns)), np.int64), np.zeros(len(row), dtype=bool)
     votes = np.zeros((len(row), len(TECHNIQUES)))
-    alike = np.zeros(len(row), np.uint8)
+    alike, young = np.zeros(len(row), np.uint8), np.zeros(len(row), dtype=bool)
     links: dict[int, list[str]] = {}
     for e, own in zip(given, columns, strict=True):
         at = np.searchsorted(row, e.row)
@@ -129,6 +129,8 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
             votes[at, list(TECHNIQUES.values()).index(e.family)] += SURE * e.flag
         if e.alike is not None:
             alike[at] = e.alike
+        if e.young is not None:
+            young[at] |= e.young
         for r, other in e.links.tolist() if e.links is not None else ():
             links.setdefault(int(r), []).append(e.principals[other])
     clock = np.maximum.accumulate(np.maximum(time_us, ledger.clock_us))
@@ -138,7 +140,19 @@ def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None
         for r, said in e.readings.items():
             readings.setdefault(r, {}).update(said)
     return Events(
-        who, row, time_us, log_e, flag, votes, alike, [e.details for e in given], links, clock, excusing, readings
+        who,
+        row,
+        time_us,
+        log_e,
+        flag,
+        votes,
+        alike,
+        [e.details for e in given],
+        links,
+        clock,
+        excusing,
+        readings,
+        young,
     )
 
 

@@ -35,6 +35,7 @@ class Case:
     last_us: int = 0
     quiet: bool = False
     cap: Severity | None = None  # that it may not pass as yet
+    young: bool = False  # all that was flagged was so beside peers
 
     def with_(self, other: Case) -> Case:
         """Both as one."""
