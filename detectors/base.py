@@ -286,6 +286,7 @@ class Evidence:
     links: NDArray[np.int64] | None = None  # (k, 2): row, place in `principals` of another caller that it belongs with
     ties: tuple[str, ...] = ()  # what may tie callers: "kind:digest" of a credential, an address, a network, a group
     tied: NDArray[np.int32] | None = None  # (events, kinds): places in `ties`, -1 for none
+    young: NDArray[np.bool_] | None = None  # (events,): flagged beside peers, for want of a past of the caller's own
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 An hour of the log is one trial of a principal for every signal: it fires once or not at all, however many events it
 holds, so a burst is one trial and not a thousand. Time is the running maximum of event times (an event that comes late
 counts in the hour that has been reached), so hours come in order and results do not depend on where the log is cut.
+Where memory is short, principals are forgotten when an hour begins and after fixed numbers of rows, not where a stretch ends.
 
 Nothing is learnt from hours of a caller under suspicion (Feedback.suspects), nor from the hour before it is heard again
 as a suspect: there the attack began. Suspicion arises between stretches, so what an incident's stretch holds of hours
@@ -27,7 +28,10 @@ from monitor.model import HOUR_US, Family
 NEVER: Final = -(1 << 31)  # an hour before all others
 RATES: Final = (0.3, 0.9)  # shares of trials that fire, bet on
 TOLERATED: Final = 0.02  # no principal is thought to fire less often than this
-CROWD: Final = 25  # hours of which the crowd's trials are kept, the present one included
+DAY: Final = 24
+CROWD: Final = 2 * DAY + 1  # hours of which the crowd's trials are kept, the present one included
+SILENT: Final = 30  # periods without an event that count at most, one after the other
+STEP: Final = 8  # in a flood of names, whoever is too much is forgotten after each so many-th part of the limit
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -35,10 +39,13 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Settled:
-    """When a principal's own past is long enough to bet on: active hours, and days since it was first seen."""
+    """When a principal's own past is long enough: active hours, and per signal days since it was first seen, from which
+    on it is bet on; watch: days from which on its trials count.
+    """
 
     hours: int
-    days: int
+    days: tuple[int, ...]
+    watch: tuple[int, ...] = (0,)
 
 
 @dataclass
@@ -47,6 +54,7 @@ class Habits:
 
     signals: tuple[str, ...]
     period: Ints  # hours that one trial of each signal lasts
+    silent: Bools  # signals of which periods without an event are trials too
     settled: Settled
     ids: list[str]
     more: dict[str, NDArray[Any]]
@@ -57,7 +65,12 @@ class Habits:
     fired: Bools  # whether the present one has
     suspected: Ints  # hour of the latest event sent under suspicion
     clock: int = NEVER  # newest event time, microseconds
-    crowd: Ints = field(default_factory=lambda: np.zeros((0, 0), np.int64))  # (CROWD, 2 + signals): hour, trials, fired
+    hour: int = NEVER  # of the newest row
+    rows: int = 0  # seen so far
+    crowd: Ints = field(
+        default_factory=lambda: np.zeros((0, 0), np.int64)
+    )  # (CROWD, 1 + 2 signals): hour, trials, fired
+    _places: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -67,6 +80,7 @@ class Habits:
         period: Sequence[int],
         settled: Settled,
         more: Mapping[str, tuple[Any, tuple[int, ...]]],
+        silent: Sequence[str] = (),
     ) -> Habits:
         """From state, or with nobody in it. `more`: dtype and shape per principal of each further array."""
         n = len(signals)
@@ -76,50 +90,81 @@ class Habits:
         }  # fmt: skip
         if state is None:
             held = {name: np.zeros((0, *shape), kind) for name, (kind, shape) in shapes.items()}
-            ids, clock, crowd = [], NEVER, np.full((CROWD, 2 + n), 0, np.int64)
+            ids, clock, hour, seen, crowd = [], NEVER, NEVER, 0, np.full((CROWD, 1 + 2 * n), 0, np.int64)
             crowd[:, 0] = NEVER
         else:
-            held = {name: state.arrays[name].copy() for name in shapes}
-            ids, clock, crowd = list(state.meta["ids"]), int(state.meta["clock"]), state.arrays["crowd"].copy()
-        own = {name: held.pop(name) for name in more}
-        return cls(tuple(signals), np.array(period, np.int64), settled, ids, own, **held, clock=clock, crowd=crowd)
+            held, meta = {name: state.arrays[name].copy() for name in shapes}, state.meta
+            ids, clock, hour, seen = list(meta["ids"]), int(meta["clock"]), int(meta["hour"]), int(meta["rows"])
+            crowd = state.arrays["crowd"].copy()
+        own, quiet = {name: held.pop(name) for name in more}, np.array([s in silent for s in signals], dtype=bool)
+        return cls(
+            tuple(signals), np.array(period, np.int64), quiet, settled, ids, own, **held, clock=clock, hour=hour, rows=seen,
+            crowd=crowd, _places={p: i for i, p in enumerate(ids)},
+        )  # fmt: skip
 
     def save(self, detector: str, version: int, calibration_hash: str) -> State:
         arrays = {
             "born": self.born, "seen": self.seen, "trials": self.trials, "hits": self.hits, "fired": self.fired,
             "suspected": self.suspected, "crowd": self.crowd, **self.more,
         }  # fmt: skip
-        return State(detector, version, calibration_hash, {"ids": self.ids, "clock": self.clock}, arrays)
+        meta = {"ids": self.ids, "clock": self.clock, "hour": self.hour, "rows": self.rows}
+        return State(detector, version, calibration_hash, meta, arrays)
 
-    def place(self, names: Sequence[str]) -> Ints:
+    def follow(self, stretch: Stretch, limit: int) -> Iterator[tuple[int, slice, Ints]]:
+        """The stretch hour by hour (or less): the hour, its rows, and where each name of these is remembered.
+
+        At most `limit` principals, and an eighth more, are remembered. The present ones are new where `seen` is NEVER.
+        """
+        self.clock = stretch.clock
+        places = np.full(len(stretch.names), -1, np.int64)
+        room = len(self.ids) + len(stretch.names) <= limit  # nobody will be forgotten on the way
+        step = len(stretch.at) + 1 if room else max(1, limit // STEP)
+        if room:
+            places = self._place(stretch.names)
+        for hour, span in stretch.pieces(self.rows, step):
+            if len(self.ids) > limit and (hour != self.hour or self.rows % step == 0):
+                self._forget(limit, hour)
+                places[:] = -1
+            active = np.unique(stretch.who[span])
+            unknown = active[places[active] < 0]
+            if len(unknown):
+                places[unknown] = self._place([stretch.names[i] for i in unknown.tolist()])
+            self.hour, self.rows = hour, self.rows + span.stop - span.start
+            yield hour, span, places
+
+    def _place(self, names: Sequence[str]) -> Ints:
         """Rows of these principals; new ones are added with nothing known."""
-        known = {p: i for i, p in enumerate(self.ids)}
+        known = self._places
         added = [p for p in names if p not in known]
         known.update({p: len(known) + i for i, p in enumerate(added)})
         self.ids += added
         n = len(added)
-        self.born = np.concatenate([self.born, np.full(n, NEVER)])
-        self.seen = np.concatenate([self.seen, np.full(n, NEVER)])
-        self.suspected = np.concatenate([self.suspected, np.full(n, NEVER)])
-        self.trials, self.hits, self.fired = _longer(self.trials, n), _longer(self.hits, n), _longer(self.fired, n)
-        self.more = {name: _longer(a, n) for name, a in self.more.items()}
+        if n:
+            self.born = np.concatenate([self.born, np.full(n, NEVER)])
+            self.seen = np.concatenate([self.seen, np.full(n, NEVER)])
+            self.suspected = np.concatenate([self.suspected, np.full(n, NEVER)])
+            self.trials, self.hits, self.fired = _longer(self.trials, n), _longer(self.hits, n), _longer(self.fired, n)
+            self.more = {name: _longer(a, n) for name, a in self.more.items()}
         return np.array([known[p] for p in names], dtype=np.int64)
 
-    def forget(self, limit: int) -> None:
-        """Keep `limit` principals: those with a past of their own first, then those seen last."""
-        if len(self.ids) <= limit:
-            return
-        order = np.lexsort([self.seen, self.settled_at(np.arange(len(self.ids)), self.clock // HOUR_US)])
+    def _forget(self, limit: int, hour: int) -> None:
+        """Keep `limit` principals, and some less: those with a past of their own first, then those seen last."""
+        order = np.lexsort([self.seen, self.settled_at(np.arange(len(self.ids)), hour)[:, 0]])
         keep = np.sort(order[len(order) - limit + limit // 10 :])
         self.ids = [self.ids[i] for i in keep.tolist()]
+        self._places = {p: i for i, p in enumerate(self.ids)}
         self.born, self.seen, self.suspected = self.born[keep], self.seen[keep], self.suspected[keep]
         self.trials, self.hits, self.fired = self.trials[keep], self.hits[keep], self.fired[keep]
         self.more = {name: a[keep] for name, a in self.more.items()}
 
+    def age(self, rows: Ints, hour: int) -> Ints:
+        """Whole days since principals were first seen."""
+        return np.asarray((hour - self.born[rows]) // DAY)
+
     def settled_at(self, rows: Ints, hour: int) -> Bools:
-        """Whether principals have enough of a past of their own in this hour."""
-        old = hour - self.born[rows] >= 24 * self.settled.days
-        return np.asarray(old & (self.trials[rows, 0] >= self.settled.hours))
+        """Whether principals have enough of a past of their own in this hour, per signal."""
+        old = self.age(rows, hour)[:, None] >= np.broadcast_to(self.settled.days, len(self.signals))
+        return np.asarray(old & (self.trials[rows, :1] >= self.settled.hours))
 
     def trusted(self, rows: Ints, suspect: Bools) -> Bools:
         """Whose latest hour may be learnt from: not under suspicion now, nor then. suspect: who is now."""
@@ -131,11 +176,14 @@ class Habits:
         suspect: who is under suspicion. `learns`: whose past hits count for what is tolerated of them; default all.
         """
         fresh = self.seen[rows] == NEVER
-        new = self.seen[rows][:, None] // self.period != hour // self.period
-        then = self.suspected[rows][:, None] // self.period == self.seen[rows][:, None] // self.period
-        over = new & ~fresh[:, None] & ~then & ~suspect[:, None]
+        last = self.seen[rows][:, None] // self.period
+        new = last != hour // self.period
+        then = self.suspected[rows][:, None] // self.period == last
+        since = np.where(fresh[:, None] | ~self.silent, 0, np.clip(hour // self.period - last - 1, 0, SILENT))
+        watched = self.age(rows, hour)[:, None] >= np.broadcast_to(self.settled.watch, len(self.signals))
+        over = new & ~fresh[:, None] & ~then & ~suspect[:, None] & watched
         counts = over & self.fired[rows] & (True if learns is None else learns[:, None])
-        self.trials[rows] += over
+        self.trials[rows] += over * (1 + since)
         self.hits[rows] += counts
         self.fired[rows] &= ~new
         self.born[rows] = np.where(fresh, hour, self.born[rows])
@@ -143,18 +191,18 @@ class Habits:
         own = (1 + self.hits[rows]) / (1 + self.trials[rows])
         crowd = self._crowd(hour)
         rho = np.minimum(np.maximum(np.maximum(own, crowd), TOLERATED), 1.0)
-        self._among(hour)[1] += int((settled & ~suspect & (self.seen[rows] != hour)).sum())
+        self._among(hour)[1 : 1 + len(self.signals)] += (settled & new & ~suspect[:, None]).sum(axis=0)
         self.seen[rows] = hour
         self.suspected[rows[suspect]] = hour
-        return Turn(hour, rows, new, settled, rho, crowd, suspect)
+        return Turn(hour, rows, new, since, settled, rho, crowd, suspect)
 
     def fire(self, turn: Turn, which: Ints, signal: int) -> Ints:
         """Some principals of the turn do what a signal looks for; those of them for whom that is evidence, and news."""
         rows = turn.rows[which]
         which = which[~self.fired[rows, signal]]
         self.fired[rows, signal] = True
-        told = which[turn.settled[which]]
-        self._among(turn.hour)[2 + signal] += int((~turn.suspect[told]).sum())
+        told: Ints = which[turn.settled[which, signal]]
+        self._among(turn.hour)[1 + len(self.signals) + signal] += int((~turn.suspect[told]).sum())
         return told
 
     def _among(self, hour: int) -> Ints:
@@ -166,10 +214,15 @@ class Habits:
         return slot
 
     def _crowd(self, hour: int) -> NDArray[np.float64]:
-        """Twice the share of trials that fired lately, without one principal an hour: what happens to many is no habit."""
-        late = self.crowd[(self.crowd[:, 0] < hour) & (self.crowd[:, 0] > hour - CROWD)]
-        others = np.maximum(late[:, 2:] - 1, 0).sum(axis=0)
-        return np.asarray(2 * others / max(10, int(late[:, 1].sum())), dtype=np.float64)
+        """Twice the share of trials that fired lately, without those of one principal: what happens to many is no habit.
+
+        Lately: 24 hours, for signals of a day 48. One principal fires once in a period: in every hour, or in three days.
+        """
+        n, ago = len(self.signals), hour - self.crowd[:, :1]
+        late = np.where((ago > 0) & (ago <= np.where(self.period > 1, 2 * DAY, DAY)), self.crowd[:, 1:].reshape(-1, 2, n).swapaxes(0, 1), 0)  # fmt: skip
+        trials, fired = late[0].sum(axis=0), late[1]
+        others = np.where(self.period > 1, np.maximum(fired.sum(axis=0) - 3, 0), np.maximum(fired - 1, 0).sum(axis=0))
+        return np.asarray(2 * others / np.maximum(10, trials), dtype=np.float64)
 
 
 def _longer(a: NDArray[Any], n: int) -> NDArray[Any]:
@@ -178,11 +231,14 @@ def _longer(a: NDArray[Any], n: int) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Turn:
-    """Principals that are active in one hour. new: signals whose trial begins; rho: tolerated rates."""
+    """Principals that are active in one hour. new: signals whose trial begins; since: trials before it that passed
+    without an event; settled: who is bet on, per signal; rho: tolerated rates.
+    """
 
     hour: int
     rows: Ints
     new: Bools
+    since: Ints
     settled: Bools
     rho: NDArray[np.float64]
     crowd: NDArray[np.float64]  # what happens to many lately, per signal
@@ -213,12 +269,13 @@ class Stretch:
         """Which of the names are under suspicion."""
         return np.array([n in suspects for n in self.names], dtype=bool)
 
-    def hours(self) -> Iterator[tuple[int, slice]]:
-        """Each hour with the places of its rows."""
-        edges = (
-            np.flatnonzero(np.r_[True, self.hour[1:] != self.hour[:-1], True]) if len(self.hour) else np.zeros(1, int)
-        )
-        for a, b in pairwise(edges.tolist()):
+    def pieces(self, seen: int, step: int) -> Iterator[tuple[int, slice]]:
+        """Each hour with the places of its rows, in two where `step` more rows of the log are over; seen: rows before."""
+        if not len(self.hour):
+            return
+        new = np.r_[True, self.hour[1:] != self.hour[:-1], True]
+        new[(-seen) % step :: step] = True
+        for a, b in pairwise(np.flatnonzero(new).tolist()):
             yield int(self.hour[a]), slice(a, b)
 
 
@@ -248,23 +305,26 @@ class Bets:
     def __init__(self, signals: Sequence[str]) -> None:
         self.signals = tuple(signals)
         self.parts: list[tuple[Ints, NDArray[np.float64], Bools]] = []
+        self.young: set[int] = set()  # places of hits of principals that have no past of their own
         self.details: dict[int, dict[str, Any]] = {}
 
     def begin(self, turn: Turn, first: Ints, excused: Bools) -> None:
         """New trials of settled principals, at their first events (places in the stretch)."""
-        bet = turn.new & turn.settled[:, None] & ~excused
+        bet = turn.new & turn.settled & ~excused
         some = np.flatnonzero(bet.any(axis=1))
         if len(some):
             _, miss = _worth(turn.rho[some])
-            worth = (miss * bet[some][:, :, None]).reshape(len(some), -1)
+            worth = (miss * (bet * (1 + turn.since))[some][:, :, None]).reshape(len(some), -1)
             self.parts.append((first[some], worth, np.zeros(len(some), dtype=bool)))
 
-    def hit(self, turn: Turn, i: int, signal: int, place: int, why: Mapping[str, Any]) -> None:
-        """The trial of one signal fires at this place of the stretch."""
+    def hit(self, turn: Turn, i: int, signal: int, place: int, why: Mapping[str, Mapping[str, Any]]) -> None:
+        """The trial of one signal fires at this place of the stretch. `why` says by what, and beside whom if not its own past."""
         won, miss = _worth(turn.rho[i : i + 1, signal : signal + 1])
         worth = np.zeros((len(self.signals), len(RATES)))
         worth[signal] = (won - miss)[0, 0]
         self.parts.append((np.array([place]), worth.reshape(1, -1), np.ones(1, dtype=bool)))
+        if "beside" in next(iter(why.values())):
+            self.young.add(place)
         said = self.details.setdefault(place, {"signals": []})
         said["signals"].append(self.signals[signal])
         said.update(why)
@@ -282,6 +342,7 @@ class Bets:
             detector=detector, family=family, principals=stretch.names, code=stretch.who[at].astype(np.int32),
             row=stretch.at[at], time_us=stretch.time_us[at], log_e=log_e, flag=flag,
             details={int(stretch.at[p]): why for p, why in sorted(self.details.items())}, columns=columns,
+            young=np.isin(at, sorted(self.young)),
         )  # fmt: skip
 
 

@@ -162,6 +162,8 @@ def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator, windows: int
         told = _features(w, compare(bins, reference, p), shift, rng)
         found.append(_detection(w, key, shared, n, told))
         found += [_of_segment(found[-1], f"country:{c}", n // (3 + k)) for k, c in enumerate(w.segments)]
+        if i == windows - 2:
+            found += _concentrated(found[-1 - len(w.segments)], f"svc-{next(iter(w.categorical.values()))[0]}")
     with write(engine) as conn:
         conn.execute(
             models.insert().values(
@@ -185,6 +187,22 @@ def _model(engine: sa.Engine, w: Watched, rng: np.random.Generator, windows: int
         conn.execute(ledger.insert(), judged)
         conn.execute(profiles.insert(), counted)
         conn.execute(detections.insert(), found)
+
+
+def _concentrated(like: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """One caller sent most of a window, one labeler gave most labels."""
+    sources = {
+        "callers": 12, "busiest_caller": name, "busiest_caller_share": 0.8125, "networks": 3, "busiest_network": "10.4.0.0/24",
+        "busiest_network_share": 0.9, "crowded_network": "10.4.0.0/24", "callers_of_one_network": 9,
+    }  # fmt: skip
+    volume = {"detector": "volume", "monitor": "volume", "family": "anomaly", "event": "TrafficAnomaly", "log_e": 0.0}
+    labels = {"detector": "feedback", "monitor": "feedback", "family": "poisoning", "event": "PoisoningSuspected"}
+    key = like["detection_id"]
+    volume["detection_id"], labels["detection_id"] = stable_id("sources", key), stable_id("labelers", key)
+    return [
+        {**like, **volume, "evidence": {"events": 90, "sources": sources}},
+        {**like, **labels, "evidence": {"labelers": 4, "busiest": name, "busiest_share": 0.62}},
+    ]
 
 
 def _moved(name: str) -> dict[str, Any]:

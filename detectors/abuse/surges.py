@@ -1,8 +1,7 @@
-"""Principals that use a model far beyond what they ever did: calls, cost, errors, answers with scores, odd hours."""
+"""Principals that use a model far beyond what they ever did, by the hour, the day and the month: calls, cost, errors, scores."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
@@ -12,22 +11,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from detectors.abuse import horizons
+from detectors.abuse.horizons import FLOORS, amount, level
 from detectors.base import Calibration, Feedback, Measured, State, Window, own_state
-from detectors.habits import NEVER, Bets, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
+from detectors.habits import DAY, NEVER, Bets, Bools, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
+from detectors.peers import BESIDE, Peers, groups
+from detectors.wanted import asked
 from monitor.model import Family
 
-VERSION: Final = 2
+VERSION: Final = 3
 AMOUNTS: Final = ("calls", "tokens", "busy_us", "errors", "scores")  # summed by principal and hour
-SIGNALS: Final = (*AMOUNTS, "odd_hours")
+SIGNALS: Final = (*AMOUNTS, "odd_hours", "day", "month")
 ODD: Final = len(AMOUNTS)
-FLOORS: Final = (60, 20_000, 60_000_000, 20, 20)  # smaller hours of a principal count as this much
+LARGEST_DAY: Final = ODD + 1
+USUAL_DAY: Final = ODD + 2
 WEEK: Final = 168
-DAY: Final = 24
-ENOUGH: Final = 3  # settled peers that a principal without a past is compared with
-BESIDE: Final = 0.05  # tolerated of it: peers are not itself
 FAILED: Final = frozenset(("error", "rejected", "timeout"))
 RICH: Final = frozenset(("scores", "topk", "logprobs"))
-ASKED: Final = r'"(?:top_)?logprobs":(?:[1-9]|true)|"logit_bias(?:_count)?":(?:[1-9]|\{")'
 EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
     "load_test": frozenset(SIGNALS),
     "batch": frozenset({"odd_hours"}),
@@ -39,33 +39,39 @@ COLUMNS: Final = ("status", "http_status", "returned", "tokens_in", "tokens_out"
 
 @dataclass(frozen=True)
 class Abuse:
-    """Per principal: hours that hold several times what any earlier hour held, and days at hours never used before.
+    """Per principal: hours and days that hold several times what they ever held, or usually do, and odd hours.
 
     Idea: copying a model by volume, running up its cost, probing it with refused calls, or harvesting scores shows as
-    hours that are larger than everything before, one after the other. Batch clients burst, so nothing is compared with
-    an average: an hour fires when its calls, tokens, seconds of work, failed calls or answers with scores (also asked
-    for by logprobs and logit_bias) exceed `surge` times the largest hour of the principal's past, and a day fires
-    once when an hour holds `surge` times what the same hour of the week and its neighbours, on that day or the days
-    around it, ever held.
+    hours that are larger than everything before, or, done slowly, as days that are. Batch clients burst, so nothing is
+    compared with an average: an hour fires when its calls, tokens, seconds of work, failed calls or answers with scores
+    (also asked for by logprobs and logit_bias) exceed `surge` times the largest hour of the principal's past. *odd_hours*
+    fires once a day when an hour holds `surge` times what the same hour of the week and its neighbours, on that day or the
+    days around it, ever held. *day* fires when any of these amounts exceeds 1.5 times that of the largest day, as known a
+    week or two ago; *month* when it exceeds 1.5 times what three in four of the 56 days held that ended two weeks ago
+    (detectors.abuse.horizons): not one strange day, but many of them within a month.
 
     Math: if hours are exchangeable the next one is the largest of n + 1 with probability 1 / (n + 1) or less, whatever
-    their distribution, and beyond `surge` times the largest more rarely. Each active hour (for odd hours: day) is one
-    trial per signal with e-values r/rho and (1-r)/(1-rho) for r of 0.3 and 0.9; rho is the largest of 2 %,
-    (1 + fired) / (1 + trials) of the principal, and twice the share among all principals in the last 24 h without one
-    principal an hour, so an outage or a rush of customers accuses nobody. What is largest is learnt a day later and at
-    most as `surge` times the old, so a surge is not usual by its second hour. fuse() adds up (detectors.decide).
+    their distribution, and beyond `surge` times the largest more rarely. Each active hour (for odd hours and days: day; for
+    months also days without a call) is one trial per signal with e-values r/rho and (1-r)/(1-rho) for r of 0.3 and 0.9;
+    rho is the largest of 2 %, (1 + fired) / (1 + trials) of the principal, and twice the share among all principals in the
+    last 24 h (for days 48) without one principal, so an outage or a rush of customers accuses nobody. What is largest is
+    learnt a day (of days: a week) later and at most as `surge` (1.5) times the old, so a surge is not usual by its second
+    hour. fuse() adds up (detectors.decide).
 
-    Assumptions: given its past, an hour of a principal fires with probability rho or less. Principals are bet on from
-    `min_hours` active hours and `min_days` on. What they do before that is what is usual for them, unless the directory
-    puts them beside three settled principals of one group: then the largest hours of these are the measure, with rho
-    of 5 % or more. What callers do while they are suspected of an attack is not learnt, nor what they did the day before.
+    Assumptions: given its past, an hour or day of a principal fires with probability rho or less. Principals are bet on
+    from `min_hours` active hours and `min_days` on, their days from 28 and 56 days on. What they do before that is what is
+    usual for them, unless the directory puts them beside three settled principals of one group, or without a group of one
+    kind: then the largest hours and days of these are the measure, with rho of 5 % and what fires among these or more, and
+    the incident is a warning. What callers do while they are suspected of an attack is not learnt, nor what they did the
+    day before.
 
     False alarms: at most one per `FuseSettings.level` events over all principals under that assumption. At least five
-    hours within about a day must fire; honest growth that is `surge`-fold within a day does fire. Measured on honest clients of
-    every kind: docs/detectors.md. Slow growth below `surge` a day is invisible; budgets on distinct rows see it.
+    hours within about a day, or five days within about a week, must fire; an honest step to twice as much, if it stays,
+    does alarm. Measured on honest clients of every kind: docs/detectors.md. Growth below 1.5 times a month is invisible;
+    budgets on distinct rows see it.
 
     Parameters: surge: how many times the largest hour; min_hours, min_days: past that a principal needs;
-    max_principals: remembered at once, 500 bytes each.
+    max_principals: remembered at once (in a flood an eighth more), 1,100 bytes each.
 
     Reference: Vovk, Gammerman and Shafer 2005 (ranks of exchangeable values); Shin, Ramdas and
     Rinaldo 2023 (e-detectors).
@@ -92,81 +98,78 @@ class Abuse:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """Evidence at the events that begin an hour of a principal or pass a limit; no detections."""
-        own = own_state(state, cal, VERSION)
-        n = len(AMOUNTS)
-        habits = Habits.load(
-            own, SIGNALS, (*[1] * n, DAY), Settled(self.min_hours, self.min_days),
-            {"group": (np.uint32, ()), "now": (np.int64, (n,)), "today": (np.int64, (n,)), "before": (np.int64, (n,)), "top": (np.int64, (n,)), "week": (np.uint8, (WEEK,))},
-        )  # fmt: skip
+        own, habits = own_state(state, cal, VERSION), self._known(own_state(state, cal, VERSION))
         rows = window.rows(["event_time", "principal", "quality", *COLUMNS])
         stretch = Stretch.of(rows, habits.clock)
         if not len(stretch.at):
             return Measured(own if own is not None else habits.save(self.name, VERSION, cal.hash))
-        habits.clock = stretch.clock
-        places = habits.place(stretch.names)
-        habits.more["group"][places] = _groups(window, stretch.names)
-        amounts = _amounts(rows)[stretch.at]
+        amounts, group = _amounts(rows)[stretch.at], groups(window, stretch.names)
         silent = excuses(window, stretch.names, SIGNALS, EXPLAINED)
         bets = Bets(SIGNALS)
-        peers, suspects = Peers.load(own), stretch.among(feedback.suspects)
-        for hour, span in stretch.hours():
-            peers.follow(habits, hour)
-            who = stretch.who[span]
-            self._hour(habits, hour, span.start, who, places, amounts[span], silent, bets, peers, suspects)
-        habits.forget(self.max_principals)
+        peers, suspects = Peers.load(own, 2 * len(AMOUNTS), len(SIGNALS)), stretch.among(feedback.suspects)
+        for hour, span, places in habits.follow(stretch, self.max_principals):
+            peers.follow(habits, hour, ("top", "peak"))
+            active, first, member = np.unique(stretch.who[span], return_index=True, return_inverse=True)
+            mine, suspect = places[active], suspects[active]
+            habits.more["group"][mine] = group[active]
+            self._close(habits, hour, mine, suspect)
+            turn = habits.arrive(hour, mine, suspect)
+            excused, usual = silent(active), _Usual.of(habits, turn, peers)
+            turn, excused[:, ODD] = usual.turn, excused[:, ODD] | usual.young[:, 0]
+            bets.begin(turn, span.start + first, excused)
+            self._count(habits, usual, excused, amounts[span], member, span.start, bets)
         evidence = bets.evidence(self.name, self.family, stretch)
         kept = habits.save(self.name, VERSION, cal.hash)
         return Measured(replace(kept, arrays={**kept.arrays, **peers.save()}), (), evidence)
 
-    def _hour(
-        self,
-        habits: Habits,
-        hour: int,
-        start: int,
-        who: Ints,
-        places: Ints,
-        amounts: Ints,
-        silent: Any,
-        bets: Bets,
-        peers: Peers,
-        suspects: NDArray[np.bool_],
+    def _known(self, state: State | None) -> Habits:
+        n, hours = len(AMOUNTS), len(AMOUNTS) + 1
+        wide = (np.int64, (n,))
+        days = (self.min_days,) * hours
+        return Habits.load(
+            state, SIGNALS, (*[1] * n, DAY, DAY, DAY),
+            Settled(self.min_hours, (*days, horizons.LARGEST_DAYS, horizons.USUAL_DAYS), (*[0] * hours, 0, horizons.LARGEST_DAYS)),
+            {
+                "group": (np.uint32, ()), "now": wide, "today": wide, "before": wide, "top": wide,
+                "week": (np.uint8, (WEEK,)), **horizons.arrays(n),
+            },
+            silent=("month",),
+        )  # fmt: skip
+
+    def _count(
+        self, habits: Habits, usual: _Usual, excused: Bools, amounts: Ints, member: Ints, start: int, bets: Bets
     ) -> None:
-        """The events of one hour. `start`: place of the first in the stretch."""
-        active, first, member = np.unique(who, return_index=True, return_inverse=True)
-        rows = places[active]
-        self._close(habits, hour, rows, suspects[active])
-        turn = habits.arrive(hour, rows, suspects[active])
-        young, theirs = peers.beside(habits, turn)
-        excused = silent(active)
-        excused[young, ODD] = True
-        turn = replace(
-            turn, settled=turn.settled | young, rho=np.where(young[:, None], np.clip(turn.crowd, BESIDE, 1.0), turn.rho)
-        )
-        bets.begin(turn, start + first, excused)
-        now = habits.more["now"]
-        added = np.stack([np.bincount(member, amounts[:, a], len(active)) for a in range(amounts.shape[1])], axis=1)
-        before = now[rows]
-        now[rows] = before + np.rint(added).astype(np.int64)
-        usual = np.maximum(np.where(young[:, None], theirs, habits.more["top"][rows]), FLOORS)
-        near = np.maximum(_undo(_nearby(habits.more["week"][rows], hour)), FLOORS[0])
-        limits = np.concatenate([self.surge * usual, self.surge * near[:, None]], axis=1)
-        sums = np.concatenate([now[rows], now[rows][:, :1]], axis=1)
-        past = young | (
-            hour - habits.born[rows] >= DAY * self.min_days
-        )  # what a young principal does is what is usual for it
-        for signal in range(len(SIGNALS)):
-            over = np.flatnonzero((sums[:, signal] > limits[:, signal]) & past)
-            for i in habits.fire(turn, over, signal).tolist():
+        """Events of one hour: add up, and see who passes a limit. `start`: place of the first in the stretch."""
+        turn, more, rows = usual.turn, habits.more, usual.turn.rows
+        added = [np.bincount(member, amounts[:, a], len(rows)) for a in range(amounts.shape[1])]
+        new = np.rint(np.stack(added, axis=1)).astype(np.int64)
+        hour, day = more["now"][rows], more["day"][rows]
+        more["now"][rows], more["day"][rows] = hour + new, day + new
+        n = len(AMOUNTS)
+        spared = np.where(excused[:, :n], np.inf, 0.0)  # amounts that a profile explains make no day
+        near = np.maximum(amount(_nearby(more["week"][rows], turn.hour)), FLOORS[0])[:, None]
+        watched = np.where(habits.settled.watch, habits.settled.watch, habits.settled.days)
+        known = usual.young | (habits.age(rows, turn.hour)[:, None] >= watched)  # what the young do is usual for them
+        tests = [(a, [a], hour, self.surge * usual.top, self.surge) for a in range(n)]
+        tests += [
+            (ODD, [0], hour, self.surge * np.repeat(near, n, axis=1), self.surge),
+            (LARGEST_DAY, [*range(n)], day, horizons.limits(usual.peak) + spared, horizons.TIMES),
+            (USUAL_DAY, [*range(n)], day, horizons.limits(more["usual"][rows]) + spared, horizons.TIMES),
+        ]
+        for signal, columns, before, limits, times in tests:
+            passed = ((before + new)[:, columns] > limits[:, columns]) & known[:, [signal]]
+            for i in habits.fire(turn, np.flatnonzero(passed.any(axis=1)), signal).tolist():
                 if not excused[i, signal]:
-                    a = 0 if signal == ODD else signal
                     mine = np.flatnonzero(member == i)
-                    crossed = np.cumsum(amounts[mine, a]) + before[i, a] > limits[i, signal]
-                    place = start + int(mine[int(np.argmax(crossed))])
+                    over = [columns[j] for j in np.flatnonzero(passed[i]).tolist()]
+                    beyond = np.cumsum(amounts[mine][:, over], axis=0) + before[i, over] > limits[i, over]
+                    k = int(np.argmax(beyond.any(axis=1)))
+                    first, place = [a for a, b in zip(over, beyond[k], strict=True) if b], start + int(mine[k])
                     why = {
-                        "limit": round(float(limits[i, signal])),
-                        "largest": round(float(limits[i, signal] / self.surge)),
+                        "limit": round(float(limits[i, first[0]])),
+                        "largest": round(float(limits[i, first[0]] / times)),
                     }
-                    bets.hit(turn, i, signal, place, {SIGNALS[signal]: why})
+                    bets.hit(turn, i, signal, place, {SIGNALS[signal]: why | usual.said(signal, i, first)})
 
     def _close(self, habits: Habits, hour: int, rows: Ints, suspect: NDArray[np.bool_]) -> None:
         """What the latest hour of a principal held enters its past: its hour of the week at once, the largest at day's end.
@@ -178,9 +181,10 @@ class Abuse:
         over, learns = rows[ended], rows[ended & habits.trusted(rows, suspect)]
         last = habits.seen[over]
         cell = habits.seen[learns] % WEEK
-        more["week"][learns, cell] = np.maximum(more["week"][learns, cell], _log(more["now"][learns, 0]))
+        more["week"][learns, cell] = np.maximum(more["week"][learns, cell], level(more["now"][learns, 0]))
         more["today"][learns] = np.maximum(more["today"][learns], more["now"][learns])
         more["now"][over] = 0
+        horizons.close(habits, hour, rows, suspect)
         doubtful = rows[suspect]
         more["today"][doubtful] = more["before"][doubtful] = 0
         # A day's largest hour is learnt when the next day is over: no surge becomes usual within a day.
@@ -192,70 +196,31 @@ class Abuse:
         more["today"][done] = 0
 
 
-@dataclass
-class Peers:
-    """The largest hours of the settled principals of each group, as they were when the present hour began."""
+@dataclass(frozen=True)
+class _Usual:
+    """What principals of a turn are compared with. young: signals of those that have no past of their own but peers."""
 
-    hour: int
-    groups: NDArray[np.uint32]
-    counts: Ints
-    tops: Ints  # (groups, AMOUNTS)
+    turn: Turn
+    young: Bools  # (principals, signals)
+    top: NDArray[np.float64]
+    peak: Ints
 
     @classmethod
-    def load(cls, state: State | None) -> Peers:
-        if state is None or "peer_groups" not in state.arrays:
-            return cls(NEVER, np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros((0, len(AMOUNTS)), np.int64))
-        a = state.arrays
-        return cls(int(a["peer_hour"][0]), a["peer_groups"], a["peer_counts"], a["peer_tops"])
+    def of(cls, habits: Habits, turn: Turn, peers: Peers) -> _Usual:
+        """By their own past, else by that of their peers; the turn with those bet on and what is tolerated of them."""
+        found, theirs, rates = peers.beside(habits, turn.rows)
+        young = found[:, None] & ~turn.settled
+        young[:, [ODD, USUAL_DAY]] = False
+        n, rho = len(AMOUNTS), np.clip(np.maximum(turn.crowd, rates), BESIDE, 1.0)
+        bet = replace(turn, settled=turn.settled | young, rho=np.where(young, rho, turn.rho))
+        top = np.where(young[:, :n], theirs[:, :n], habits.more["top"][turn.rows])
+        peak = np.where(young[:, [LARGEST_DAY]], theirs[:, n:], habits.more["peak"][turn.rows])
+        return cls(bet, young, np.maximum(top, FLOORS), peak)
 
-    def save(self) -> dict[str, NDArray[Any]]:
-        return {
-            "peer_hour": np.array([self.hour], np.int64), "peer_groups": self.groups, "peer_counts": self.counts,
-            "peer_tops": self.tops,
-        }  # fmt: skip
-
-    def follow(self, habits: Habits, hour: int) -> None:
-        """A new hour begins: what the groups have done before it."""
-        if hour == self.hour:
-            return
-        self.hour = hour
-        some = np.flatnonzero(habits.more["group"] != 0)
-        some = some[habits.settled_at(some, hour)]
-        self.groups, member, self.counts = np.unique(
-            habits.more["group"][some], return_inverse=True, return_counts=True
-        )
-        self.tops = np.zeros((len(self.groups), len(AMOUNTS)), np.int64)
-        np.maximum.at(self.tops, member, habits.more["top"][some])
-
-    def beside(self, habits: Habits, turn: Turn) -> tuple[NDArray[np.bool_], Ints]:
-        """Principals of the turn without a past of their own but with enough peers, and what is usual for these."""
-        mine = habits.more["group"][turn.rows]
-        theirs = np.zeros((len(mine), len(AMOUNTS)), np.int64)
-        if not len(self.groups):
-            return np.zeros(len(mine), dtype=bool), theirs
-        place = np.minimum(np.searchsorted(self.groups, mine), len(self.groups) - 1)
-        found = ~turn.settled & (mine != 0) & (self.groups[place] == mine) & (self.counts[place] >= ENOUGH)
-        theirs[found] = self.tops[place[found]]
-        return found, theirs
-
-
-def _groups(window: Window, names: Sequence[str]) -> NDArray[np.uint32]:
-    """The declared group of each name as a number, 0 for none."""
-    declared = window.callers()
-    out = np.zeros(len(names), np.uint32)
-    for i, name in enumerate(names) if declared else ():
-        if name in declared and declared[name].group:
-            out[i] = zlib.crc32(declared[name].group.encode()) | 1
-    return out
-
-
-def _log(amount: Ints) -> NDArray[np.uint8]:
-    """Quarter powers of two, rounded up, in one byte; 0 for nothing."""
-    return np.where(amount > 0, 1 + np.ceil(4 * np.log2(np.maximum(amount, 1))), 0).astype(np.uint8)
-
-
-def _undo(level: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return np.asarray(np.where(level > 0, np.exp2((level.astype(np.float64) - 1) / 4), 0.0))
+    def said(self, signal: int, i: int, over: Sequence[int]) -> dict[str, Any]:
+        """What the evidence says beside the limit."""
+        amounts = {"amounts": [AMOUNTS[a] for a in over]} if signal in (LARGEST_DAY, USUAL_DAY) else {}
+        return amounts | ({"beside": "peers"} if self.young[i, signal] else {})
 
 
 def _nearby(week: NDArray[np.uint8], hour: int) -> NDArray[np.uint8]:
@@ -269,7 +234,7 @@ def _amounts(rows: pa.Table) -> Ints:
     n = rows.num_rows
     tokens = _whole(rows, "tokens_in", 1) + _whole(rows, "tokens_out", 1)
     failed = _among(rows, "status", FAILED) | (_whole(rows, "http_status", 1) >= 400)
-    rich = _among(rows, "returned", RICH) | _asked(rows)
+    rich = _among(rows, "returned", RICH) | asked(rows).any(axis=1)
     return np.stack([np.ones(n, np.int64), tokens, _whole(rows, "latency_ms", 1000), failed, rich], axis=1).astype(
         np.int64
     )
@@ -286,14 +251,6 @@ def _whole(rows: pa.Table, column: str, scale: int) -> Ints:
 def _among(rows: pa.Table, column: str, words: frozenset[str]) -> NDArray[np.bool_]:
     code, known = encoded(rows, column)
     return np.array([*(w in words for w in known), False], dtype=bool)[code]
-
-
-def _asked(rows: pa.Table) -> NDArray[np.bool_]:
-    """Calls whose parameters ask for more than an answer."""
-    if "extra" not in rows.column_names or rows["extra"].null_count == rows.num_rows:
-        return np.zeros(rows.num_rows, dtype=bool)
-    found = pc.match_substring_regex(rows["extra"].cast(pa.string()), ASKED)
-    return np.asarray(pc.fill_null(found, False).to_numpy(zero_copy_only=False), dtype=bool)
 
 
 __all__: Sequence[str] = ("Abuse",)

@@ -1,4 +1,4 @@
-"""Principals that show up in ways new to them: other credentials, other networks, other model versions."""
+"""Principals that show up in ways new to them: other credentials, networks, model versions, returned fields."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from detectors.access.company import Company
 from detectors.access.newcomers import Newcomers
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
-from detectors.habits import NEVER, Bets, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
+from detectors.habits import NEVER, Bets, Bools, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
+from detectors.peers import groups
+from detectors.wanted import wanted
 from monitor.model import Family, network
 
-VERSION: Final = 2
-KINDS: Final = ("credential", "network", "version")
+VERSION: Final = 3
+KINDS: Final = ("credential", "network", "version", "returned")
 COLUMNS: Final = {"credential": "credential_id", "network": "source_ip", "version": "model_version"}
 KEPT: Final = 14  # values remembered of each kind
 LEARNT: Final = 2  # new values learnt in one hour: a flood of them must not become normal at once
@@ -27,12 +30,15 @@ EXPLAINED: Final[Mapping[str, frozenset[str]]] = {"load_test": frozenset(KINDS)}
 
 @dataclass(frozen=True)
 class Access:
-    """Per principal: credentials, networks and model versions that it has never used, hour after hour.
+    """Per principal: credentials, networks, model versions and returned fields that it has never used, hour after hour.
 
     Idea: a stolen or shared key, a rented proxy net, or a client that tries older versions shows as values that are new
     to the principal. One new value is a rotated key or a moved job and pages nobody; several hours in a row that each
     bring another one are no habit. A principal that comes back after a long silence learns nothing for a week: what is
     unknown of it stays unknown, so its whole new life counts. Nor does a principal learn while it is suspected of an attack.
+    What it wants to be told counts likewise (`returned`, with parameters that ask for logprobs, logit_bias or
+    explanations: detectors.wanted): who only ever got labels and now gets scores is one hour of news, no alarm by itself,
+    but said in the incident of a suspect.
 
     Math: each active hour is one trial per kind of value; it fires at its first event with a value outside the last 14
     that the principal used (at most two new ones are learnt an hour). e-values r/rho and (1-r)/(1-rho) for r of 0.3
@@ -43,13 +49,16 @@ class Access:
 
     Assumptions: given its past, an hour of a principal fires with probability rho or less. Addresses count by network
     (/24, /48), also where pseudonyms are stored. Principals are bet on from `min_hours` active hours and `min_days` on;
-    before that, and in a young log, nothing is anomalous.
+    before that, and in a young log, nothing is anomalous, unless the directory puts them beside three settled principals
+    of one group, or without a group of one kind: then news is what is new to them and to these, with rho of 5 % and what
+    these bring of it or more, and the incident is a warning.
 
     False alarms: at most one per `FuseSettings.level` events over all principals under that assumption. At least five
     hours that fire within about a day are needed; measured on honest clients of every kind: docs/detectors.md.
 
     Parameters: min_hours, min_days: past that a principal needs; dormant_days: silence after which nothing is learnt
-    for a week, if it is four times the principal's longest; max_principals: remembered at once, 350 bytes each.
+    for a week, if it is four times the principal's longest; max_principals: remembered at once (in a
+    flood an eighth more), 450 bytes each.
 
     Reference: Shin, Ramdas and Rinaldo 2023 (e-detectors).
 
@@ -77,35 +86,36 @@ class Access:
         """Evidence at the events that begin an hour of a principal or bring something new; detections only of floods."""
         own = own_state(state, cal, VERSION)
         habits = Habits.load(
-            own, KINDS, (1,) * len(KINDS), Settled(self.min_hours, self.min_days),
+            own, KINDS, (1,) * len(KINDS), Settled(self.min_hours, (self.min_days,)),
             {
                 "known": (np.uint32, (len(KINDS), KEPT)), "cursor": (np.int64, (len(KINDS),)),
                 "fresh": (np.uint32, (len(KINDS), LEARNT)), "longest": (np.int64, ()), "held": (np.int64, ()),
+                "group": (np.uint32, ()),
             },
         )  # fmt: skip
         newcomers = Newcomers(*own.arrays["newcomers"].tolist()) if own is not None else Newcomers()
-        rows = window.rows(["event_time", "principal", "quality", *COLUMNS.values()])
+        rows = window.rows(["event_time", "principal", "quality", *COLUMNS.values(), "returned", "extra"])
         stretch = Stretch.of(rows, habits.clock)
         if not len(stretch.at):
-            return Measured(self._state(habits, newcomers, cal))
-        habits.clock = stretch.clock
-        places = habits.place(stretch.names)
-        values = [_hashed(rows, kind, stretch.at) for kind in KINDS]
-        silent = excuses(window, stretch.names, KINDS, EXPLAINED)
+            return Measured(self._state(habits, newcomers, Company.load(own), cal))
+        values = [_hashed(rows, kind)[stretch.at] for kind in KINDS]
+        silent, group = excuses(window, stretch.names, KINDS, EXPLAINED), groups(window, stretch.names)
+        peers = Company.load(own)
         bets, said, suspects = Bets(KINDS), list[Detection](), stretch.among(feedback.suspects)
-        for hour, span in stretch.hours():
+        for hour, span, places in habits.follow(stretch, self.max_principals):
             who, first = np.unique(stretch.who[span], return_index=True)
             new = np.sort(first[habits.seen[places[who]] == NEVER])
+            peers.follow(habits, hour)
+            habits.more["group"][places[who]] = group[who]
             said += newcomers.meet(window.model, hour, stretch.time_us[span][new], self.min_days)
             mine = [v[span] for v in values]
-            self._hour(habits, hour, span.start, stretch.who[span], places, mine, silent, bets, suspects)
-        habits.forget(self.max_principals)
+            self._hour(habits, hour, span.start, stretch.who[span], places, mine, silent, bets, suspects, peers)
         evidence = bets.evidence(self.name, self.family, stretch)
-        return Measured(self._state(habits, newcomers, cal), said, evidence)
+        return Measured(self._state(habits, newcomers, peers, cal), said, evidence)
 
-    def _state(self, habits: Habits, newcomers: Newcomers, cal: Calibration) -> State:
+    def _state(self, habits: Habits, newcomers: Newcomers, peers: Company, cal: Calibration) -> State:
         kept = habits.save(self.name, VERSION, cal.hash)
-        return replace(kept, arrays={**kept.arrays, "newcomers": newcomers.save()})
+        return replace(kept, arrays={**kept.arrays, "newcomers": newcomers.save(), **peers.save()})
 
     def _hour(
         self,
@@ -118,16 +128,18 @@ class Access:
         silent: Any,
         bets: Bets,
         suspects: NDArray[np.bool_],
+        peers: Company,
     ) -> None:
         """The events of one hour. `start`: place of the first in the stretch."""
         active, first, member = np.unique(who, return_index=True, return_inverse=True)
         rows = places[active]
         self._close(habits, hour, rows, suspects[active])
         turn = habits.arrive(hour, rows, suspects[active], habits.more["held"][rows] < hour)
+        turn, young = peers.beside(habits, turn)
         excused = silent(active)
         bets.begin(turn, start + first, excused)
         for k in range(len(KINDS)):
-            self._novel(habits, turn, k, start, member, values[k], excused[:, k], bets)
+            self._novel(habits, turn, k, start, member, values[k], excused[:, k], bets, young, peers)
 
     def _close(self, habits: Habits, hour: int, rows: Ints, suspect: NDArray[np.bool_]) -> None:
         """What an earlier hour brought becomes known, unless the principal has only just come back from a long silence or
@@ -158,8 +170,10 @@ class Access:
         values: NDArray[np.uint32],
         excused: NDArray[np.bool_],
         bets: Bets,
+        young: Bools,
+        peers: Company,
     ) -> None:
-        """Values of one kind that a principal has not used in an earlier hour."""
+        """Values of one kind that a principal has not used in an earlier hour, nor a peer of one without a past."""
         some = np.flatnonzero(values)
         if not len(some):
             return
@@ -170,6 +184,7 @@ class Access:
         rows = turn.rows[who]
         known = habits.more["known"][rows, k]
         new = ~(known == value[:, None]).any(axis=1)
+        new[young[who]] &= ~peers.know(habits, rows[young[who]], k, value[young[who]])
         who, value, rows, at, any_known = who[new], value[new], rows[new], at[new], known[new].any(axis=1)
         which, earliest = np.unique(who[any_known], return_index=True)
         where = dict(zip(which.tolist(), at[any_known][earliest].tolist(), strict=True))
@@ -178,7 +193,8 @@ class Access:
                 row = int(turn.rows[i])
                 used = int((habits.more["known"][row, k] != 0).sum())
                 silence = {"dormant": True} if habits.more["held"][row] >= turn.hour else {}
-                bets.hit(turn, i, k, start + where[i], {f"new_{KINDS[k]}": {"known": used, **silence}})
+                beside = {"beside": "peers"} if young[i] else {}
+                bets.hit(turn, i, k, start + where[i], {f"new_{KINDS[k]}": {"known": used, **silence, **beside}})
         fresh = habits.more["fresh"]
         apart = ~(fresh[rows, k] == value[:, None]).any(axis=1)
         rows, value = rows[apart], value[apart]
@@ -191,10 +207,10 @@ class Access:
         fresh[rows[fits], k, slot[fits]] = value[fits]
 
 
-def _hashed(rows: pa.Table, kind: str, at: Ints) -> NDArray[np.uint32]:
+def _hashed(rows: pa.Table, kind: str) -> NDArray[np.uint32]:
     """The values of a kind as 32-bit hashes, 0 for missing; addresses by their network."""
-    code, words = encoded(rows, COLUMNS[kind])
-    return np.array([*(_hash(kind, w) for w in words), 0], dtype=np.uint32)[code[at]]
+    code, words = wanted(rows) if kind == "returned" else encoded(rows, COLUMNS[kind])
+    return np.array([*(_hash(kind, w) for w in words), 0], dtype=np.uint32)[code]
 
 
 @lru_cache(maxsize=65_536)  # the same few come again and again, and reading an address is slow

@@ -17,7 +17,7 @@ from detectors.habits import NEVER, Habits, Ints, Settled, Stretch
 from detectors.signals import Encoder, Frame
 from monitor.model import Event, Family, Subject, Verdict, finite
 
-VERSION: Final = 2
+VERSION: Final = 3
 DAYS: Final = 14  # with windows, of which the largest discrepancy is kept, so that weekends are known
 LEAST_DAYS: Final = 7  # of them, before anything is compared
 WINDOWS: Final = 24  # that a principal needs beside
@@ -93,17 +93,22 @@ class WindowMMD:
         stretch = Stretch.of(window.rows(["event_time", "principal", "quality"]), habits.clock)
         if not len(stretch.at):
             return Measured(self._state(habits, crowd, cal))
-        habits.clock = stretch.clock
         frame = signals.framed(window, numeric, categorical).take(stretch.at)
         encoder = Encoder(np.asarray(cal.arrays["edges"]), tuple(tuple(w) for w in cal.meta["codes"]))
         codes, hashes, table = encoder.codes(frame), frame.whole(), np.asarray(cal.arrays["table"])
-        places, more = habits.place(stretch.names), habits.more
         read: dict[int, dict[str, Any]] = {}
         suspects = stretch.among(feedback.suspects)
-        for hour, span in stretch.hours():
+        for hour, span, places in habits.follow(stretch, self.max_principals):
+            more = habits.more
             who, first = np.unique(stretch.who[span], return_index=True)
             crowd.reach(hour)
-            read |= self._close(habits, crowd, hour, places[who], span.start + first, numeric, suspects[who])
+            new = (
+                more["heard"][places[who]] != hour
+            )  # windows close at the first event of an hour, wherever the log is cut
+            more["heard"][places[who]] = hour
+            read |= self._close(
+                habits, crowd, hour, places[who[new]], span.start + first[new], numeric, suspects[who[new]]
+            )
             habits.suspected[places[who[suspects[who]]]] = hour
             where = places[stretch.who[span]]
             more["opened"][where] = np.where(more["count"][where] == 0, hour, more["opened"][where])
@@ -111,7 +116,6 @@ class WindowMMD:
                 codes[span], hashes[span], where, table, more["seen_rows"], more["sums"], more["levels"], more["count"],
                 crowd.now,
             )  # fmt: skip
-        habits.forget(self.max_principals)
         return self._measured(self._state(habits, crowd, cal), stretch, read)
 
     def _measured(self, state: State, stretch: Stretch, read: dict[int, dict[str, Any]]) -> Measured:
@@ -139,10 +143,11 @@ class WindowMMD:
     def _known(self, state: State | None, numbers: int) -> Habits:
         wide = (np.float32, (embedding.DIMENSIONS,))
         return Habits.load(
-            state, ("rows",), (1,), Settled(WINDOWS, self.min_days),
+            state, ("rows",), (1,), Settled(WINDOWS, (self.min_days,)),
             {
                 "sums": wide, "base": wide, "fresh": wide, "levels": (np.float32, (numbers,)),
                 "usual": (np.float32, (numbers,)), "count": (np.int32, ()), "opened": (np.int64, ()),
+                "heard": (np.int64, ()),
                 "windows": (np.int32, ()), "strange": (np.int32, ()), "gathered": (np.int32, ()), "past": (np.float32, (DAYS,)),
                 "days": (np.int32, ()), "day": (np.int32, ()), "seen_rows": (np.uint64, (embedding.SEEN_WORDS,)),
             },
@@ -172,7 +177,7 @@ class WindowMMD:
         apart = ((mean - more["base"][rows]) ** 2).sum(axis=1) - chance
         known = np.arange(DAYS) < more["days"][rows, None]
         largest = np.where(known, more["past"][rows], -np.inf).max(axis=1)
-        odd = habits.arrive(hour, rows, suspect).settled & (more["days"][rows] >= LEAST_DAYS) & (apart > largest)
+        odd = habits.arrive(hour, rows, suspect).settled[:, 0] & (more["days"][rows] >= LEAST_DAYS) & (apart > largest)
         told = odd | (more["strange"][rows] > 0)
         away = np.abs(level - more["usual"][rows])
         more["strange"][rows] = np.where(odd, more["strange"][rows] + 1, 0)

@@ -10,6 +10,7 @@ import numpy as np
 
 from detectors import stats
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Window
+from detectors.concentration import COLUMNS, concentration
 from detectors.conformal import History
 from detectors.past import KEEP, Past, wagers
 from detectors.season import Calendar
@@ -25,7 +26,7 @@ class Volume:
 
     Idea: log(1 + events) of a window is ranked against all earlier windows, season and the correlation of successive
     windows removed first. History is learnt from live windows: a reference is often a sample, so its rate
-    says nothing about the log's.
+    says nothing about the log's. Beside it stands who sent the window's events (`sources`): a reading that never alarms.
 
     Math: z_t = Phi^-1(1 - p_t) of the conformal rank; bets exp(lambda (|z| side - kappa) - lambda^2 / 2) on both signs;
     budget() adds them up (detectors.decide).
@@ -66,6 +67,8 @@ class Volume:
         past = Past.load(state, cal, VERSION, 1)
         newest = History.of(np.array([np.log1p(window.n)]), 0.0, window.end_us)
         evidence: dict[str, Any] = {"events": window.n, **past.told()}
+        if window.n and (sources := concentration(window.rows(COLUMNS))):
+            evidence["sources"] = sources
         known: dict[str, Any] = {"statistic": None, "verdict": Verdict.INSUFFICIENT}
         if past.learning:
             evidence["reason"] = past.learning

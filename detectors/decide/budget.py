@@ -286,8 +286,8 @@ def _decision(
     }
     if event is not Event.TRAFFIC_ANOMALY:
         evidence["features"] = [{"name": f["name"], "share": finite(f["share"] / total)} for f in features]
-    if "mix" in d.evidence:  # of the context, which the drift is beyond
-        evidence["mix"] = d.evidence["mix"]
+    # The mix of the context, which the drift is beyond; who sent the traffic.
+    evidence |= {k: d.evidence[k] for k in ("mix", "sources") if k in d.evidence}
     if left:
         evidence["returned"] = sorted(f["name"] for f in left)
     if not held:

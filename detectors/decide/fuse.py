@@ -149,7 +149,7 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
     who, time_us = np.zeros(len(row), np.int64), np.zeros(len(row), np.int64)
     log_e, flag = np.zeros((len(row), len(ledger.columns)), np.int64), np.zeros(len(row), dtype=bool)
     votes = np.zeros((len(row), len(TECHNIQUES)))
-    alike, looks = np.zeros((2, len(row)), np.uint8)
+    (alike, looks), young = np.zeros((2, len(row)), np.uint8), np.zeros(len(row), dtype=bool)
     links: dict[int, list[str]] = {}
     for e, own in zip(given, columns, strict=True):
         at = np.searchsorted(row, e.row)
@@ -166,6 +166,8 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
             alike[at] = e.alike
         if e.looks is not None:
             looks[at] = e.looks
+        if e.young is not None:
+            young[at] |= e.young
         for r, other in e.links.tolist() if e.links is not None else ():
             links.setdefault(int(r), []).append(e.principals[other])
     clock = np.maximum.accumulate(np.maximum(time_us, ledger.clock_us))
@@ -176,7 +178,7 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
             readings.setdefault(r, {}).update(said)
     return Events(
         who, row, time_us, log_e, flag, votes, alike, looks, [e.details for e in given], links, clock, excusing, readings,
-        [e for e in given if e.tied is not None],
+        [e for e in given if e.tied is not None], young=young,
     )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ class Case:
     quiet: bool = False
     cap: Severity | None = None  # that it may not pass as yet
     tie: str = ""  # what its callers have in common, if they were found together
+    young: bool = False  # all that was flagged was so beside peers
 
     def with_(self, other: Case) -> Case:
         """Both as one."""

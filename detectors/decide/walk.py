@@ -61,6 +61,7 @@ class Events:
     readings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # by row: what gauges say of its caller
     tying: Sequence[Evidence] = ()  # that which tells what callers have in common
     pooled: Mapping[int, Sequence[Pooled]] = field(default_factory=dict)  # by place: ties that reach the level with it
+    young: NDArray[np.bool_] | None = None  # as in detectors.base.Evidence
 
     def why(self, place: int) -> dict[str, Any]:
         """What all detectors say of one event."""
@@ -177,6 +178,7 @@ class Walk:
         if flag:
             news |= case.quiet or self.leading(subject).value != ledger.named.get(subject)
             case.quiet, case.last_us = False, max(case.last_us, now)
+            case.young &= self.young(place)
             # Only what is flagged lifts the bound: excuses and silence never do.
             news |= case.cap is not None and naming.looser(self.cap(subject, self.parts(run.sums[i])), case.cap)
         if news:
@@ -273,13 +275,20 @@ class Walk:
         return None if self.certain(parts) else naming.tool(said.flagged, said.alike)
 
     def cap(self, subject: str, parts: Mapping[str, float]) -> Severity | None:
-        """The severity that its incident may not pass as yet: a warning for what may be a tool, which pages nobody, and
-        minor as long as few queries speak against a caller.
+        """The severity that its incident may not pass as yet: a warning for what may be a tool, which pages nobody, and for
+        a caller whose past is too short to compare it with; minor as long as few queries speak against a caller.
         """
+        case = self.ledger.cases.get(subject)
+        if case is not None and case.young:
+            return Severity.WARNING
         if self.certain(parts):
             return None
         few = self.ledger.votes.get(subject, Votes()).flagged < naming.FULL
         return Severity.WARNING if self.tool(subject, parts) else Severity.MINOR if few else None
+
+    def young(self, place: int) -> bool:
+        """Whether an event was flagged only beside peers."""
+        return self.events.young is not None and bool(self.events.young[place])
 
     def certain(self, parts: Mapping[str, float]) -> bool:
         """Whether there is more than how queries resemble each other: a declared budget, a canary, or another lane."""
@@ -302,7 +311,8 @@ class Walk:
 
     def open(self, run: Run, i: int, now: int, subject: str) -> None:
         lead = int(np.argmax(run.sums[i]))
-        case = Case(now, int(run.onset[i, lead]), int(run.count[i, lead]), last_us=now, flagged=1)
+        young = self.young(int(run.at[i]))
+        case = Case(now, int(run.onset[i, lead]), int(run.count[i, lead]), last_us=now, flagged=1, young=young)
         self.ledger.cases[subject] = case
         self.tell(subject, case, now, self.parts(run.sums[i]), self.log_e(run.sums[i]), finite(self.level))
 

@@ -142,6 +142,34 @@ def volume_points(seen: Seen) -> list[Point]:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Callers, networks or labelers of the newest window that has some: how many, and which had how much of it."""
+
+    words: str
+    end_us: int
+    count: int
+    busiest: str
+    share: float
+
+
+def sources(seen: Seen) -> list[Source]:
+    """Where the traffic and the labels of the range's newest windows came from."""
+    made = []
+    for words, detector, count, name in (
+        ("Callers", "volume", "callers", "busiest_caller"),
+        ("Networks", "volume", "networks", "busiest_network"),
+        ("Labelers", "feedback", "labelers", "busiest"),
+    ):
+        for d in sorted(seen.others, key=lambda d: -d.end_us):
+            told = d.evidence.get("sources", {}) if detector == "volume" else d.evidence
+            share = _share(told.get(f"{name}_share")) if isinstance(told, Mapping) else None
+            if d.detector == detector and share is not None and told.get(count):
+                made.append(Source(words, d.end_us, int(told[count]), str(told[name]), share))
+                break
+    return made
+
+
+@dataclass(frozen=True, slots=True)
 class JudgedWindow:
     """One window over all its monitors, with the feature that had changed most by then."""
 
@@ -245,6 +273,7 @@ def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
         "volume": charts.bars(points, seen.span, title="Events per window", unit="events", notes=seen.notes)
         if points
         else None,
+        "sources": sources(seen),
         "measure": measure,
         "measures": list(MEASURES.values()),
         "rows": [(s, strip_of(s, measure.key, seen.span)) for s in shown],
@@ -302,6 +331,7 @@ def feature_view(site: Site, model: ModelRow, scope: Scope, name: str, at: str) 
         "now_us": site.clock_us([model]),
         "series": series,
         "newest": series.latest if series else {},
+        "sources": sources(seen),
         "measure": measure,
         "measures": list(MEASURES.values()),
         "chart": chart,

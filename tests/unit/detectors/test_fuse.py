@@ -365,6 +365,17 @@ def test_families_make_incidents_of_their_own() -> None:
     assert log.decisions[0].family is Family.ACCESS
 
 
+def test_who_is_only_unlike_its_peers_is_a_warning() -> None:
+    """A new caller that is judged beside peers pages nobody, until it is unlike a past of its own."""
+    log = Log()
+    first = replace(evidence(["a"] * 6, [True] * 6, detector="access"), family=Family.ACCESS)
+    log(replace(first, young=np.ones(6, dtype=bool)))
+    assert {d.severity for d in log.decisions} == {Severity.WARNING}
+    later = replace(evidence(["a"] * 6, [True] * 6, detector="access", first_row=6), family=Family.ACCESS)
+    log(replace(later, young=np.zeros(6, dtype=bool)))
+    assert log.decisions[-1].severity is None
+
+
 def test_a_family_is_named_when_its_queries_tell() -> None:
     """Pending as anomaly first; named by update when one family leads; told once."""
     log = Log()

@@ -61,7 +61,8 @@ def rng() -> np.random.Generator:
 
 
 @pytest.mark.parametrize(
-    ("field", "signal"), [("source_ip", "network"), ("credential_id", "credential"), ("model_version", "version")]
+    ("field", "signal"),
+    [("source_ip", "network"), ("credential_id", "credential"), ("model_version", "version"), ("returned", "returned")],
 )
 def test_something_new_every_hour(rng: np.random.Generator, field: str, signal: str) -> None:
     """Hours that each bring a new value fire once; values within one network are not new."""
@@ -233,13 +234,57 @@ def test_a_newcomer_beside_its_peers(rng: np.random.Generator) -> None:
     young = calls(range(NOW - 20, NOW), 300, rng, "young")
     group = {n: Caller(group="desk") for n in ("p0", "p1", "p2", "young")}
     evidence = found(Abuse(), *peers, young, declared=group)
-    assert set(fired(evidence, "young")) == {"calls"}
+    assert set(fired(evidence, "young")) == {"calls", "day"}
     mine = np.array([evidence.principals[c] == "young" for c in evidence.code])
     assert evidence.log_e[mine].sum(axis=0).max() > 20
     assert fired(found(Abuse(), *peers, young), "young") == []
     assert fired(found(Abuse(), *peers[:2], young, declared=group), "young") == []
-    usual = calls(range(NOW - 20, NOW), 30, rng, "young")
+    usual = calls(range(NOW - 20, NOW), 5, rng, "young")
     assert fired(found(Abuse(), *peers, usual, declared=group), "young") == []
+
+
+def test_peers_are_those_of_the_group_or_else_of_the_kind(rng: np.random.Generator) -> None:
+    """A declared kind does where no group is given; one group's peers are not those of another."""
+    peers, young = [past(rng, f"p{i}") for i in range(3)], calls(range(NOW - 20, NOW), 300, rng, "young")
+    names = ("p0", "p1", "p2", "young")
+    for kinds, seen in (
+        ({n: Caller(kind="service") for n in names}, True),
+        ({n: Caller(kind="service", group="a" if n == "young" else "b") for n in names}, False),
+        ({n: Caller(group="service") if n == "young" else Caller(kind="service") for n in names}, False),
+    ):
+        evidence = found(Abuse(), *peers, young, declared=kinds)
+        assert bool(fired(evidence, "young")) == seen
+        assert evidence.young is not None
+        assert evidence.young.any() == seen
+
+
+def test_new_ways_of_a_newcomer_beside_its_peers(rng: np.random.Generator) -> None:
+    """A new principal that brings a new network every hour, where its peers never do and none of them uses these."""
+    peers = [past(rng, f"p{i}") for i in range(3)]
+    roaming = [past(rng, f"p{i}", source_ip=places(720)) for i in range(3)]
+    sharing = [past(rng, f"p{i}", source_ip=places(12, 800) * 60) for i in range(3)]
+    young = calls(range(NOW - 20, NOW), 3, rng, "young", source_ip=places(60, 800))
+    among = calls(range(NOW - 20, NOW), 3, rng, "young", source_ip=places(12, 800) * 5)
+    group = {n: Caller(group="pods") for n in ("p0", "p1", "p2", "young")}
+    evidence = found(Access(), *peers, young, declared=group)
+    assert fired(evidence, "young") == ["network"] * 19  # what came in its first hour is where it lives
+    assert evidence.details[int(evidence.row[evidence.flag][0])]["new_network"]["beside"] == "peers"
+    assert fired(found(Access(), *peers, young), "young") == []
+    quiet = found(Access(), *roaming, young, declared=group)
+    mine = np.array([quiet.principals[c] == "young" for c in quiet.code])
+    assert quiet.log_e[mine, quiet.columns.index("network/0.9")].sum() <= 0.1
+    assert fired(found(Access(), *sharing, among, declared=group), "young") == []
+
+
+def test_returned_fields_never_asked_for_before(rng: np.random.Generator) -> None:
+    """Scores and parameters that ask for more are news once each; who always got them brings none."""
+    now = calls(range(NOW, NOW + 12), 5, rng, returned="scores", extra='{"params":{"top_logprobs":5}}')
+    evidence = found(Access(), past(rng, extra="{}"), now)
+    assert fired(evidence) == ["returned"]
+    assert evidence.details[int(evidence.row[evidence.flag][0])]["new_returned"] == {"known": 1}
+    assert fired(found(Access(), past(rng, returned="scores", extra='{"params":{"top_logprobs":5}}'), now)) == []
+    again = calls(range(NOW + 12, NOW + 24), 5, rng, returned="scores", extra='{"params":{"explain":true}}')
+    assert fired(found(Access(), past(rng, extra="{}"), now, again)) == ["returned"] * 2
 
 
 def test_state_is_small_and_bounded(rng: np.random.Generator) -> None:
@@ -251,9 +296,87 @@ def test_state_is_small_and_bounded(rng: np.random.Generator) -> None:
             names = [f"flood-{k}-{i}" for i in range(1000)]
             flood = calls([NOW + k], 1000, rng).set_column(1, "principal", pa.array(names))
             state = detector.measure(calibration, state, as_log(flood)).state
-        assert len(state.meta["ids"]) <= 200
+        assert len(state.meta["ids"]) <= 200 * 9 // 8
         assert "client" in state.meta["ids"]
-        assert len(State.from_bytes(state.to_bytes()).to_bytes()) < 1000 * 200
+        assert len(State.from_bytes(state.to_bytes()).to_bytes()) < 1200 * 200
+
+
+@pytest.mark.parametrize("detector", [Abuse(max_principals=40), Access(max_principals=40)])
+def test_who_is_forgotten_does_not_depend_on_where_the_log_is_cut(rng: np.random.Generator, detector: Any) -> None:
+    """Under a tight cap, with more callers than are remembered, state and evidence are the same for all cuts."""
+    usual = [past(rng, f"c{i}") for i in range(20)]
+    flood = calls(range(NOW - 30, NOW), 40, rng, status="error", source_ip=places(1200))
+    named = flood.set_column(1, "principal", pa.array([f"f{i // 3 % 90}" for i in range(flood.num_rows)]))
+    log = mixed(*usual, named, calls(range(NOW, NOW + 12), 90, rng, "c3", source_ip=places(1080)))
+    calibration, said = detector.calibrate([], "none"), []
+    for cuts in ([], [7000, 14_900, 15_500], sorted(rng.integers(0, log.num_rows, 40).tolist())):
+        state, told = None, []
+        for a, b in pairwise([0, *cuts, log.num_rows]):
+            measured = detector.measure(calibration, state, as_log(log.slice(a, b - a)))
+            state, e = measured.state, measured.evidence
+            assert e is not None
+            told += [
+                (e.principals[c], a + r, x, e.details.get(r)) for c, r, x in zip(e.code.tolist(), e.row.tolist(), e.log_e.tolist(), strict=True)
+            ]  # fmt: skip
+        assert isinstance(state, State)
+        said.append((state.to_bytes(), told))
+        assert len(state.meta["ids"]) <= 40 * 9 // 8
+    assert "c3" in {who for who, *_ in said[0][1][-20:]}
+    assert said[0] == said[1] == said[2]
+
+
+def later_days(first: int, days: int, per_hour: int, rng: np.random.Generator, **fields: Any) -> pa.Table:
+    """Calls around the clock from that day after START on."""
+    return calls(range(START + 24 * first, START + 24 * (first + days)), per_hour, rng, **fields)
+
+
+def test_days_of_more_than_ever_are_seen_where_no_hour_stands_out(rng: np.random.Generator) -> None:
+    """Three times as much for days: no hour is four times the largest, but days are twice the largest and the usual."""
+    usual, much = later_days(0, 70, 20, rng), later_days(70, 12, 60, rng)
+    said = fired(found(Abuse(), usual, much))
+    assert said.count("day") in range(7, 13)  # until the week before the last has become usual
+    assert said.count("month") in range(11, 14)
+    assert set(said) == {"day", "month"}
+    evidence = found(Abuse(), usual, much)
+    why = evidence.details[int(evidence.row[evidence.flag][0])]["day"]
+    assert why == {"limit": 720, "largest": 480, "amounts": ["calls"]}
+    assert fired(found(Abuse(), later_days(0, 70, 20, rng), later_days(70, 12, 28, rng))) == []
+
+
+def test_what_comes_once_a_week_is_known_by_the_days_without_it(rng: np.random.Generator) -> None:
+    """Days of silence are trials too: a weekly batch that comes daily, at its usual size, is too much for a month."""
+    hours = [START + 24 * 7 * week + h for week in range(14) for h in range(8, 20)]  # of one day
+    usual = calls(hours, 60, rng)
+    daily = calls([START + 24 * (7 * 14 + day) + h for day in range(20) for h in range(8, 20)], 60, rng)
+    evidence = found(Abuse(), usual, daily)
+    column = evidence.columns.index("month/0.9")
+    late = evidence.time_us >= (START + 24 * (7 * 14 + 1)) * HOUR_US
+    assert evidence.log_e[~late, column].sum() < 0
+    assert evidence.log_e[late, column].sum() > 19
+
+
+def test_days_under_suspicion_do_not_become_usual(rng: np.random.Generator) -> None:
+    """The largest and the usual day stay what they were, and so does the share of days that fired."""
+    before, surge = later_days(0, 70, 20, rng), later_days(70, 20, 70, rng)
+    old, _ = went_on(Abuse(), (before, Feedback()))
+    held, _ = went_on(Abuse(), (before, Feedback()), (surge, SUSPECTED))
+    learnt, _ = went_on(Abuse(), (before, Feedback()), (surge, Feedback()))
+    for name in ("peak", "past", "hits", "trials"):
+        assert np.array_equal(held.arrays[name], old.arrays[name])
+        assert not np.array_equal(learnt.arrays[name], old.arrays[name])
+
+
+def test_a_rush_of_all_customers_is_nobody_s_abuse(rng: np.random.Generator) -> None:
+    """Days that are too much for most callers at once win nothing after the first."""
+    names = [f"c{i}" for i in range(12)]
+    before = [later_days(0, 60, 15, rng, principal=n) for n in names]
+    rush = [later_days(60, 10, 40, rng, principal=n) for n in names]
+    evidence = found(Abuse(), *before, *rush)
+    mine = np.array([evidence.principals[c] == "c0" for c in evidence.code]) & (
+        evidence.time_us >= (START + 1440) * HOUR_US
+    )
+    for signal in ("day/0.9", "month/0.9"):
+        assert evidence.log_e[mine, evidence.columns.index(signal)].sum() < 10
 
 
 def test_a_flood_of_new_principals(rng: np.random.Generator) -> None:

@@ -280,6 +280,17 @@ def test_the_model_page_and_its_twin_tell_every_segment(scene: sa.Engine, browse
     assert "Segments</h2>" not in client.get("/models/churn").text
 
 
+def test_whose_traffic_it_is_is_shown_on_the_models_page(scene: sa.Engine, browse: Browse) -> None:
+    """How many callers, networks and labelers there are, and the share of the busiest of each."""
+    page = browse(scene).get("/models/card-fraud").text
+    table = page[page.index("Where the newest windows came from") :].split("</table>")[0]
+    cells = re.sub(r"<[^>]+>", " ", table).split()
+    for words, count, share in (("Callers", "12", "81%"), ("Networks", "3", "90%"), ("Labelers", "4", "62%")):
+        assert cells[cells.index(words) + 1] == count
+        assert share in cells[cells.index(words) :]
+    assert "/principal?name=svc-" in table
+
+
 def test_an_incident_of_a_segment_shows_the_evidence_of_the_segment(tmp_path: Path, browse: Browse) -> None:
     """Its chart is drawn from the segment's windows, so a segment that was never judged has none."""
     engine = open_state(f"sqlite:///{tmp_path / 'state.db'}")

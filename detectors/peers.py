@@ -1,0 +1,82 @@
+"""Principals without a past of their own beside settled ones of the same group, or else of the same kind."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.base import State, Window
+from detectors.habits import NEVER, Bools, Habits, Ints
+
+ENOUGH: Final = 3  # settled peers that a principal without a past is compared with
+BESIDE: Final = 0.05  # tolerated of it: peers are not itself
+
+
+def groups(window: Window, names: Sequence[str]) -> NDArray[np.uint32]:
+    """What the directory puts each name in, as a number: its group, without one its kind, 0 for neither."""
+    declared = window.callers()
+    out = np.zeros(len(names), np.uint32)
+    for i, name in enumerate(names) if declared else ():
+        if (known := declared.get(name)) is not None and (known.group or known.kind):
+            said = f"group {known.group}" if known.group else f"kind {known.kind}"
+            out[i] = zlib.crc32(said.encode("utf-8", "surrogatepass")) | 1
+    return out
+
+
+@dataclass
+class Peers:
+    """The settled principals of each group as they were when the present hour began: how many, the largest of what each
+    did (`tops`), and the largest share of trials that fired of one of them (`rates`).
+    """
+
+    hour: int
+    groups: NDArray[np.uint32]
+    counts: Ints
+    tops: Ints  # (groups, what is compared)
+    rates: NDArray[np.float64]  # (groups, signals)
+
+    @classmethod
+    def load(cls, state: State | None, tops: int, signals: int) -> Peers:
+        if state is None or "peer_groups" not in state.arrays:
+            none = np.zeros(0, np.int64)
+            return cls(NEVER, np.zeros(0, np.uint32), none, np.zeros((0, tops), np.int64), np.zeros((0, signals)))
+        a = state.arrays
+        return cls(int(a["peer_hour"][0]), a["peer_groups"], a["peer_counts"], a["peer_tops"], a["peer_rates"])
+
+    def save(self) -> dict[str, NDArray[Any]]:
+        return {
+            "peer_hour": np.array([self.hour], np.int64), "peer_groups": self.groups, "peer_counts": self.counts,
+            "peer_tops": self.tops, "peer_rates": self.rates,
+        }  # fmt: skip
+
+    def follow(self, habits: Habits, hour: int, compared: Sequence[str]) -> None:
+        """A new hour begins: what the groups have done before it. compared: arrays of `habits.more` side by side."""
+        if hour == self.hour:
+            return
+        self.hour = hour
+        some = np.flatnonzero(habits.more["group"] != 0)
+        some = some[habits.settled_at(some, hour)[:, 0]]
+        self.groups, member, self.counts = np.unique(
+            habits.more["group"][some], return_inverse=True, return_counts=True
+        )
+        self.tops = np.zeros((len(self.groups), self.tops.shape[1]), np.int64)
+        self.rates = np.zeros((len(self.groups), len(habits.signals)))
+        if len(some) and compared:
+            np.maximum.at(self.tops, member, np.concatenate([habits.more[c][some] for c in compared], axis=1))
+        np.maximum.at(self.rates, member, (1 + habits.hits[some]) / (1 + habits.trials[some]))
+
+    def beside(self, habits: Habits, rows: Ints) -> tuple[Bools, Ints, NDArray[np.float64]]:
+        """Which principals have enough peers, what is usual for these, and how often they do what is not."""
+        mine = habits.more["group"][rows]
+        tops, rates = np.zeros((len(mine), self.tops.shape[1]), np.int64), np.zeros((len(mine), len(habits.signals)))
+        if not len(self.groups):
+            return np.zeros(len(mine), dtype=bool), tops, rates
+        place = np.minimum(np.searchsorted(self.groups, mine), len(self.groups) - 1)
+        found = (mine != 0) & (self.groups[place] == mine) & (self.counts[place] >= ENOUGH)
+        tops[found], rates[found] = self.tops[place[found]], self.rates[place[found]]
+        return found, tops, rates
