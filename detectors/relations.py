@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -239,11 +240,23 @@ def _places(frame: Frame, f: int, values: tuple[Any, ...], ranged: bool) -> NDAr
         place = {w: i for i, w in enumerate(values)}
         known = np.array([*(place.get(w, n) for w in frame.vocabulary[f - cut]), n + 1], dtype=np.int64)
         return np.asarray(known[frame.words[:, f - cut]])
-    x, listed = frame.numbers[:, f], np.array([*values, np.nan])
-    if ranged:
-        return np.where(np.isnan(x), n + 1, np.searchsorted(listed[:n], x, side="right"))
-    at = np.searchsorted(listed[:n], x)
-    return np.where(np.isnan(x), n + 1, np.where(listed[at] == x, at, n))
+    out = np.empty(frame.n, np.int64)
+    _among(frame.numbers[:, f], np.array(values, np.float64), ranged, out)
+    return out
+
+
+@numba.njit(cache=True)
+def _among(x: Any, values: Any, ranged: bool, out: Any) -> None:
+    n = len(values)
+    for i in range(len(x)):
+        k = 0
+        for v in values:
+            k += v <= x[i]
+        if np.isnan(x[i]):
+            k = n + 1
+        elif not ranged:
+            k = k - 1 if k and values[k - 1] == x[i] else n
+        out[i] = k
 
 
 def _strangers(

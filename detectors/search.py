@@ -30,6 +30,7 @@ from detectors.explained import (
 FEW: Final = 2  # fields that a what-if changes at a time, whatever row it starts from
 MOST: Final = 5  # and from an honest row, where there are many: one field in SHARE
 SHARE: Final = 6
+NOISY: Final = 5  # noisy copies of one row, from which on it matters no more that rows are torn
 SWEEP: Final = 4  # or these, where they are the same few of many fields in all what-ifs of one honest row
 CHANCE_BITS: Final = 10.0  # what the fields that stay must say: one in a thousand rows agrees by chance
 ODD_FIELDS: Final = 3  # of a case that breaks rules, and so do its what-ifs: no more fields than that
@@ -292,14 +293,12 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             met.third[i], met.other[i] = crowd[0], other
         near = best >= scale.bits
         met.crowd[i], met.cross[i] = met.third[i] >= scale.crowd, met.other[i] >= scale.cross
-        wrong = rows.broken[i] >= 2 or (rows.torn[i] and fewest > SWEEP)  # whoever varies few fields tears others
-        strange = near or met.crowd[i] or met.cross[i] or wrong or rows.odd[i] or rows.edge[i]
+        strange = near or met.crowd[i] or met.cross[i] or rows.broken[i] >= 2 or rows.odd[i] or rows.edge[i]
         places.busy[p] += (strange - places.busy[p]) / min(places.seen[p], RECENT)
         drawn = strange and places.busy[p] >= BUSY and by_columns(places, p, scale.usual)
         met.drawn[i] = drawn
         if anchor < 0 and best < scale.sampled_bits and strange and not drawn:
             redrawn = noise_around(rows, i, memory, places, p, scale)
-            wrong = wrong and (rows.broken[i] >= 2 or redrawn == NONE)  # noise tears every row that it is put on
             busy = places.busy[p] >= BUSY
             noise = (redrawn >= 0 and busy) or (redrawn != NONE and places.doubt[p] < (DOUBT if busy else FIRST))
             if noise:
@@ -320,9 +319,15 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             met.excused[i] = WHAT_IF
         elif redrawn >= 0 or noise:
             met.excused[i] = SAMPLE if noise else MOSAIC
-        met.schema[i] = (wrong and met.excused[i] == NOT) or (
-            rows.broken[i] >= 2 and met.excused[i] == MOSAIC  # whoever swaps values keeps each of them valid
-        )
+        invalid = rows.broken[i] >= 2 and met.excused[i] in (
+            NOT,
+            MOSAIC,
+        )  # whoever swaps values keeps each of them valid
+        tool = places.samples[p] >= (
+            1 if places.busy[p] >= BUSY else NOISY
+        )  # its noise tears rows that nothing else marks
+        torn = rows.torn[i] and met.excused[i] == NOT and fewest > SWEEP and not tool
+        met.schema[i] = invalid or torn
         met.odd[i] = rows.odd[i] and met.excused[i] == NOT and not steps and not near
         met.edge[i] = rows.edge[i] and met.excused[i] in (NOT, MOSAIC)
         met.step[i], met.moved[i] = step, moves
@@ -334,5 +339,5 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             if j >= 0:
                 memory.used[j] = places.seen[p]
         flagged = met.near[i] or met.crowd[i] or met.cross[i]
-        worth = 0 if rows.broken[i] > 0 or wrong or flagged else VALID if rows.odd[i] or near else CLEAN
+        worth = 0 if rows.broken[i] > 0 or flagged else VALID if rows.odd[i] or near else CLEAN
         _remember(rows, i, memory, lanes, places, p, worth, chain)
