@@ -7,7 +7,7 @@ rows are kept depends neither on order nor on repeats nor on where the log is cu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -22,18 +22,18 @@ KEPT: Final = 512  # rows per caller
 FIRST: Final = 16.0  # distinct rows of the first reading
 PER_DOUBLING: Final = 4  # readings until they have doubled
 OLD: Final = -1  # row number of what was kept before
-WORDS: Final = 4  # columns of `marks`
 OVERHEAD: Final = 150  # bytes per caller beside the rows
-EACH: Final = ("read", "seen", "told")
+SAVED: Final = 1 << 18  # rows of the log that can be saved up,
+RESERVE: Final = 1 << 17  # and what small wishes must leave of them
+EACH: Final = ("read", "seen", "told", "missed")
 
 
 class Sample(NamedTuple):
-    """Distinct rows, those of one caller side by side, by hash. leaf, label, marks: as detectors.copies has them."""
+    """Distinct rows, those of one caller side by side, by hash. label, codes (rows, fields): as detectors.copies has them."""
 
     hash: NDArray[np.uint64]
-    leaf: NDArray[np.uint8]
     label: NDArray[np.uint8]
-    marks: NDArray[np.uint16]
+    codes: NDArray[np.uint8]
 
     def take(self, rows: Any) -> Sample:
         """Some of the rows."""
@@ -70,9 +70,10 @@ def rows_at(step: int) -> int:
 
 @dataclass
 class Distinct:
-    """Samples of all callers one after the other; per caller: rows kept, readings taken, when last seen, alarms told.
+    """Samples of all callers one after the other; per caller: rows kept, readings taken, when last seen, alarms told, and
+    missed (what its copy missed, by what a copy from as many usual rows misses, when last measured; 1 before).
 
-    old: callers not heard of late (detectors.aged).
+    old: callers not heard of late (detectors.aged). rows: of the log so far; spent: rows of the log that have been spent.
     """
 
     ids: list[str]
@@ -80,28 +81,31 @@ class Distinct:
     read: NDArray[np.int64]
     seen: NDArray[np.int64]
     told: NDArray[np.int64]
+    missed: NDArray[np.float64]
     kept: Sample
     old: Part
     rows: int = 0
+    spent: int = -SAVED
 
     @classmethod
-    def load(cls, meta: Mapping[str, Any] | None, arrays: Arrays) -> Distinct:
+    def load(cls, meta: Mapping[str, Any] | None, arrays: Arrays, fields: int) -> Distinct:
         """From what `save` made, or nobody."""
         none = np.zeros(0, np.int64)
-        empty = Sample(np.zeros(0, np.uint64), *(np.zeros(0, np.uint8),) * 2, np.zeros((0, WORDS), np.uint16))
-        nobody = Part(Ids(), dict.fromkeys(EACH, none), none, empty._asdict())
+        empty = Sample(np.zeros(0, np.uint64), np.zeros(0, np.uint8), np.zeros((0, fields), np.uint8))
+        each = {**dict.fromkeys(EACH, none), "missed": np.zeros(0)}
+        nobody = Part(Ids(), each, none, empty._asdict())
         if meta is None:
-            return cls([], none, none, none, none, empty, nobody)
-        length, read, seen, told = (np.array(arrays[k]) for k in ("length", *EACH))
+            return cls([], none, none, none, none, np.zeros(0), empty, nobody)
+        length, read, seen, told, missed = (np.array(arrays[k]) for k in ("length", *EACH))
         kept = Sample(*(np.asarray(arrays[k]) for k in Sample._fields))
-        old = Part.load(meta["old_ids"], arrays, nobody)
-        return cls(list(meta["ids"]), length, read, seen, told, kept, old, int(meta["rows"]))
+        old, rows, spent = Part.load(meta["old_ids"], arrays, nobody), int(meta["rows"]), int(meta["spent"])
+        return cls(list(meta["ids"]), length, read, seen, told, missed, kept, old, rows, spent)
 
     def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """As JSON-ready values and plain arrays."""
         old_ids, old = self.old.save()
         arrays = {k: getattr(self, k) for k in ("length", *EACH)} | self.kept._asdict() | old
-        return {"ids": self.ids, "old_ids": old_ids, "rows": self.rows}, arrays
+        return {"ids": self.ids, "old_ids": old_ids, "rows": self.rows, "spent": self.spent}, arrays
 
     def recall(self, keys: Sequence[str]) -> None:
         """Old callers that are heard again; to be called before anything is asked of them."""
@@ -115,7 +119,7 @@ class Distinct:
 
     def _set(self, young: Part) -> None:
         self.ids, self.length, self.kept = list(young.ids), young.length, Sample(**young.rows)
-        self.read, self.seen, self.told = (young.each[k].copy() for k in EACH)
+        self.read, self.seen, self.told, self.missed = (young.each[k].copy() for k in EACH)
 
     def limits(self, keys: Sequence[str]) -> NDArray[np.uint64]:
         """Per caller the hash from which on a row cannot enter its sample."""
@@ -131,13 +135,14 @@ class Distinct:
     def add(
         self,
         keys: Sequence[str],
+        last: NDArray[np.int64],
         who: NDArray[np.int64],
         row: NDArray[np.int64],
         new: Sample,
-        asked: dict[str, int],
+        asked: Mapping[str, int],
         dense: frozenset[str],
     ) -> list[Reading]:
-        """Take in rows (`who` indexes `keys`, in log order) and return what they bring about.
+        """Take in rows (`who` indexes `keys`, in log order) and return what they bring about. last: each key's last row.
 
         asked: callers with a number of distinct rows to be told of; dense: callers read PER_DOUBLING times per doubling
         instead of once.
@@ -149,69 +154,86 @@ class Distinct:
         self.length, self.read, self.seen, self.told = (
             np.pad(x, (0, grown)) for x in (self.length, self.read, self.seen, self.told)
         )
+        self.missed = np.pad(self.missed, (0, grown), constant_values=1.0)
         touched = np.zeros(len(self.ids), dtype=bool)
         touched[home] = True
         owner = np.repeat(np.arange(len(self.ids)), self.length)
         old = touched[owner]
         newly = np.lexsort([row, new.hash, home[who]])
-        both = Sample(*(np.concatenate([a[old], b[newly]]) for a, b in _columns(self.kept, new)))
+        rows = Sample(*(np.concatenate([a, b]) for a, b in zip(self.kept, new, strict=True)))
+        at = np.concatenate([np.flatnonzero(old), len(owner) + newly])
         mine = np.concatenate([owner[old], home[who][newly]])
-        when = np.concatenate([np.full(int(old.sum()), OLD, np.int64), row[newly]])
-        order = _merged(mine, both.hash, len(mine) - len(newly))
-        mine, when, both = mine[order], when[order], both.take(order)
-        found = self._readings(mine, when, both, asked, dense)
+        order = _merged(mine, rows.hash[at], len(mine) - len(newly))
+        mine, at = mine[order], at[order]
+        when = np.concatenate([np.full(len(owner), OLD, np.int64), row])[at]
+        found = self._readings(mine, when, rows, at, asked, dense)
         begin = np.flatnonzero(np.diff(mine, prepend=-1))
         keep = np.arange(len(mine)) - np.repeat(begin, np.diff(begin, append=len(mine))) < KEPT
         owners = np.concatenate([owner[~old], mine[keep]])
-        place_of = np.argsort(owners, kind="stable")
-        self.kept = Sample(*(np.concatenate([a[~old], b[keep]])[place_of] for a, b in _columns(self.kept, both)))
-        self.length = np.bincount(owners, minlength=len(self.ids)).astype(np.int64)
-        np.maximum.at(self.seen, home[who], self.rows + row + 1)
+        sides = np.concatenate([np.flatnonzero(~old), at[keep]])[np.argsort(owners, kind="stable")]
+        self.kept, self.length = rows.take(sides), np.bincount(owners, minlength=len(self.ids)).astype(np.int64)
+        self.seen[home] = self.rows + last + 1
         return found
 
     def _readings(
-        self,
-        mine: NDArray[np.int64],
-        when: NDArray[np.int64],
-        both: Sample,
-        asked: dict[str, int],
-        dense: frozenset[str],
-    ) -> list[Reading]:
-        """Every number of distinct rows that a caller has reached for the first time."""
+        self, mine: NDArray[np.int64], when: NDArray[np.int64], rows: Sample, at: NDArray[np.int64],
+        asked: Mapping[str, int], dense: frozenset[str],
+    ) -> list[Reading]:  # fmt: skip
+        """Every number of distinct rows that a caller has reached for the first time. at: place in `rows` of each row."""
         callers, begin, size = np.unique(mine, return_index=True, return_counts=True)
+        hashes = rows.hash[at]
         out: list[Reading] = []
         for c, b, n in zip(callers.tolist(), begin.tolist(), size.tolist(), strict=True):
             key, wanted = self.ids[c], asked.get(self.ids[c])
             if n < FIRST and (wanted is None or n < wanted):
                 continue
-            span = slice(b, b + n)
-            times, sample = when[span], both.take(span)
-            for s in range(int(self.read[c]), steps(_count(sample.hash))):
-                at = _moment(sample, times, rows_at(s))
-                if at is None:
-                    break
-                self.read[c] = s + 1
-                if s % PER_DOUBLING == 0 or key in dense:
-                    out.append(Reading(key, at, rows_at(s), s, _until(sample, times, at)))
-            if wanted is not None and not self.told[c] & 1 and (at := _moment(sample, times, wanted)) is not None:
-                self.told[c] |= 1
-                out.append(Reading(key, at, wanted, -1, _until(sample, times, at)))
+            times, own = when[b : b + n], hashes[b : b + n]
+            reached = [(rows_at(s), s) for s in range(int(self.read[c]), steps(_count(own)))]
+            if wanted is not None and not self.told[c] & 1:
+                reached.append((wanted, -1))
+            for distinct, s in reached:
+                row = _moment(own, times, distinct)
+                if row is None:
+                    continue
+                self.read[c] = max(int(self.read[c]), s + 1)
+                if s < 0 or s % PER_DOUBLING == 0 or key in dense:
+                    until = at[b + np.flatnonzero(times <= row)[:KEPT]]
+                    out.append(Reading(key, row, distinct, s, rows.take(until)))
         return sorted(out, key=lambda r: (r.row, r.key, r.step))
 
+    def pays(self, row: int, price: int, *, small: bool, always: bool) -> bool:
+        """Whether so many rows of the log can be spent at a row of the stretch, and spend them.
+
+        Every row of the log is one to spend, SAVED at most are saved up. small: not from the RESERVE; always: at any rate.
+        """
+        now = self.rows + row
+        spent = max(self.spent, now - SAVED) + price
+        if not always and spent > now - (RESERVE if small else 0):
+            return False
+        self.spent = min(spent, now)
+        return True
+
+    def settle(self) -> None:
+        """Put the silent with the silent, so that others cost nothing while they are."""
+        if grown(len(self.ids), len(self.old.ids)):
+            self._part(self.old.plus(self._young()))
+
     def forget(self, max_bytes: int) -> None:
-        """Put the silent with the silent; when memory is short, drop whoever has shown least, then who was silent longest."""
+        """When memory is short, drop whoever has shown least, then who was silent longest."""
         each = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.kept)
-        callers = len(self.ids) + len(self.old.ids)
-        full = (self.length.sum() + self.old.length.sum()) * each + callers * OVERHEAD > max_bytes
-        if not full and not grown(len(self.ids), len(self.old.ids)):
-            return
-        both = self.old.plus(self._young())
-        size = both.length * each + OVERHEAD
-        if size.sum() > max_bytes:
-            order = np.lexsort([-both.each["seen"], -both.each["read"]])
-            both = both.take(np.sort(order[np.cumsum(size[order]) <= max_bytes * 0.9]))
-        self.old = both
-        self._set(both.take(np.zeros(0, np.int64)))
+        twice = self.old.find(self.ids)
+        rows = int(self.length.sum() + self.old.length.sum() - self.old.length[twice].sum())
+        if rows * each + (len(self.ids) + len(self.old.ids) - len(twice)) * OVERHEAD > max_bytes:
+            both = self.old.plus(self._young())
+            size = both.length * each + OVERHEAD
+            rank = np.empty(len(both.ids), np.int64)
+            rank[sorted(range(len(both.ids)), key=both.ids.__getitem__)] = np.arange(len(both.ids))
+            order = np.lexsort([rank, -both.each["seen"], -both.each["read"]])
+            self._part(both.take(np.sort(order[np.cumsum(size[order]) <= max_bytes * 0.9])))
+
+    def _part(self, all_of_them: Part) -> None:
+        self.old = all_of_them
+        self._set(all_of_them.take(np.zeros(0, np.int64)))
 
 
 @numba.njit(cache=True)
@@ -231,10 +253,6 @@ def _merged(mine: Any, hashes: Any, second: int) -> Any:
     return out[:n]
 
 
-def _columns(one: Sample, other: Sample) -> Iterable[tuple[NDArray[Any], NDArray[Any]]]:
-    return zip(one, other, strict=True)
-
-
 def _bound(distinct: int) -> np.uint64:
     """The hash below which KEPT of so many distinct rows are expected."""
     return np.uint64(min(int((KEPT - 1) / distinct * 2.0**64), 2**64 - 1))
@@ -247,14 +265,10 @@ def _count(hashes: NDArray[np.uint64]) -> float:
     return max(float(KEPT), (KEPT - 1) / (float(hashes[KEPT - 1]) / 2.0**64))
 
 
-def _moment(sample: Sample, when: NDArray[np.int64], distinct: int) -> int | None:
+def _moment(hashes: NDArray[np.uint64], when: NDArray[np.int64], distinct: int) -> int | None:
     """The row with which so many distinct rows were reached, or the first that shows it; None: not yet, or no new row."""
     need, fresh = min(distinct, KEPT), when[when > OLD]
-    times = when if distinct <= KEPT else when[sample.hash <= _bound(distinct)]
+    times = when if distinct <= KEPT else when[hashes <= _bound(distinct)]
     if len(times) < need or not len(fresh):
         return None
     return max(int(np.sort(times)[need - 1]), int(fresh.min()))
-
-
-def _until(sample: Sample, when: NDArray[np.int64], row: int) -> Sample:
-    return sample.take(np.flatnonzero(when <= row)[:KEPT])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
@@ -13,18 +14,25 @@ from numpy.typing import NDArray
 
 from detectors import stats
 from detectors.base import Calibration, Caller, Detection, Evidence, Feedback, Measured, State, Window, own_state
-from detectors.copies import Copies, parts
+from detectors.cells import Cells
+from detectors.copies import Copies
+from detectors.hashing import mix
 from detectors.signals import Encoder, Frame, framed
-from detectors.sketch import PER_DOUBLING, WORDS, Distinct, Reading, Sample
+from detectors.sketch import KEPT, PER_DOUBLING, Distinct, Reading, Sample
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict, finite
 
-VERSION: Final = 1
+VERSION: Final = 2
 REFERENCE_ROWS: Final = 6_000  # a longer reference is thinned evenly
 CERTAIN: Final = 50.0  # nats of an event that is a fact and no inference
 SHOWN_ROWS: Final = 64  # distinct rows from which on the gauge is shown
 MAX_CLASSES: Final = 200
+PRICE: Final = 16  # rows of the log for each row that a copy is trained on
+NEAR: Final = 0.15  # of kappa below a budget, from where on copies are trained at every reading
+EVERY: Final = 1 << 14  # rows of the log after which whoever is too many is forgotten
 ROWS_TOLD, KAPPA_TOLD = 1, 2  # bits of Distinct.told
+COVERAGE: Final = ("coverage", "coverage_usual", "coverage_usual_from", "coverage_usual_to")
+TOLD: Final = ("kappa", "distinct_rows", *COVERAGE)  # of a gauge, to incidents
 SEP: Final = "\x1f"
 
 
@@ -45,21 +53,30 @@ class Exposure:
     cannot be stretched over many names. A new model version starts anew: a copy of version 3 says little about 4.
 
     Math: the KEPT smallest keyed hashes of a caller's distinct rows are a fair sample of them and tell their number
-    (detectors.sketch). From the sample: rows per leaf of a small tree and what was answered there; learning curves per
-    leaf, measured on the reference with random forests, give the share of answers that a copy would miss, and with it
-    Cohen's kappa (detectors.copies). Rows that are small changes of each other count as far as they are new.
+    (detectors.sketch). Whenever the distinct rows double, kappa is read from the learning curve of a random forest on the
+    reference, if the sample is like the reference: it covers as many cells, and its answers come in the same shares. If
+    not, such a forest is trained on the sample and its answers, and asked about rows of the reference that the caller has
+    not sent: Cohen's kappa with the model. What it missed, by what a copy from as many reference rows misses, shifts the
+    curve until the next one is trained (detectors.copies); the curve also says what rows beyond the sample add. With a
+    declared kappa a copy is always trained, near the budget four times per doubling. The others are paid for with rows of
+    the log, so that no crowd of callers can make training dear; who goes without is read from its last curve (`estimated`).
+
+    Coverage: of the cells of two fields each (detectors.cells) the share that the sample reaches, beside the median and
+    the middle 90 % of as many rows of the reference. More than usual: rows are drawn to spread out; less: they vary few
+    cases. It alarms nobody.
 
     Assumptions: the reference holds the model's answers (prediction labels) on rows like those that matter. Beyond the
-    reference's size the curve is continued as a power law. Copies by far better learners, or with data of their own, do
-    better than the gauge says. Only answered rows count.
+    reference's size the curve is continued as a power law. Thieves with far better learners than a forest, or with data
+    of their own, do better than the gauge says. Only answered rows count.
 
-    False alarms: none without a declared budget; with one, an alarm is a fact within the error of the gauge (about .1 of
-    kappa; distinct rows exact to 512, then within 4 %). Measured: docs/detectors.md.
+    False alarms: none without a declared budget; with one, an alarm is a fact within the error of the gauge (mostly below
+    .1 of kappa; distinct rows exact to 512, then within 4 %). Measured: docs/detectors.md.
 
     Parameters: min_rows: distinct reference rows with labels that calibration needs; max_mb: memory for all callers of a
-    model, 10 kB for each with 512 rows or more; the least exposed are forgotten first.
+    model, for each up to 512 rows of a byte per field (64 at most) and 9 more; the least exposed are forgotten first.
 
-    Reference: Kesarwani, Mukhoty, Arya and Mehta 2018 (extraction status); Bar-Yossef et al. 2002 (k minimum values).
+    Reference: Kesarwani, Mukhoty, Arya and Mehta 2018 (extraction status; coverage); Bar-Yossef et al. 2002 (k minimum
+    values); Breiman 2001 (random forests).
 
     >>> Exposure().min_rows
     150
@@ -73,7 +90,7 @@ class Exposure:
     max_mb: float = 64.0
 
     def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
-        """Learning curves from the reference's answers. Raises CalibrationRefused where it has too few."""
+        """Learning curves and cells from the reference's answers. Raises CalibrationRefused where it has too few."""
         windows = [w for w in reference if w.n]
         profile = windows[0].profile() if windows else None
         if profile is None:
@@ -98,82 +115,69 @@ class Exposure:
             )
         encoder = Encoder.fit(frame)
         rng = stats.seeded(windows[0].model, self.name, reference_hash)
-        codes = encoder.codes(frame.take(distinct))
-        copies = Copies.learn(codes, label[distinct], len(classes), rng)
+        chosen, salt = frame.take(distinct), int(rng.integers(1 << 62))
+        codes = encoder.codes(chosen)
+        copies = Copies.learn(codes, len(numeric), label[distinct], _salted(chosen.whole(), salt), rng)
+        cells = Cells.learn(copies.rows(codes), encoder.edges[copies.kept[copies.kept < len(numeric)]], rng)
         meta = {
             "numeric": numeric, "categorical": categorical, "classes": list(classes), "rows": len(distinct),
-            "codes": [list(w) for w in encoder.words], "salt": str(int(rng.integers(1 << 62))), "max_mb": self.max_mb,
+            "codes": [list(w) for w in encoder.words], "salt": str(salt), "max_mb": self.max_mb,
         }  # fmt: skip
-        return Calibration(self.name, VERSION, reference_hash, meta, {"edges": encoder.edges, **copies.pack()})
+        arrays = {"edges": encoder.edges, **copies.pack(), **cells.pack()}
+        return Calibration(self.name, VERSION, reference_hash, meta, arrays)
 
     def measure(
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """Readings of the gauge as detections that never alarm; evidence where a declared budget is passed."""
-        own = own_state(state, cal, VERSION)
-        known = Distinct.load(own.meta, own.arrays) if own is not None else Distinct.load(None, {})
-        learnt = _learnt(cal)
+        own, learnt = own_state(state, cal, VERSION), _learnt(cal)
+        known = Distinct.load(own.meta if own else None, own.arrays if own else {}, len(learnt.copies.kept))
         rows = window.rows(["event_time", "principal", "model_version", "prediction_label"])
         label, _ = _labels(rows, learnt.classes)
         who, names = _encoded(rows, "principal")
-        at = np.flatnonzero((who >= 0) & (label >= 0))
-        if not len(at):
-            return Measured(_state(known, cal))
+        at, times = np.flatnonzero((who >= 0) & (label >= 0)), np.asarray(rows["event_time"], dtype=np.int64)
         keys, budgets, code, row = _callers(rows, who, names, at, window.callers())
         frame = framed(window, learnt.encoder_numeric, learnt.encoder_categorical)
-        known.recall(keys)
         hashes = _salted(frame.whole(), int(cal.meta["salt"]))
-        fits = np.flatnonzero(hashes[row] < known.limits(keys)[code])
-        code, row = code[fits], row[fits]
-        asked, back = np.unique(row, return_inverse=True)
-        codes = learnt.encoder.codes(frame.take(asked))
-        marks = np.zeros((len(asked), WORDS), np.uint16)
-        found = parts(codes, learnt.copies.block)
-        marks[:, : found.shape[1]] = found
-        new = Sample(hashes[asked], learnt.copies.leaves(codes), label[asked].astype(np.uint8), marks).take(back)
-        limits = {k: b.rows for k, b in budgets.items() if b.rows is not None}
-        told = dict(zip(known.ids, known.told.tolist(), strict=True))
-        readings = known.add(keys, code, row, new, limits, frozenset(budgets)) if len(row) else []
-        times = np.asarray(rows["event_time"], dtype=np.int64)
-        gauges, passed = self._judge(known, told, learnt.copies, readings, budgets, times)
-        said = {row: {"exposure": {"kappa": d.statistic, "distinct_rows": d.n}} for row, d in gauges.items()}
-        evidence = replace(self._evidence(names, who, at, times, passed), readings=said)
+        gauges: list[tuple[int, Detection]] = []
+        passed: dict[int, dict[str, Any]] = {}
+        for first, end in _pieces(known.rows, rows.num_rows):
+            some = np.flatnonzero((row >= first) & (row < end))
+            if len(some):
+                mine, which = np.unique(code[some], return_inverse=True)
+                asking = [keys[k] for k in mine.tolist()]
+                readings = _take_in(known, learnt, frame, hashes, label, asking, which, row[some], budgets)
+                gauges += self._judge(known, learnt, readings, budgets, times, passed)
+            if (known.rows + end) % EVERY == 0:
+                known.forget(round(self.max_mb * 1e6))
+        said = {r: {"exposure": {k: d.evidence[k] for k in TOLD if k in d.evidence}} for r, d in gauges}
+        evidence = replace(self._evidence(names, who, at, times, passed), readings=said) if len(at) else None
         known.rows += rows.num_rows
-        known.forget(round(self.max_mb * 1e6))
-        return Measured(_state(known, cal), list(gauges.values()), evidence)
+        known.settle()
+        stored = {(d.subject.id, d.window_us): d for _, d in gauges}
+        return Measured(_state(known, cal), list(stored.values()), evidence)
 
     def _judge(
-        self,
-        known: Distinct,
-        told: dict[str, int],
-        copies: Copies,
-        readings: Sequence[Reading],
-        budgets: Mapping[str, Budget],
-        times: NDArray[np.int64],
-    ) -> tuple[dict[int, Detection], dict[int, dict[str, Any]]]:
-        """What each reading says, by row: a detection for the gauge, and what was passed.
+        self, known: Distinct, learnt: _Learnt, readings: Sequence[Reading], budgets: Mapping[str, Budget],
+        times: NDArray[np.int64], passed: dict[int, dict[str, Any]],
+    ) -> list[tuple[int, Detection]]:  # fmt: skip
+        """What each reading says: per row a detection for the gauge; what was passed goes into `passed`, by row.
 
-        told: per caller the budgets known to be passed before this stretch; an alarm is repeated whenever rows double.
+        An alarm is repeated whenever rows double.
         """
-        place = {k: i for i, k in enumerate(known.ids)}
-        gauges: dict[tuple[str, int], tuple[int, Detection]] = {}
-        passed: dict[int, dict[str, Any]] = {}
+        place = {k: i for i, k in enumerate(known.ids)} if readings else {}
+        gauges: list[tuple[int, Detection]] = []
         for r in readings:
             version, kind, name, *_ = r.key.split(SEP)
-            budget = budgets.get(r.key, Budget(None, None))
-            novel = copies.novel(r.sample.marks[:, : int(copies.block.max()) + 1])
-            kappa = round(copies.kappa(r.sample.leaf, r.sample.label, max(1.0, r.distinct * novel)), 3)
-            says: dict[str, Any] = {
-                "kappa": finite(kappa),
-                "distinct_rows": r.distinct,
-                "novel": finite(round(novel, 2)),
-            }
+            i, budget = place[r.key], budgets.get(r.key, Budget(None, None))
+            before = int(known.told[i])
+            doubled = r.step >= 0 and r.step % PER_DOUBLING == 0
+            says = _kappa(known, i, learnt, r, None if before & KAPPA_TOLD else budget.kappa)
+            kappa = says["kappa"]
             says |= {"model_version": version or None} | ({"group": name} if kind == "group" else {})
             says |= {f"budget_{k}": v for k, v in (("kappa", budget.kappa), ("rows", budget.rows)) if v is not None}
-            before, doubled = told.get(r.key, 0), r.step >= 0 and r.step % PER_DOUBLING == 0
             over = budget.kappa is not None and kappa >= budget.kappa and not before & KAPPA_TOLD
-            told[r.key] = before | (KAPPA_TOLD if over else 0) | (ROWS_TOLD if r.step < 0 else 0)
-            known.told[place[r.key]] |= told[r.key]
+            known.told[i] |= (KAPPA_TOLD if over else 0) | (ROWS_TOLD if r.step < 0 else 0)
             if over or r.step < 0 or (doubled and before and r.key in budgets):
                 passed[r.row] = {"exposure": says}
             if kind == "caller" and doubled and r.distinct >= SHOWN_ROWS:
@@ -182,8 +186,8 @@ class Exposure:
                     self.name, self.family, Event.ATTACK_SUSPECTED, Subject("principal", name), (time, time), kappa,
                     Verdict.OK, r.distinct, threshold=budget.kappa, evidence=says,
                 )  # fmt: skip
-                gauges[name, time] = (r.row, found)
-        return dict(gauges.values()), passed
+                gauges.append((r.row, found))
+        return gauges
 
     def _evidence(
         self,
@@ -209,6 +213,7 @@ class _Learnt(NamedTuple):
     encoder_categorical: tuple[str, ...]
     classes: tuple[str, ...]
     copies: Copies
+    cells: Cells
 
 
 _KEPT: dict[str, _Learnt] = {}
@@ -226,7 +231,68 @@ def _learnt(cal: Calibration) -> _Learnt:
 def _unpacked(cal: Calibration) -> _Learnt:
     encoder = Encoder(np.asarray(cal.arrays["edges"]), tuple(tuple(w) for w in cal.meta["codes"]))
     numeric, categorical, classes = (tuple(cal.meta[k]) for k in ("numeric", "categorical", "classes"))
-    return _Learnt(encoder, numeric, categorical, classes, Copies.unpack(cal.arrays))
+    return _Learnt(encoder, numeric, categorical, classes, Copies.unpack(cal.arrays), Cells.unpack(cal.arrays))
+
+
+def _pieces(before: int, n: int) -> list[tuple[int, int]]:
+    """The rows of a stretch from border to border of EVERY rows of the log, so many of which came before it.
+
+    >>> _pieces(EVERY - 2, 5)
+    [(0, 2), (2, 5)]
+    """
+    cuts = [0, *range(EVERY - before % EVERY, n, EVERY), n]
+    return list(pairwise(cuts))
+
+
+def _take_in(
+    known: Distinct, learnt: _Learnt, frame: Frame, hashes: NDArray[np.uint64], label: NDArray[np.int64],
+    keys: Sequence[str], code: NDArray[np.int64], row: NDArray[np.int64], budgets: Mapping[str, Budget],
+) -> list[Reading]:  # fmt: skip
+    """Add rows to the samples of those who sent them (`code` indexes `keys`)."""
+    known.recall(keys)
+    last = np.zeros(len(keys), np.int64)
+    np.maximum.at(last, code, row)
+    fits = np.flatnonzero(hashes[row] < known.limits(keys)[code])
+    code, row = code[fits], row[fits]
+    asked, back = np.unique(row, return_inverse=True)
+    codes = learnt.copies.rows(learnt.encoder.codes(frame.take(asked)))
+    new = Sample(hashes[asked], label[asked].astype(np.uint8), codes).take(back)
+    limits = {k: b.rows for k, b in budgets.items() if b.rows is not None}
+    return known.add(keys, last, code, row, new, limits, frozenset(budgets))
+
+
+def _kappa(known: Distinct, caller: int, learnt: _Learnt, r: Reading, budget: float | None) -> dict[str, Any]:
+    """The expected kappa, and at doublings coverage. budget: kappa that is not passed as yet."""
+    n, copies, says = len(r.sample.hash), learnt.copies, {}
+    usual = 1 - copies.usual(r.distinct)
+    due = r.step % PER_DOUBLING == 0 and n >= SHOWN_ROWS
+    ask = budget is not None and 1 - known.missed[caller] * usual >= budget - NEAR
+    if due:
+        reached = learnt.cells.reached(r.sample.codes)
+        says = _coverage(learnt.cells, reached, n)
+        if learnt.cells.odd(reached, n) or copies.unlike(r.sample.label) or budget is not None:
+            ask = True
+        else:
+            known.missed[caller] = 1.0
+    if ask:
+        trained = None
+        if known.pays(r.row, PRICE * n, small=n < KEPT, always=budget is not None):
+            trained = copies.trained(r.sample.codes, r.sample.label, r.sample.hash)
+        if trained is None:
+            says["estimated"] = True
+        else:
+            known.missed[caller] = (1 - trained) / (1 - copies.usual(n))
+    kappa = float(np.clip(1 - known.missed[caller] * usual, 0.0, 1.0))
+    return {"kappa": finite(round(kappa, 3)), "distinct_rows": r.distinct, **says}
+
+
+def _coverage(cells: Cells, reached: float | None, n: int) -> dict[str, Any]:
+    """Share of the cells that the sample reaches, and what is usual."""
+    usual = cells.usual(n)
+    if reached is None or usual is None:
+        return {}
+    low, middle, high = usual
+    return {k: round(v, 3) for k, v in zip(COVERAGE, (reached, middle, low, high), strict=True)}
 
 
 def _state(known: Distinct, cal: Calibration) -> State:
@@ -288,7 +354,4 @@ def _callers(
 
 def _salted(hashes: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:
     """Hashes that a caller cannot foresee, so that none can keep its rows out of the sample."""
-    x = hashes ^ np.uint64(salt)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(x ^ (x >> np.uint64(31)), dtype=np.uint64)
+    return np.asarray(mix(hashes ^ np.uint64(salt)), dtype=np.uint64)

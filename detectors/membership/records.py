@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +15,7 @@ from detectors.beside import SPREAD, pair
 from detectors.search import Scale, what_if_fields
 from detectors.signals import Frame
 
+EVERY: Final = 1 << 12  # rows of the log after which whoever is too many is forgotten
 SHOWN: Final = 64  # training records from which on, whenever they double, the gauge is shown
 
 
@@ -110,10 +111,28 @@ class Records:
         arrays = {"seen": self.seen, **self.rings._asdict()}
         return State(detector, version, calibration_hash, {"ids": self.ids, "rows": self.rows}, arrays)
 
+    def next(
+        self, who: NDArray[np.int64], names: Sequence[str], training: NDArray[np.bool_]
+    ) -> Iterator[tuple[NDArray[np.int64], bool]]:
+        """The next rows of the log (`who` indexes `names`) up to each after which `forget` may drop somebody.
+
+        Of them those that matter, sent by principals that have sent training records or do so among them, and whether the
+        last of them all is such a row.
+        """
+        n, first = len(who), 0
+        while first < n:
+            end = min(n, first + EVERY - (self.rows + first) % EVERY)
+            known = set(self.ids)
+            concerned = np.array([p in known for p in names], dtype=bool)
+            concerned[who[first:end][training[first:end]]] = True
+            yield first + np.flatnonzero(concerned[who[first:end]]), (self.rows + end) % EVERY == 0
+            first = end
+
     def meet(
-        self, names: Sequence[str], training: NDArray[np.bool_], codes: NDArray[np.uint8], frame: Frame, scale: Scale
-    ) -> Tried:
-        """Rows in log order, each with its sender's name: compare and remember."""
+        self, names: Sequence[str], training: NDArray[np.bool_], codes: NDArray[np.uint8], frame: Frame, scale: Scale,
+        row: NDArray[np.int64],
+    ) -> Tried:  # fmt: skip
+        """Rows in log order, each with its sender's name and its place among the next: compare and remember."""
         places = {p: i for i, p in enumerate(self.ids)}
         place = np.array([places.setdefault(n, len(places)) for n in names], dtype=np.int64)
         more = _blank(len(places) - len(self.ids), self.rings.records.shape[1], codes.shape[1], frame.numbers.shape[1])
@@ -128,7 +147,7 @@ class Records:
         with np.errstate(over="ignore"):
             numbers = frame.numbers.astype(np.float32)
         _follow(place, training, codes, frame.marks(), numbers, frame.whole(), self.rings, scale, out)
-        np.maximum.at(self.seen, place, self.rows + np.arange(n))
+        np.maximum.at(self.seen, place, self.rows + row)
         return out
 
     def forget(self, max_bytes: int) -> None:

@@ -119,29 +119,27 @@ class Membership:
             np.asarray(rows["training"], dtype=bool)[at],
             np.asarray(rows["event_time"], dtype=np.int64)[at],
         )
-        concerned = np.isin(np.array(names, dtype=object), known.ids)
-        concerned[who[at][training]] = True
-        some = np.flatnonzero(concerned[who[at]])
+        frame = signals.framed(window, numeric, categorical).take(at)
+        silent = _silent(names, window.callers())[who[at]]
         flag, trial, like = (np.zeros(len(at), dtype=bool) for _ in range(3))
         details: dict[int, dict[str, Any]] = {}
         gauges: list[Detection] = []
         readings: dict[int, dict[str, Any]] = {}
-        if len(some):
-            frame = signals.framed(window, numeric, categorical).take(at[some])
-            tried = self._try(cal, known, frame, training[some], who[at[some]], names)
-            trial[some], flag[some] = tried.trial, tried.near & ~_silent(names, window.callers())[who[at[some]]]
-            like[some] = tried.like >= RESEMBLES * cal.meta["self_bits"]
-            for i in np.flatnonzero(flag[some]).tolist():
-                says = {"bits": round(float(tried.bits[i]), 1), "fields_differ": int(tried.differs[i])}
-                details[int(at[some[i]])] = {"record_variation": says | {"training_rows": int(tried.records[i])}}
-            gauges = [
-                self._gauge(names[who[at[some[i]]]], int(times[some[i]]), int(tried.records[i])) for i in tried.told()
-            ]
-            readings = {
-                int(at[some[i]]): {"training_overlap": {"training_rows": int(tried.records[i])}} for i in tried.told()
-            }
+        for some, ends in known.next(who[at], names, training):
+            if len(some):
+                tried = self._try(cal, known, frame.take(some), training[some], who[at[some]], names, some)
+                trial[some], flag[some] = tried.trial, tried.near & ~silent[some]
+                like[some] = tried.like >= RESEMBLES * cal.meta["self_bits"]
+                for i in np.flatnonzero(flag[some]).tolist():
+                    says = {"bits": round(float(tried.bits[i]), 1), "fields_differ": int(tried.differs[i])}
+                    details[int(at[some[i]])] = {"record_variation": says | {"training_rows": int(tried.records[i])}}
+                for i in tried.told():
+                    count, row = int(tried.records[i]), some[i]
+                    gauges.append(self._gauge(names[who[at[row]]], int(times[row]), count))
+                    readings[int(at[row])] = {"training_overlap": {"training_rows": count}}
+            if ends:
+                known.forget(round(self.max_mb * 1e6))
         known.rows += len(at)
-        known.forget(round(self.max_mb * 1e6))
         votes = np.zeros((len(at), len(TECHNIQUES)))
         for technique, family in TECHNIQUES.items():
             if family is Family.MEMBERSHIP:
@@ -155,7 +153,7 @@ class Membership:
 
     def _try(
         self, cal: Calibration, known: Records, frame: Frame, training: NDArray[np.bool_], who: NDArray[np.int64],
-        names: tuple[str, ...],
+        names: tuple[str, ...], row: NDArray[np.int64],
     ) -> Tried:  # fmt: skip
         a, m = cal.arrays, cal.meta
         codes = Encoder(np.asarray(a["edges"]), tuple(tuple(w) for w in m["codes"])).codes(frame)
@@ -166,7 +164,7 @@ class Membership:
         usual = np.zeros((len(weight), 4), np.float32)
         bits = float(m["bits"])
         scale = Scale(table, mean, variance, weight, bits, np.inf, np.inf, np.inf, tails[0], tails[1], usual)
-        return known.meet([names[k] for k in who.tolist()], training, codes, frame, scale)
+        return known.meet([names[k] for k in who.tolist()], training, codes, frame, scale, row)
 
     def _gauge(self, principal: str, time_us: int, count: int) -> Detection:
         return Detection(

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pytest
 
 from detectors.base import Calibration, Caller, Measured, State
+from detectors.copies import Copies
+from detectors.extraction import exposure
 from detectors.extraction.exposure import Exposure
-from detectors.sketch import KEPT
+from detectors.sketch import KEPT, Distinct
 from tests.judging import Rows, cut, events, hours, mixed
 
 
@@ -47,8 +49,10 @@ def gauge(m: Measured, name: str) -> tuple[float, int]:
 
 
 def _copy(table: pa.Table) -> np.ndarray[Any, Any]:
-    x = [np.asarray(table[f"feature:x{j}"]) for j in range(8)]
-    return np.column_stack(x)
+    numbers = [np.asarray(table[f"feature:x{j}"]) for j in range(8)]
+    words = {"colour": ["red", "green", "blue"], "shop": [f"s{i}" for i in range(1, 33)]}
+    told_apart = [np.asarray(table[f"feature:{f}"]) == w for f, known in words.items() for w in known]
+    return np.column_stack([*numbers, *told_apart])
 
 
 @pytest.mark.parametrize("n", [128, 512, 2048])
@@ -58,10 +62,10 @@ def test_the_gauge_says_what_real_copies_achieve(calibration: Calibration, n: in
     from sklearn.metrics import cohen_kappa_score
 
     trues, says = [], []
-    for seed in range(6 if n < 500 else 2):  # copies from few rows differ by more than .1 from each other
+    for seed in range(20 if n < 500 else 3):  # copies from few rows differ by more than .1 from each other
         rng = np.random.default_rng([n, seed])
         table, fresh = events(n + n // 8, rng), events(2000, rng)
-        copy = RandomForestClassifier(60, random_state=0).fit(
+        copy = RandomForestClassifier(60, min_samples_leaf=2, random_state=0).fit(
             _copy(table)[:n], table["prediction_label"].to_pylist()[:n]
         )
         trues.append(cohen_kappa_score(fresh["prediction_label"].to_pylist(), copy.predict(_copy(fresh))))
@@ -106,7 +110,7 @@ def test_a_budget_alarms_with_the_row_that_passes_it_and_again_when_rows_double(
     assert m.evidence is not None
     assert min(m.evidence.details) == 299
     low = passed(measured(calibration, events(1200, np.random.default_rng(5)), client=Caller(kappa=0.7)))[0]
-    assert 0.7 <= low["kappa"] < 0.8
+    assert 0.7 <= low["kappa"] < 0.85
 
 
 def test_a_group_shares_its_budget(calibration: Calibration) -> None:
@@ -146,15 +150,105 @@ def test_readings_do_not_depend_on_cuts(calibration: Calibration) -> None:
         assert sorted(found, key=key) == sorted(whole.detections, key=key)
 
 
-def test_a_flood_of_callers_does_not_grow_memory_nor_push_out_the_exposed(calibration: Calibration) -> None:
+def test_a_flood_of_callers_does_not_grow_memory_nor_push_out_the_exposed(
+    calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A flood of callers neither grows memory nor pushes out the exposed."""
+    monkeypatch.setattr(exposure, "EVERY", 500)
     rng = np.random.default_rng(10)
     detector = Exposure(max_mb=0.2)
     state = detector.measure(calibration, None, Known("m", 0, 0, events(600, rng, principal="thief"))).state
     for i in range(3):
-        flood = events(1000, rng)
-        names = pa.array([f"f{i}-{k}" for k in range(1000)])
-        flood = flood.set_column(flood.column_names.index("principal"), "principal", names)
-        state = detector.measure(calibration, state, Known("m", 0, 0, flood)).state
+        state = detector.measure(calibration, state, Known("m", 0, 0, _crowd(rng, 1000, f"f{i}"))).state
         assert len(state.to_bytes()) < 400_000
     assert any("thief" in key for key in (*state.meta["ids"], *state.meta["old_ids"]))
+
+
+def _crowd(rng: np.random.Generator, n: int, name: str) -> pa.Table:
+    """Each row from a caller of its own."""
+    flood = events(n, rng)
+    names = pa.array([f"{name}-{k}" for k in range(n)])
+    return flood.set_column(flood.column_names.index("principal"), "principal", names)
+
+
+def test_who_is_forgotten_does_not_depend_on_cuts(calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a tight cap readings and what is remembered are the same wherever the log is cut."""
+    monkeypatch.setattr(exposure, "EVERY", 512)
+    rng = np.random.default_rng(11)
+    log = mixed(*[events(300, rng, principal=f"c{i}") for i in range(6)], _crowd(rng, 600, "crowd"))
+    declared = {f"c{i}": Caller(group="desk", kappa=0.5) for i in range(3)}
+    detector, results = Exposure(max_mb=0.03), []
+    for pieces in (0, 1, 7, 40):
+        state: State | None = None
+        found: list[Any] = []
+        for piece in cut(log, rng, pieces) if pieces else [log]:
+            m = detector.measure(calibration, state, Known("m", 0, 0, piece, declared=declared))
+            state, found = m.state, [*found, *m.detections, *passed(m)]
+        assert state is not None
+        known = Distinct.load(state.meta, state.arrays, len(calibration.arrays["kept"]))
+        known.recall([*known.old.ids])
+        results.append((found, sorted(zip(known.ids, known.length.tolist(), known.missed.tolist(), strict=True))))
+    assert 10 < len(results[0][1]) < 500
+    assert all(len(r[0]) == len(results[0][0]) and r[1] == results[0][1] for r in results)
+    assert all(sorted(map(str, r[0])) == sorted(map(str, results[0][0])) for r in results)
+
+
+def test_a_kappa_budget_is_measured_near_it(calibration: Calibration) -> None:
+    """The alarm of a declared kappa comes from a copy that was trained, near the budget four times per doubling."""
+    log = events(1200, np.random.default_rng(5))
+    alarms = [passed(measured(calibration, log, client=Caller(kappa=k)))[0] for k in (0.4, 0.5, 0.6, 0.7)]
+    assert not any("estimated" in a for a in alarms)
+    assert {a["distinct_rows"] for a in alarms} - {64, 128, 256, 512, 1024}
+
+
+def test_a_crowd_cannot_make_training_dear(calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When training has been paid for too often the gauge goes on with the curve, and says so."""
+    monkeypatch.setattr(exposure, "PRICE", 256)
+    rng = np.random.default_rng(12)
+    log = pa.concat_tables([_around(events(140, rng, principal=f"c{i}"), rng) for i in range(12)])
+    m = measured(calibration, log, c11=Caller(kappa=0.1))
+    estimated = [bool(d.evidence.get("estimated")) for d in m.detections if d.subject.id != "c11"]
+    assert not any(estimated[:2])
+    assert all(estimated[-6:])
+    assert not any(d.evidence.get("estimated") for d in m.detections if d.subject.id == "c11")
+
+
+def _around(table: pa.Table, rng: np.random.Generator) -> pa.Table:
+    """Small changes of the first row."""
+    table = table.set_column(table.column_names.index("event_time"), "event_time", pa.array(range(len(table))))
+    first = table.take(pa.array(np.zeros(len(table), np.int64)))
+    moved = pa.array(rng.normal(size=len(table)))
+    return first.set_column(first.column_names.index("feature:x5"), "feature:x5", moved)
+
+
+def test_rows_that_were_sent_are_not_asked_about(calibration: Calibration) -> None:
+    """Who sends the reference itself is not flattered by rows that its copy has learnt by heart."""
+    copies = Copies.unpack(calibration.arrays)
+    rows, label = np.ascontiguousarray(copies.asked.T), copies.answer
+    order = np.argsort(copies.hash)[::3]
+    honest = copies.trained(rows[order], label[order], copies.hash[order])
+    flattered = copies.trained(rows[order], label[order], np.zeros(0, np.uint64))
+    assert honest is not None
+    assert flattered is not None
+    assert honest < flattered - 0.05
+    assert copies.trained(rows[np.argsort(copies.hash)], label, np.sort(copies.hash)) is None
+
+
+def test_coverage_tells_who_spreads_out_and_who_varies_one_case(calibration: Calibration) -> None:
+    """Rows drawn from corner to corner cover more than honest rows, small changes of one row less."""
+    rng = np.random.default_rng(14)
+    honest, spread = events(600, rng), events(600, rng)
+    for j in range(6):
+        at = spread.column_names.index(f"feature:x{j}")
+        spread = spread.set_column(at, f"feature:x{j}", pa.array(rng.uniform(-3, 3, 600)))
+    told = {}
+    for name, table in (("honest", honest), ("spread", spread), ("varied", _around(honest, rng))):
+        m = measured(calibration, table)
+        told[name] = m.detections[-1].evidence
+        assert m.evidence is not None
+        assert list(m.evidence.readings.values())[-1]["exposure"]["coverage"] == told[name]["coverage"]
+    assert told["spread"]["coverage"] > told["spread"]["coverage_usual_to"]
+    assert told["varied"]["coverage"] < told["varied"]["coverage_usual_from"]
+    e = told["honest"]
+    assert e["coverage_usual_from"] <= e["coverage_usual"] <= e["coverage_usual_to"]
+    assert abs(e["coverage"] - e["coverage_usual"]) < 0.05

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from detectors.anomaly.canaries import Canaries
-from detectors.base import Calibration, Caller
+from detectors.base import Calibration, Caller, State
+from detectors.membership import records
 from detectors.membership.variations import Membership
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family
@@ -88,8 +89,9 @@ def test_a_declared_explainer_is_never_flagged() -> None:
         assert evidence.flag.any() == flagged
 
 
-def test_memory_is_bounded_and_the_silent_are_forgotten_first() -> None:
+def test_memory_is_bounded_and_the_silent_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many callers with training records stay within max_mb; the last one is remembered."""
+    monkeypatch.setattr(records, "EVERY", 60)
     small = Membership(max_mb=0.1)
     calibration = small.calibrate(judging.CASES["membership"].reference(), "ref")
     crowd = [
@@ -100,6 +102,38 @@ def test_memory_is_bounded_and_the_silent_are_forgotten_first() -> None:
     state = small.measure(calibration, None, as_log(log)).state
     assert sum(a.nbytes for a in state.arrays.values()) <= 100_000
     assert log["principal"][-1].as_py() in state.meta["ids"]
+
+
+def test_who_is_forgotten_does_not_depend_on_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a tight cap evidence, gauge and what is remembered are the same wherever the log is cut."""
+    monkeypatch.setattr(records, "EVERY", 128)
+    small, rng = Membership(max_mb=0.06), np.random.default_rng(16)
+    crowd = [with_known(events(20, rng, principal=f"p{i}"), "training", 0.5, rng) for i in range(30)]
+    log = mixed(*crowd, judging.tested(200, 0.8, rng), judging.tested(200, 0.3, rng, "other"))
+    results = []
+    for pieces in (0, 1, 8, 60):
+        state: State | None = None
+        flags: list[bool] = []
+        told: list[tuple[str, int]] = []
+        for piece in judging.cut(log, rng, pieces) if pieces else [log]:
+            m = small.measure(calibrated(), state, as_log(piece))
+            state = m.state
+            told += [(d.subject.id, d.n) for d in m.detections]
+            flags += m.evidence.flag.tolist() if m.evidence else []
+        assert state is not None
+        order = np.argsort(state.meta["ids"])
+        results.append(
+            (
+                flags,
+                told,
+                sorted(state.meta["ids"]),
+                state.arrays["sent"][order].tolist(),
+                state.arrays["seen"][order].tolist(),
+            )
+        )
+    assert 2 < len(results[0][2]) < 30
+    assert any(results[0][0])
+    assert results[1:] == results[:1] * 3
 
 
 def test_without_files_both_say_so() -> None:
