@@ -90,6 +90,8 @@ def fuse(
         alive = {a.subject.id for a in open if a.event is lane.event}
         for subject in [s for s in ledger.cases if s not in alive]:
             ledger.acquit(subject)
+        if lane is ATTACK:  # what gauges of habits say of a caller belongs in its attack incident too
+            _read(ledger, [e for e in evidence if LANES[e.family] is not lane])
         events = _side_by_side(ledger, [e for e in evidence if LANES[e.family] is lane])
         if events is not None:
             decisions += _run(ledger, events, lane, math.log(settings.level / lane.share), model)
@@ -101,6 +103,13 @@ def fuse(
         arrays |= own
     ordered = sorted(decisions, key=lambda d: d.time_us)
     return Decided(State("fuse", VERSION, "", {"lanes": meta}, arrays), ordered, Feedback(suspects=frozenset(suspects)))
+
+
+def _read(ledger: Ledger, evidence: Sequence[Evidence]) -> None:
+    for e in evidence:
+        for r, said in e.readings.items():
+            place = int(np.searchsorted(e.row, r))
+            ledger.read(e.principals[int(e.code[place])], said, int(e.time_us[place]))
 
 
 def _side_by_side(ledger: Ledger, evidence: Sequence[Evidence]) -> Events | None:
