@@ -311,6 +311,18 @@ def attacks(split: Split, each: int) -> dict[str, Any]:
     return out
 
 
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """The rows of the tables of docs/detectors.md."""
+    told = found["honest"]
+    made = [f"| {kind.replace('_', ' ')} | {n} of {told['each']} |" for kind, n in told["alarms"].items()]
+    for name, x in found["attacks"].items():
+        each = x["of"] // len(x["by_kind"])
+        kinds = ", ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in x["by_kind"].items())
+        days = "–" if x["median_days"] is None else f"{x['median_days']}"
+        made.append(f"| {name} | {x['found']} of {x['of']} | {days} | {kinds}, of {each} each |")
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.usage", description=__doc__.partition("\n")[0])
     parser.add_argument("--split", choices=sorted(SPLITS), default="design")
