@@ -190,6 +190,13 @@ def _ramp(counts: Counts, rng: Rng, onset: int, times: float) -> Counts:
     return rng.poisson(counts * times ** (np.maximum(np.arange(DAYS) - onset, 0) / 30)[:, None]).astype(np.int64)
 
 
+def _surge(counts: Counts, rng: Rng, onset: int, calls: int) -> Counts:
+    """So many more calls an hour, for a day."""
+    out = counts.copy()
+    out[onset] += rng.poisson(calls, 24)
+    return out
+
+
 ATTACKS: Final[Mapping[str, Callable[[Counts, Rng, int], Counts]]] = {
     "3 times as much for 30 days": lambda c, r, o: _times(c, r, o, 3),
     "twice as much for 30 days": lambda c, r, o: _times(c, r, o, 2),
@@ -198,6 +205,7 @@ ATTACKS: Final[Mapping[str, Callable[[Counts, Rng, int], Counts]]] = {
     "three times the usual on top, spread over all hours": lambda c, r, o: _spread(c, r, o, 3),
     "twice as much every 30 days, for 90 days": lambda c, r, o: _ramp(c, r, o, 2),
     "1.5 times as much every 30 days, for 90 days": lambda c, r, o: _ramp(c, r, o, 1.5),
+    "6,000 calls an hour more, for a day": lambda c, r, o: _surge(c, r, o, 6_000),
 }
 
 
