@@ -190,6 +190,13 @@ def _ramp(counts: Counts, rng: Rng, onset: int, times: float) -> Counts:
     return rng.poisson(counts * times ** (np.maximum(np.arange(DAYS) - onset, 0) / 30)[:, None]).astype(np.int64)
 
 
+def _surge(counts: Counts, rng: Rng, onset: int, calls: int) -> Counts:
+    """So many more calls an hour, for a day."""
+    out = counts.copy()
+    out[onset] += rng.poisson(calls, 24)
+    return out
+
+
 ATTACKS: Final[Mapping[str, Callable[[Counts, Rng, int], Counts]]] = {
     "3 times as much for 30 days": lambda c, r, o: _times(c, r, o, 3),
     "twice as much for 30 days": lambda c, r, o: _times(c, r, o, 2),
@@ -198,6 +205,7 @@ ATTACKS: Final[Mapping[str, Callable[[Counts, Rng, int], Counts]]] = {
     "three times the usual on top, spread over all hours": lambda c, r, o: _spread(c, r, o, 3),
     "twice as much every 30 days, for 90 days": lambda c, r, o: _ramp(c, r, o, 2),
     "1.5 times as much every 30 days, for 90 days": lambda c, r, o: _ramp(c, r, o, 1.5),
+    "6,000 calls an hour more, for a day": lambda c, r, o: _surge(c, r, o, 6_000),
 }
 
 
@@ -309,6 +317,18 @@ def attacks(split: Split, each: int) -> dict[str, Any]:
             "by_kind": {kind: int(np.isfinite(some).sum()) for kind, some in found.items()},
         }  # fmt: skip
     return out
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """The rows of the tables of docs/detectors.md."""
+    told = found["honest"]
+    made = [f"| {kind.replace('_', ' ')} | {n} of {told['each']} |" for kind, n in told["alarms"].items()]
+    for name, x in found["attacks"].items():
+        each = x["of"] // len(x["by_kind"])
+        kinds = ", ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in x["by_kind"].items())
+        days = "–" if x["median_days"] is None else f"{x['median_days']}"
+        made.append(f"| {name} | {x['found']} of {x['of']} | {days} | {kinds}, of {each} each |")
+    return made
 
 
 def main() -> None:

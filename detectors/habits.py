@@ -33,6 +33,8 @@ CROWD: Final = 2 * DAY + 1  # hours of which the crowd's trials are kept, the pr
 SILENT: Final = 30  # periods without an event that count at most, one after the other
 STEP: Final = 8  # in a flood of names, whoever is too much is forgotten after each so many-th part of the limit
 
+NOTHING: Final[Mapping[int, Mapping[str, Any]]] = {}
+
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -329,11 +331,16 @@ class Bets:
         said["signals"].append(self.signals[signal])
         said.update(why)
 
-    def evidence(self, detector: str, family: Family, stretch: Stretch) -> Evidence:
-        """All of it in log order; events that neither begin nor fire a trial are left out."""
+    def evidence(
+        self, detector: str, family: Family, stretch: Stretch, read: Mapping[int, Mapping[str, Any]] = NOTHING
+    ) -> Evidence:
+        """All of it in log order; events that neither begin nor fire a trial are left out. read: by place, what a gauge
+        says of the caller.
+        """
         columns = tuple(f"{s}/{r}" for s in self.signals for r in RATES)
-        places = np.concatenate([p for p, _, _ in self.parts]) if self.parts else np.zeros(0, np.int64)
+        places = np.concatenate([*(p for p, _, _ in self.parts), np.array(sorted(read), dtype=np.int64)])
         at, back = np.unique(places, return_inverse=True)
+        back = back[: len(places) - len(read)]
         log_e, flag = np.zeros((len(at), len(columns))), np.zeros(len(at), dtype=bool)
         if self.parts:
             np.add.at(log_e, back, np.concatenate([w for _, w, _ in self.parts]))
@@ -342,7 +349,7 @@ class Bets:
             detector=detector, family=family, principals=stretch.names, code=stretch.who[at].astype(np.int32),
             row=stretch.at[at], time_us=stretch.time_us[at], log_e=log_e, flag=flag,
             details={int(stretch.at[p]): why for p, why in sorted(self.details.items())}, columns=columns,
-            young=np.isin(at, sorted(self.young)),
+            young=np.isin(at, sorted(self.young)), readings={int(stretch.at[p]): said for p, said in sorted(read.items())},
         )  # fmt: skip
 
 

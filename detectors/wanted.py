@@ -37,7 +37,8 @@ def wanted(rows: pa.Table) -> tuple[Ints, tuple[str, ...]]:
     seen, names = encoded(rows, "returned")
     bits = asked(rows) @ (1 << np.arange(len(ASKS)))
     both = np.where((seen < 0) & (bits == 0), -1, (seen + 1) << len(ASKS) | bits)
-    kinds, code = np.unique(both, return_inverse=True)
+    kinds = np.flatnonzero(np.bincount(both + 1)) - 1  # there are few
+    code = np.searchsorted(kinds, both)
     words = []
     for kind in kinds[kinds >= 0].tolist():
         own = [names[(kind >> len(ASKS)) - 1]] if kind >> len(ASKS) else []

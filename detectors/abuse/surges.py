@@ -66,7 +66,7 @@ class Abuse:
     day before.
 
     False alarms: at most one per `FuseSettings.level` events over all principals under that assumption. At least five
-    hours within about a day, or five days within about a week, must fire; an honest step to twice as much, if it stays,
+    hours within about a day, or six days within about a week, must fire; an honest step to twice as much, if it stays,
     does alarm. Measured on honest clients of every kind: docs/detectors.md. Growth below 1.5 times a month is invisible;
     budgets on distinct rows see it.
 

@@ -9,9 +9,10 @@ from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from detectors.access import absences
+from detectors.access.absences import Absences
 from detectors.access.company import Company
 from detectors.access.newcomers import Newcomers
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
@@ -90,32 +91,46 @@ class Access:
             {
                 "known": (np.uint32, (len(KINDS), KEPT)), "cursor": (np.int64, (len(KINDS),)),
                 "fresh": (np.uint32, (len(KINDS), LEARNT)), "longest": (np.int64, ()), "held": (np.int64, ()),
-                "group": (np.uint32, ()),
+                "group": (np.uint32, ()), **absences.arrays(),
             },
         )  # fmt: skip
         newcomers = Newcomers(*own.arrays["newcomers"].tolist()) if own is not None else Newcomers()
+        absent = Absences(*own.arrays["absences"].tolist()) if own is not None else Absences()
         rows = window.rows(["event_time", "principal", "quality", *COLUMNS.values(), "returned", "extra"])
         stretch = Stretch.of(rows, habits.clock)
         if not len(stretch.at):
-            return Measured(self._state(habits, newcomers, Company.load(own), cal))
-        values = [_hashed(rows, kind)[stretch.at] for kind in KINDS]
+            return Measured(self._state(habits, newcomers, absent, Company.load(own), cal))
+        seen = {kind: encoded(rows, COLUMNS[kind]) for kind in COLUMNS} | {"returned": wanted(rows)}
+        values = [_hashed(kind, *seen[kind])[stretch.at] for kind in KINDS]
         silent, group = excuses(window, stretch.names, KINDS, EXPLAINED), groups(window, stretch.names)
         peers = Company.load(own)
         bets, said, suspects = Bets(KINDS), list[Detection](), stretch.among(feedback.suspects)
+        read: dict[int, dict[str, Any]] = {}
         for hour, span, places in habits.follow(stretch, self.max_principals):
             who, first = np.unique(stretch.who[span], return_index=True)
             new = np.sort(first[habits.seen[places[who]] == NEVER])
             peers.follow(habits, hour)
+            said += absent.follow(habits, hour)
             habits.more["group"][places[who]] = group[who]
             said += newcomers.meet(window.model, hour, stretch.time_us[span][new], self.min_days)
+            rows_of = places[who]
+            back, told = absent.back(habits, rows_of, hour, habits.trusted(rows_of, suspects[who]))
+            said += told
+            read |= {span.start + int(first[i]): {"absence": dict(d.evidence)} for i, d in zip(back, told, strict=True)}
             mine = [v[span] for v in values]
             self._hour(habits, hour, span.start, stretch.who[span], places, mine, silent, bets, suspects, peers)
-        evidence = bets.evidence(self.name, self.family, stretch)
-        return Measured(self._state(habits, newcomers, peers, cal), said, evidence)
+        code, words = seen["returned"]
+        for place, why in bets.details.items():
+            if "new_returned" in why:
+                why["new_returned"] |= {"fields": words[code[stretch.at[place]]]}
+                read.setdefault(place, {})["new_returned"] = why["new_returned"]
+        evidence = bets.evidence(self.name, self.family, stretch, read)
+        return Measured(self._state(habits, newcomers, absent, peers, cal), said, evidence)
 
-    def _state(self, habits: Habits, newcomers: Newcomers, peers: Company, cal: Calibration) -> State:
+    def _state(self, habits: Habits, newcomers: Newcomers, absent: Absences, peers: Company, cal: Calibration) -> State:
         kept = habits.save(self.name, VERSION, cal.hash)
-        return replace(kept, arrays={**kept.arrays, "newcomers": newcomers.save(), **peers.save()})
+        more = {"newcomers": newcomers.save(), "absences": absent.save(), **peers.save()}
+        return replace(kept, arrays={**kept.arrays, **more})
 
     def _hour(
         self,
@@ -174,7 +189,8 @@ class Access:
         peers: Company,
     ) -> None:
         """Values of one kind that a principal has not used in an earlier hour, nor a peer of one without a past."""
-        some = np.flatnonzero(values)
+        held = habits.more["known"][turn.rows, k][member]
+        some = np.flatnonzero((values != 0) & ~(held == values[:, None]).any(axis=1))
         if not len(some):
             return
         pair, first = np.unique((member[some] << 32) | values[some].astype(np.int64), return_index=True)
@@ -182,12 +198,10 @@ class Access:
         pair, at = pair[order], some[first[order]]
         who, value = pair >> 32, (pair & 0xFFFFFFFF).astype(np.uint32)
         rows = turn.rows[who]
-        known = habits.more["known"][rows, k]
-        new = ~(known == value[:, None]).any(axis=1)
-        new[young[who]] &= ~peers.know(habits, rows[young[who]], k, value[young[who]])
-        who, value, rows, at, any_known = who[new], value[new], rows[new], at[new], known[new].any(axis=1)
-        which, earliest = np.unique(who[any_known], return_index=True)
-        where = dict(zip(which.tolist(), at[any_known][earliest].tolist(), strict=True))
+        news = (habits.more["known"][rows, k] != 0).any(axis=1)  # what comes in its first hour is where it lives
+        news[young[who]] &= ~peers.know(habits, rows[young[who]], k, value[young[who]])
+        which, earliest = np.unique(who[news], return_index=True)
+        where = dict(zip(which.tolist(), at[news][earliest].tolist(), strict=True))
         for i in habits.fire(turn, which, k).tolist():
             if not excused[i]:
                 row = int(turn.rows[i])
@@ -207,9 +221,8 @@ class Access:
         fresh[rows[fits], k, slot[fits]] = value[fits]
 
 
-def _hashed(rows: pa.Table, kind: str) -> NDArray[np.uint32]:
+def _hashed(kind: str, code: Ints, words: Sequence[str]) -> NDArray[np.uint32]:
     """The values of a kind as 32-bit hashes, 0 for missing; addresses by their network."""
-    code, words = wanted(rows) if kind == "returned" else encoded(rows, COLUMNS[kind])
     return np.array([*(_hash(kind, w) for w in words), 0], dtype=np.uint32)[code]
 
 

@@ -95,6 +95,8 @@ def fuse(
         for subject in [s for s in ledger.cases if s not in alive]:
             ledger.pools.acquit(ledger.members(subject))
             ledger.acquit(subject)
+        if lane is ATTACK:  # what gauges of habits say of a caller belongs in its attack incident too
+            _read(ledger, [e for e in evidence if LANES[e.family] is not lane])
         for piece in _pieces(ledger, [e for e in evidence if LANES[e.family] is lane], settings.max_principals):
             events = _side_by_side(ledger, piece)
             decisions += _run(ledger, events, lane, math.log(settings.level / lane.share), model)
@@ -107,6 +109,13 @@ def fuse(
         arrays |= own
     ordered = sorted(decisions, key=lambda d: d.time_us)
     return Decided(State("fuse", VERSION, "", {"lanes": meta}, arrays), ordered, Feedback(suspects=frozenset(suspects)))
+
+
+def _read(ledger: Ledger, evidence: Sequence[Evidence]) -> None:
+    for e in evidence:
+        for r, said in e.readings.items():
+            place = int(np.searchsorted(e.row, r))
+            ledger.read(e.principals[int(e.code[place])], said, int(e.time_us[place]))
 
 
 def _pieces(ledger: Ledger, evidence: Sequence[Evidence], limit: int) -> Iterator[list[Evidence]]:
@@ -135,7 +144,7 @@ def _part(e: Evidence, low: int, high: int) -> Evidence:
         e, code=e.code[at], row=e.row[at], time_us=e.time_us[at], log_e=e.log_e[at], flag=e.flag[at],
         votes=None if e.votes is None else e.votes[at], alike=None if e.alike is None else e.alike[at],
         looks=None if e.looks is None else e.looks[at],
-        tied=None if e.tied is None else e.tied[at],
+        tied=None if e.tied is None else e.tied[at], young=None if e.young is None else e.young[at],
         readings={r: said for r, said in e.readings.items() if low <= r <= high},
         links=None if links is None else links[(links[:, 0] >= low) & (links[:, 0] <= high)],
     )  # fmt: skip

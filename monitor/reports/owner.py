@@ -26,6 +26,7 @@ from monitor.reports.features import MEASURES, Counts
 from monitor.reports.groups import group_rows
 from monitor.reports.outcomes import outcomes
 from monitor.reports.segments import segments
+from monitor.reports.sources import sources
 from monitor.reports.words import ANSWER_WORDS, VERSION_WORDS, change, moment, number, percent, seen
 from monitor.store import comparisons, lookups, queries, references
 from monitor.store.lookups import IncidentRow
@@ -81,6 +82,8 @@ def report(
     smallest = {s.name: s.smallest for s in series}
     versions = _compared(engine, model, start_us, end_us)
     parts = segments(queries.segment_detections(engine, model.model_id, start_us, end_us), incidents, units)
+    others = queries.other_detections(engine, model.model_id, start_us, end_us)
+    whence = sources(others)
     style, policy = _style()
     html = _environment().get_template("owner.html").render(
         model=model, environment=environment, owner=owner, made_us=made_us, version=version, policy=policy,
@@ -90,7 +93,7 @@ def report(
         volume=volume if points else None, measure=MEASURES["evidence"], strips=_strips(series, span),
         axis=charts.axis(span), features=distances, smallest=smallest, events_counted=counts.current.n if counts else 0,
         histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure, ailments=ailments,
-        outcomes_told=outcomes(queries.other_detections(engine, model.model_id, start_us, end_us)),
+        outcomes_told=outcomes(others), sources=whence,
         versions=versions, version_words=VERSION_WORDS, answer_words=ANSWER_WORDS, segments=parts, groups=busy,
     )  # fmt: skip
     summary = {
@@ -100,6 +103,7 @@ def report(
         "segments": [
             {"name": s.name, "state": s.words, "events": s.rows, "feature": s.feature, "evidence": s.evidence} for s in parts
         ],
+        "sources": [{"of": s.words.lower(), "count": s.count, "busiest": s.busiest, "share": s.share} for s in whence],
         "groups": [g.to_json() for g in busy], "diagnosis": [d.to_json() for d in ailments],
     }  # fmt: skip
     return Report(html, policy, summary)

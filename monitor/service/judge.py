@@ -373,7 +373,8 @@ class Judge:
 
     def _by_rule(self, work: Work, found: Iterable[Detection], at_us: int) -> list[Decision]:
         """Windows that a rule judged by itself: alarms, and what ends the incident of one."""
-        fused = (Event.ATTACK_SUSPECTED, Event.POISONING_SUSPECTED)  # a gauge never ends what fuse() found in callers
+        # A gauge never ends what fuse() found in callers.
+        fused = (Event.ATTACK_SUSPECTED, Event.POISONING_SUSPECTED, Event.ACCESS_ANOMALY, Event.ABUSE_SUSPECTED)
         alive = {
             (a.event, a.subject) for a in work.open.values() if a.event not in fused or a.subject.kind == "component"
         }

@@ -116,7 +116,7 @@ def twin(site: Site) -> APIRouter:
             "model": asked.model.name, "principal": asked.name, "window": [rfc3339(asked.start_us), rfc3339(asked.end_us)],
             "incident": asked.incident.alert_id if asked.incident else None, "rows": shown["rows"], "flagged": shown["flagged"],
             "whole": shown["whole"], "first": shown["first"], "compared_with": shown["peer_words"], "exposure": shown["exposure"],
-            "unlike_itself": shown["unlike"], "training_overlap": shown["overlap"],
+            "unlike_itself": shown["unlike"], "training_overlap": shown["overlap"], "absence": shown["absence"],
             "chain": [asdict(s) | {"time": rfc3339(s.time_us)} for s in shown["chain"]], "peers": [asdict(p) for p in shown["peers"]],
         }  # fmt: skip
 
@@ -162,7 +162,12 @@ def _evidence(site: Site, asked: Asked, row: int) -> dict[str, Any]:
     found = _recent(site, asked, learnt.columns if learnt else [*LEARNT_COLUMNS, *_features(site, asked)])
     gauges = {
         name: queries.newest_reading(site.engine, asked.model.model_id, detector, asked.name)
-        for name, detector in (("exposure", "exposure"), ("unlike", "mmd"), ("overlap", "membership"))
+        for name, detector in (
+            ("exposure", "exposure"),
+            ("unlike", "mmd"),
+            ("overlap", "membership"),
+            ("absence", "access"),
+        )
     }
     shown: dict[str, Any] = {
         **{k: None if r is None else {**r.evidence, "time": rfc3339(r.end_us)} for k, r in gauges.items()},

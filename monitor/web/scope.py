@@ -15,6 +15,7 @@ from monitor.reports.charts import Annotation, Chart, Point, Span
 from monitor.reports.features import MEASURES, FeatureSeries
 from monitor.reports.groups import GroupRow, group_rows
 from monitor.reports.segments import segments
+from monitor.reports.sources import sources
 from monitor.reports.words import moment, number
 from monitor.store import lookups, queries, references
 from monitor.store.lookups import IncidentRow
@@ -142,34 +143,6 @@ def volume_points(seen: Seen) -> list[Point]:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Callers, networks or labelers of the newest window that has some: how many, and which had how much of it."""
-
-    words: str
-    end_us: int
-    count: int
-    busiest: str
-    share: float
-
-
-def sources(seen: Seen) -> list[Source]:
-    """Where the traffic and the labels of the range's newest windows came from."""
-    made = []
-    for words, detector, count, name in (
-        ("Callers", "volume", "callers", "busiest_caller"),
-        ("Networks", "volume", "networks", "busiest_network"),
-        ("Labelers", "feedback", "labelers", "busiest"),
-    ):
-        for d in sorted(seen.others, key=lambda d: -d.end_us):
-            told = d.evidence.get("sources", {}) if detector == "volume" else d.evidence
-            share = _share(told.get(f"{name}_share")) if isinstance(told, Mapping) else None
-            if d.detector == detector and share is not None and told.get(count):
-                made.append(Source(words, d.end_us, int(told[count]), str(told[name]), share))
-                break
-    return made
-
-
-@dataclass(frozen=True, slots=True)
 class JudgedWindow:
     """One window over all its monitors, with the feature that had changed most by then."""
 
@@ -273,7 +246,7 @@ def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
         "volume": charts.bars(points, seen.span, title="Events per window", unit="events", notes=seen.notes)
         if points
         else None,
-        "sources": sources(seen),
+        "sources": sources(seen.others),
         "measure": measure,
         "measures": list(MEASURES.values()),
         "rows": [(s, strip_of(s, measure.key, seen.span)) for s in shown],
@@ -331,7 +304,7 @@ def feature_view(site: Site, model: ModelRow, scope: Scope, name: str, at: str) 
         "now_us": site.clock_us([model]),
         "series": series,
         "newest": series.latest if series else {},
-        "sources": sources(seen),
+        "sources": sources(seen.others),
         "measure": measure,
         "measures": list(MEASURES.values()),
         "chart": chart,

@@ -9,15 +9,17 @@ import numpy as np
 
 from monitor.config import load
 from monitor.model import Action
-from monitor.service.replay import replay
+from monitor.service.replay import Replayed, replay
 
 START_MS = 1_790_000_000_000 // 3_600_000 * 3_600_000
 HOUR_MS = 3_600_000
 WHO = "- {id: 'loader-*', owner: qa, profile: load_test}\n"
 
 
-def log(rng: np.random.Generator) -> list[dict[str, object]]:
-    """Nine days of six clients; in the last half day one roams, one floods, and a declared load test runs."""
+def log(rng: np.random.Generator, later: int = 0) -> list[dict[str, object]]:
+    """Nine days of six clients; in the last half day one roams, one floods, and a declared load test runs. For so many hours
+    after it the others go on, and the roaming one comes back in the last of them.
+    """
     rows: list[dict[str, object]] = []
 
     def call(hour: int, name: str, times: int, address: str = "10.0.0.1") -> None:
@@ -36,20 +38,39 @@ def log(rng: np.random.Generator) -> list[dict[str, object]]:
         call(hour, "svc-b", 2, f"198.51.{hour}.7")
         call(hour, "svc-c", 300)
         call(hour, "loader-1", 300)
+    for hour in range(216, 216 + later):
+        for name in ("svc-a", "svc-d", "svc-e", *(["svc-b"] if hour == 215 + later else [])):
+            call(hour, name, 1)
     return sorted(rows, key=lambda r: int(str(r["event_time"])))
 
 
 def test_who_leaves_its_habits_is_told_of_and_who_is_declared_is_not(tmp_path: Path) -> None:
     """One incident each, of the right kind; the load test and the usual clients have none."""
-    rows = log(np.random.default_rng(4))
+    found = told(tmp_path, log(np.random.default_rng(4)))
+    assert opened(found) == {("AccessAnomaly", "access", "svc-b"), ("AbuseSuspected", "abuse", "svc-c")}
+
+
+def test_being_absent_and_back_opens_and_ends_nothing(tmp_path: Path) -> None:
+    """The gauge of absences only tells: an incident of a caller that falls silent goes on."""
+    found = told(tmp_path, log(np.random.default_rng(4), later=20))
+    assert opened(found) == {("AccessAnomaly", "access", "svc-b"), ("AbuseSuspected", "abuse", "svc-c")}
+    ended = {t.alert.subject.id for t in found.transitions if t.action is Action.CLEAR}
+    assert not ended & {"svc-b", "svc-c"}
+
+
+def told(tmp_path: Path, rows: list[dict[str, object]]) -> Replayed:
+    """What a replay of the log tells."""
     (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     (tmp_path / "ref.jsonl").write_text("\n".join(json.dumps(r) for r in rows[:300]))
     (tmp_path / "who.yaml").write_text(WHO)
     (tmp_path / "lanner.yaml").write_text("models: {m: {reference: {file: ref.jsonl}, principals: who.yaml}}\n")
-    found = replay(load(tmp_path / "lanner.yaml", env={}), [tmp_path / "log.jsonl"])
-    opened = {
+    return replay(load(tmp_path / "lanner.yaml", env={}), [tmp_path / "log.jsonl"])
+
+
+def opened(found: Replayed) -> set[tuple[str, str, str]]:
+    """Incidents of callers."""
+    return {
         (t.alert.event.value, t.alert.family.value, t.alert.subject.id)
         for t in found.transitions
         if t.action is Action.OPEN and t.alert.subject.kind == "principal"
     }
-    assert opened == {("AccessAnomaly", "access", "svc-b"), ("AbuseSuspected", "abuse", "svc-c")}

@@ -376,6 +376,19 @@ def test_who_is_only_unlike_its_peers_is_a_warning() -> None:
     assert log.decisions[-1].severity is None
 
 
+def test_what_gauges_of_habits_say_is_told_in_the_attack_incident_too() -> None:
+    """Evidence of access adds nothing to an attack, but its readings are shown there."""
+    log = Log()
+    quiet = evidence(["a"], [False], [0], detector="access")
+    log(
+        replace(quiet, family=Family.ACCESS, readings={0: {"absence": {"hours_of_others": 30}}}),
+        evidence(["b"], [False]),
+    )
+    log(evidence(["a"] * 6, [True] * 6, first_row=1))
+    assert {d.event for d in log.decisions} == {Event.ATTACK_SUSPECTED}
+    assert log.decisions[0].evidence["absence"] == {"hours_of_others": 30}
+
+
 def test_a_family_is_named_when_its_queries_tell() -> None:
     """Pending as anomaly first; named by update when one family leads; told once."""
     log = Log()

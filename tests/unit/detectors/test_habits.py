@@ -281,10 +281,56 @@ def test_returned_fields_never_asked_for_before(rng: np.random.Generator) -> Non
     now = calls(range(NOW, NOW + 12), 5, rng, returned="scores", extra='{"params":{"top_logprobs":5}}')
     evidence = found(Access(), past(rng, extra="{}"), now)
     assert fired(evidence) == ["returned"]
-    assert evidence.details[int(evidence.row[evidence.flag][0])]["new_returned"] == {"known": 1}
+    first = int(evidence.row[evidence.flag][0])
+    assert evidence.details[first]["new_returned"] == {"known": 1, "fields": "scores, logprobs"}
+    assert evidence.readings == {first: {"new_returned": {"known": 1, "fields": "scores, logprobs"}}}
     assert fired(found(Access(), past(rng, returned="scores", extra='{"params":{"top_logprobs":5}}'), now)) == []
     again = calls(range(NOW + 12, NOW + 24), 5, rng, returned="scores", extra='{"params":{"explain":true}}')
     assert fired(found(Access(), past(rng, extra="{}"), now, again)) == ["returned"] * 2
+
+
+def told_of(log: pa.Table, pieces: int = 1) -> tuple[list[Detection], list[dict[str, Any]]]:
+    """What `access` says of absences in a log that is cut into so many pieces, and what it lets incidents say."""
+    access, state = Access(), None
+    calibration, said, read = access.calibrate([], "none"), list[Detection](), list[dict[str, Any]]()
+    cuts = np.linspace(0, log.num_rows, pieces + 1).astype(int).tolist()
+    for a, b in pairwise(cuts):
+        measured = access.measure(calibration, state, as_log(log.slice(a, b - a)))
+        state = measured.state
+        said += measured.detections
+        read += [dict(r) for r in measured.evidence.readings.values()] if measured.evidence is not None else []
+    return said, read
+
+
+def test_who_is_missing_from_the_log_is_told_of_and_when_it_is_back(rng: np.random.Generator) -> None:
+    """A caller of every hour falls silent while others go on: told after six hours of others, and on its return."""
+    others = [calls(range(START, NOW + 48), 2, rng, f"c{i}") for i in range(4)]
+    log = mixed(*others, past(rng), calls(range(NOW + 30, NOW + 48), 3, rng))
+    said, read = told_of(log)
+    gone, back = said
+    assert (gone.subject.id, gone.verdict, gone.event) == ("client", Verdict.OK, Event.ACCESS_ANOMALY)
+    assert gone.window_us == (NOW * HOUR_US, (NOW + 7) * HOUR_US)
+    assert gone.evidence["hours_of_others"] == 7
+    assert gone.evidence["others_with_it"] == 0
+    assert back.window_us == (NOW * HOUR_US, (NOW + 30) * HOUR_US)
+    assert read == [{"absence": dict(back.evidence)}]
+    assert back.evidence["back"]
+    for pieces in (7, 100):
+        assert told_of(log, pieces) == (said, read)
+
+
+def test_a_log_that_stands_still_and_a_usual_pause_are_no_absence(rng: np.random.Generator) -> None:
+    """Nobody is absent when all are, nor who pauses every night; of a part of the log it is said how many miss with it."""
+    names = [f"c{i}" for i in range(4)]
+    whole = mixed(*[t for n in names for t in (past(rng, n), calls(range(NOW + 60, NOW + 80), 3, rng, n))])
+    assert told_of(whole) == ([], [])
+    hours = [START + 24 * day + h for day in range(20) for h in range(8)]
+    office = mixed(calls(hours, 3, rng), *[calls(range(START, START + 480), 2, rng, n) for n in names])
+    assert told_of(office) == ([], [])
+    part = mixed(*[past(rng, n) for n in names], calls(range(START, NOW + 30), 2, rng, "goes on"))
+    said, _ = told_of(part)
+    assert {d.subject.id for d in said} == set(names)
+    assert {d.evidence["others_with_it"] for d in said} == {3}
 
 
 def test_state_is_small_and_bounded(rng: np.random.Generator) -> None:

@@ -57,6 +57,14 @@ def test_the_report_tells_the_smallest_shift_of_every_feature(scene: sa.Engine) 
     assert '<td class="num">0.25 QAR</td></tr>' in report.html
 
 
+def test_the_report_tells_whose_traffic_it_was(scene: sa.Engine) -> None:
+    """How many callers, networks and labelers there were, and the busiest of each."""
+    report = made(scene)
+    told = {s["of"]: (s["count"], s["share"]) for s in report.summary["sources"]}
+    assert told == {"callers": (12, 0.8125), "networks": (3, 0.9), "labelers": (4, 0.62)}
+    assert "Where the newest windows came from" in report.html
+
+
 def test_the_report_tells_every_segment(scene: sa.Engine) -> None:
     """As the model's page does; a model without segments has no such part."""
     report = made(scene)
