@@ -28,8 +28,9 @@ from detectors.decide.made import Decided
 from detectors.decide.naming import SURE
 from detectors.decide.pools import Pooled
 from detectors.decide.principals import MICRO, Ledger
+from detectors.decide.stretch import Events, Lane, Run
 from detectors.decide.sums import cusum
-from detectors.decide.walk import CLEAR_US, QUIET_US, Events, Lane, Run, Walk
+from detectors.decide.walk import CLEAR_US, QUIET_US, Walk
 from monitor.model import Alert, Decision, Event, Family
 
 VERSION: Final = 5
@@ -186,8 +187,8 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
         for r, said in e.readings.items():
             readings.setdefault(r, {}).update(said)
     return Events(
-        who, row, time_us, log_e, flag, votes, alike, looks, [e.details for e in given], links, clock, excusing, readings,
-        [e for e in given if e.tied is not None], young=young,
+        who, row, time_us, log_e, flag, votes, alike, looks, [e.details for e in given], links, young, clock, excusing, readings,
+        [e for e in given if e.tied is not None],
     )  # fmt: skip
 
 

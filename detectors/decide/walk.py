@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import stats
-from detectors.base import LOOKS, Evidence
+from detectors.base import LOOKS
 from detectors.decide import naming
 from detectors.decide.naming import Seen
 from detectors.decide.pools import COST, Pooled
 from detectors.decide.principals import MICRO, Case, Ledger, Votes
-from detectors.decide.sums import cusum
-from monitor.model import HOUR_US, Decision, Event, Family, Severity, Subject, finite, rfc3339
+from detectors.decide.stretch import Events, Lane, Run
+from monitor.model import HOUR_US, Decision, Family, Severity, Subject, finite, rfc3339
 
 QUIET_US: Final = 24 * HOUR_US
 CLEAR_US: Final = 7 * 24 * HOUR_US
@@ -27,77 +27,6 @@ EXAMPLES: Final = 5  # newest flagged events kept per caller with evidence
 LINKED: Final = 3  # rows that tie two callers before they count as one
 JOIN: Final = 0.5  # of the level that each must have reached by itself: whose records others vary is no accomplice
 CLUSTERS: Final = uuid.UUID("6f2c1f0e-8f0a-5d8e-9b1c-3a5d7e9f1b2d")
-
-
-@dataclass(frozen=True)
-class Lane:
-    """Evidence that makes one kind of incident. kind: of its subjects; family: of all its incidents, None: named by votes.
-
-    share: part of the attack budget, so that all lanes together keep it.
-    """
-
-    event: Event
-    kind: str
-    share: float
-    family: Family | None = None
-
-
-@dataclass(frozen=True)
-class Events:
-    """All detectors' evidence of a stretch side by side, rows in log order. `who` indexes the ledger."""
-
-    who: NDArray[np.int64]
-    row: NDArray[np.int64]
-    time_us: NDArray[np.int64]
-    log_e: NDArray[np.int64]  # (events, columns of the ledger), millionths
-    flag: NDArray[np.bool_]
-    votes: NDArray[np.float64]  # (events, TECHNIQUES)
-    alike: NDArray[np.uint8]  # as in detectors.base.Evidence
-    looks: NDArray[np.uint8]  # the same
-    details: Sequence[Mapping[int, Mapping[str, Any]]]  # of every detector: by row, why it was flagged
-    links: dict[int, list[str]]  # by row: callers that it belongs with
-    clock_us: NDArray[np.int64]  # latest event time so far
-    excusing: frozenset[str] = frozenset()  # detectors that know `alike`
-    readings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # by row: what gauges say of its caller
-    tying: Sequence[Evidence] = ()  # that which tells what callers have in common
-    pooled: Mapping[int, Sequence[Pooled]] = field(default_factory=dict)  # by place: ties that reach the level with it
-    young: NDArray[np.bool_] | None = None  # as in detectors.base.Evidence
-
-    def why(self, place: int) -> dict[str, Any]:
-        """What all detectors say of one event."""
-        row, said = int(self.row[place]), dict[str, Any]()
-        for known in self.details:
-            if row in known:
-                said |= known[row]
-        return said
-
-    def told(self, place: int) -> bool:
-        """Whether any detector says something of the event."""
-        row = int(self.row[place])
-        return any(row in known for known in self.details)
-
-
-@dataclass
-class Run:
-    """One caller's events of a stretch, in order, with its running sums."""
-
-    principal: str
-    at: NDArray[np.int64]  # places in Events
-    sums: NDArray[np.int64]
-    onset: NDArray[np.int64]
-    count: NDArray[np.int64]
-    done: int = 0
-
-    def restart(self, events: Events) -> None:
-        """Sums start again at the next event; what came before it was settled."""
-        i = self.done
-        self.sums[max(i - 1, 0) : i] = 0
-        x = events.log_e[self.at[i:]]
-        if not len(x):
-            return
-        self.sums[i:], since = cusum(x, np.zeros(1, np.int64), np.zeros((1, x.shape[1]), np.int64))
-        self.onset[i:] = events.time_us[self.at[i:]][since]
-        self.count[i:] = np.arange(len(x))[:, None] - since + 1
 
 
 @dataclass
@@ -178,7 +107,7 @@ class Walk:
         if flag:
             news |= case.quiet or self.leading(subject).value != ledger.named.get(subject)
             case.quiet, case.last_us = False, max(case.last_us, now)
-            case.young &= self.young(place)
+            case.young &= bool(self.events.young[place])
             # Only what is flagged lifts the bound: excuses and silence never do.
             news |= case.cap is not None and naming.looser(self.cap(subject, self.parts(run.sums[i])), case.cap)
         if news:
@@ -286,10 +215,6 @@ class Walk:
         few = self.ledger.votes.get(subject, Votes()).flagged < naming.FULL
         return Severity.WARNING if self.tool(subject, parts) else Severity.MINOR if few else None
 
-    def young(self, place: int) -> bool:
-        """Whether an event was flagged only beside peers."""
-        return self.events.young is not None and bool(self.events.young[place])
-
     def certain(self, parts: Mapping[str, float]) -> bool:
         """Whether there is more than how queries resemble each other: a declared budget, a canary, or another lane."""
         alone = (v for name, v in parts.items() if name.split("/", 1)[0] not in self.events.excusing)
@@ -311,7 +236,7 @@ class Walk:
 
     def open(self, run: Run, i: int, now: int, subject: str) -> None:
         lead = int(np.argmax(run.sums[i]))
-        young = self.young(int(run.at[i]))
+        young = bool(self.events.young[run.at[i]])
         case = Case(now, int(run.onset[i, lead]), int(run.count[i, lead]), last_us=now, flagged=1, young=young)
         self.ledger.cases[subject] = case
         self.tell(subject, case, now, self.parts(run.sums[i]), self.log_e(run.sums[i]), finite(self.level))
