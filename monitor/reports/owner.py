@@ -75,10 +75,9 @@ def report(
     ]
     notes = [Annotation("mark", m.start_us, m.end_us, f"{m.kind}: {m.text}") for m in marks]
     volume = charts.bars(charts.thinned(points, "mean"), span, title="Events per window", unit="events", notes=notes)
-    restarts = _ended(incidents)
     judged = Counter(w.outcome for w in rows)
     distances = ranked(counts)
-    series = features.series(drift, MEASURES["evidence"].key, restarts, units)
+    series = features.series(drift, MEASURES["evidence"].key, _ended(incidents), units)
     smallest = {s.name: s.smallest for s in series}
     versions = _compared(engine, model, start_us, end_us)
     parts = segments(queries.segment_detections(engine, model.model_id, start_us, end_us), incidents, units)
