@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -204,7 +204,7 @@ def delays(
             found = judged(known, windows(bins, shifted(later, feature, size), history))
             taken[f"{feature} {size}"].append(first_named(found, feature))
     return {
-        name: {"runs": runs, "drift": _median(d for d, _ in pairs), "break": _median(b for _, b in pairs)}
+        name: {"runs": runs, "drift": median(d for d, _ in pairs), "break": median(b for _, b in pairs)}
         for name, pairs in taken.items()
     }
 
@@ -219,7 +219,7 @@ def delays_hourly(
             known, later = hourly(rows, kind, np.random.default_rng([seed, i]), hours=hours, onset=(feature, size))
             full = [w for w in later if w.n >= FULL_HOUR][:limit]
             taken[f"{feature} {size}"].append(first_named(judged(known, full), feature)[0])
-    return {name: {"runs": runs, "drift": _median(found)} for name, found in taken.items()}
+    return {name: {"runs": runs, "drift": median(found)} for name, found in taken.items()}
 
 
 def endless(rows: Rows, kind: str, shifts: Sequence[tuple[str, float]], runs: int, seed: int) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def ended(rows: Rows, kind: str, features: Sequence[str], runs: int, seed: int, 
             usual, odd = (list(windows(bins, t, history)) for t in (later, moved(later, feature, by)))
             taken[feature].append(_cleared(known, usual, odd))
     return {
-        f: {"runs": runs, "found": sum(c is not None for c in t), "cleared": _median(c for c in t if c is not None)}
+        f: {"runs": runs, "found": sum(c is not None for c in t), "cleared": median(c for c in t if c is not None)}
         for f, t in ((f, [None if np.isnan(c) else c for c in found]) for f, found in taken.items())
     }
 
@@ -292,12 +292,12 @@ def smallest(
                 taken[f["name"]].append(first_named(found, f["name"])[0])
     spread = {f: float(np.nanstd(rows.table[f"feature:{f}"].to_numpy())) for f in features}
     return {
-        f: {"told": len(told[f]), "sd": (_median(told[f]) or np.nan) / spread[f], "drift": _median(taken[f])}
+        f: {"told": len(told[f]), "sd": (median(told[f]) or np.nan) / spread[f], "drift": median(taken[f])}
         for f in features
     }
 
 
-def _median(values: Iterable[float]) -> float | None:
+def median(values: Iterable[float]) -> float | None:
     """None where more than half found nothing, or there is nothing."""
     found = list(values)
     middle = float(np.median(found)) if found else np.inf
@@ -335,14 +335,16 @@ PARTS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
 }  # fmt: skip
 
 
-def measure(names: Sequence[str], out: Path | None) -> dict[str, Any]:
+def measure(
+    names: Sequence[str], out: Path | None, parts: Mapping[str, Callable[[], dict[str, Any]]] = PARTS
+) -> dict[str, Any]:
     """The named parts, those that `out` holds already left as they are."""
     known: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out and out.exists() else {}
     for name in names:
         if name in known:
             continue
         start = time.process_time()
-        known[name] = {**PARTS[name](), "cpu_s": round(time.process_time() - start, 1)}
+        known[name] = {**parts[name](), "cpu_s": round(time.process_time() - start, 1)}
         if out:
             draft = out.with_suffix(f".{os.getpid()}.part")
             known = {**(json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}), name: known[name]}

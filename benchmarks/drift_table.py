@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.drift_null import BROKEN_UP, MIXES, NUMBERS
+from benchmarks.drift_texts import MOVES
 
 FOLDER: Final = Path(__file__).parent
 NULLS: Final = {
@@ -32,6 +33,12 @@ BARS: Final = {
 SLOW: Final = {
     "hours_delay/weeks": "true hours, whole weeks shuffled",
     "day_delay/weeks": "true days, whole weeks shuffled",
+}
+TEXTS: Final = {
+    "texts/iid": "texts, the same mix of topics",
+    "texts/wandering": "texts, topics that wander for hours",
+    "embeddings/iid": "embeddings, the same mix of topics",
+    "embeddings/wandering": "embeddings, topics that wander for hours",
 }
 RARE: Final = {
     "predicted": "the predicted class",
@@ -138,6 +145,17 @@ def rare(found: Found) -> Iterator[str]:
         yield f"| {words} | {middle} | {x['null']['alarms']} |"
 
 
+def texts(found: Found) -> Iterator[str]:
+    """Texts and embeddings: nothing changed, and rows that turn to one topic."""
+    for part, words in TEXTS.items():
+        if part in found:
+            yield null_line(words, found[part])
+    for part, words in TEXTS.items():
+        if x := found.get(part.replace("/", "_delay/")):
+            cells = [_count(m["drift"]) + _of(m["found"], m["runs"]) for m in (x[f"{move:g}"] for move in MOVES)]
+            yield f"| {words} | {' | '.join(cells)} |"
+
+
 def _changes(part: Found) -> Iterator[tuple[str, Found]]:
     return ((k, v) for k, v in sorted(part.items()) if k != "cpu_s")
 
@@ -153,7 +171,8 @@ def _of(some: int, runs: int) -> str:
 def lines() -> list[str]:
     """All tables, one after the other."""
     found = stored("drift_null")
-    return [*nulls(found), *delays(found), *promises(found), *parts(stored("drift_parts")), *rare(stored("rare"))]
+    others = [*parts(stored("drift_parts")), *rare(stored("rare")), *texts(stored("drift_texts"))]
+    return [*nulls(found), *delays(found), *promises(found), *others]
 
 
 if __name__ == "__main__":

@@ -324,7 +324,6 @@ def upgrade() -> None:
         sa.Column("end_us", sa.BigInteger(), nullable=False),
         sa.Column("n", sa.BigInteger(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
-        sa.Column("groups", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("model_id", "reference_hash", "start_us", name=op.f("pk_profiles")),
     )
     op.create_table(
