@@ -318,6 +318,7 @@ class Detector(Protocol):
     name: ClassVar[str]
     family: ClassVar[Family]
     reads: ClassVar[str]  # "windows" (time windows) or "log" (consecutive stretches, per principal)
+    version: ClassVar[int]  # of its calibrations and states: what another version made is made anew
 
     def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
         """Learn from benign windows only. Raises CalibrationRefused with what the reference lacks."""

@@ -83,6 +83,7 @@ class Abuse:
     name: ClassVar[str] = "abuse"
     family: ClassVar[Family] = Family.ABUSE
     reads: ClassVar[str] = "log"
+    version: ClassVar[int] = VERSION
 
     surge: float = 4.0
     min_hours: int = 48

@@ -70,6 +70,7 @@ class Access:
     name: ClassVar[str] = "access"
     family: ClassVar[Family] = Family.ACCESS
     reads: ClassVar[str] = "log"
+    version: ClassVar[int] = VERSION
 
     min_hours: int = 48
     min_days: int = 7

@@ -41,6 +41,7 @@ class Canaries:
     name: ClassVar[str] = "canaries"
     family: ClassVar[Family] = Family.ANOMALY
     reads: ClassVar[str] = "log"
+    version: ClassVar[int] = VERSION
 
     def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
         """Nothing to learn. Raises CalibrationRefused where no canaries are configured."""

@@ -63,6 +63,7 @@ class WindowMMD:
     name: ClassVar[str] = "mmd"
     family: ClassVar[Family] = Family.ANOMALY
     reads: ClassVar[str] = "log"
+    version: ClassVar[int] = VERSION
 
     rows: int = 100
     min_days: int = 14

@@ -84,6 +84,7 @@ class Queries:
     name: ClassVar[str] = "queries"
     family: ClassVar[Family] = Family.ANOMALY
     reads: ClassVar[str] = "log"
+    version: ClassVar[int] = VERSION
 
     rho_schema: float = 0.01
     rho_near: float = 0.02

@@ -49,6 +49,7 @@ class Volume:
     name: ClassVar[str] = "volume"
     family: ClassVar[Family] = Family.ANOMALY
     reads: ClassVar[str] = "windows"
+    version: ClassVar[int] = VERSION
 
     kappa: float = 0.4
     keep: int = KEEP

@@ -72,6 +72,7 @@ class Marginals:
     name: ClassVar[str] = "marginals"
     family: ClassVar[Family] = Family.DRIFT
     reads: ClassVar[str] = "windows"
+    version: ClassVar[int] = VERSION
 
     kappa: float = 0.2
     kappa_shape: float = 0.4

@@ -85,6 +85,7 @@ class Exposure:
     name: ClassVar[str] = "exposure"
     family: ClassVar[Family] = Family.EXTRACTION
     reads: ClassVar[str] = "log"
+    version: ClassVar[int] = VERSION
 
     min_rows: int = 150
     max_mb: float = 64.0

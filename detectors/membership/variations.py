@@ -71,6 +71,7 @@ class Membership:
     name: ClassVar[str] = "membership"
     family: ClassVar[Family] = Family.MEMBERSHIP
     reads: ClassVar[str] = "log"
+    version: ClassVar[int] = VERSION
 
     rho: float = 0.02
     memory: int = 50

@@ -62,6 +62,7 @@ class Fairness:
     name: ClassVar[str] = "fairness"
     family: ClassVar[Family] = Family.PERFORMANCE
     reads: ClassVar[str] = "windows"
+    version: ClassVar[int] = VERSION
 
     groups: str = ""
     outcome: str = ""

@@ -64,6 +64,7 @@ class Performance:
     name: ClassVar[str] = "performance"
     family: ClassVar[Family] = Family.PERFORMANCE
     reads: ClassVar[str] = "windows"
+    version: ClassVar[int] = VERSION
 
     delay_s: float = -1.0
     min_labels: int = 30

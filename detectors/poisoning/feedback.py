@@ -60,6 +60,7 @@ class LabelFlips:
     name: ClassVar[str] = "feedback"
     family: ClassVar[Family] = Family.POISONING
     reads: ClassVar[str] = "windows"
+    version: ClassVar[int] = VERSION
 
     min_labels: int = 20
 

@@ -63,6 +63,7 @@ class CanaryScores:
     name: ClassVar[str] = "canary_scores"
     family: ClassVar[Family] = Family.POISONING
     reads: ClassVar[str] = "log"
+    version: ClassVar[int] = VERSION
 
     settled: int = 5
     tolerance: float = 0.01

@@ -47,6 +47,7 @@ class Freshness:
     name: ClassVar[str] = "freshness"
     family: ClassVar[Family] = Family.QUALITY
     reads: ClassVar[str] = "windows"
+    version: ClassVar[int] = VERSION
 
     min_rows: int = 20
     kappa: float = 0.3

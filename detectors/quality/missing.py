@@ -42,6 +42,7 @@ class Missing:
     name: ClassVar[str] = "missing"
     family: ClassVar[Family] = Family.QUALITY
     reads: ClassVar[str] = "clock"
+    version: ClassVar[int] = VERSION
 
     factor: float = 2.0
     floor_s: float = 300.0

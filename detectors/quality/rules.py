@@ -69,6 +69,7 @@ class Rules:
     name: ClassVar[str] = "rules"
     family: ClassVar[Family] = Family.QUALITY
     reads: ClassVar[str] = "windows"
+    version: ClassVar[int] = VERSION
 
     widening: float = 1.0
     min_rows: int = 20

@@ -237,6 +237,7 @@ def _calibration(
 ) -> Calibration:
     known = asdict(detector)  # type: ignore[call-overload]  # a Protocol cannot say "frozen dataclass"
     params = {k: v for k, v in known.items() if k not in CALENDAR}  # a new holiday calibrates nothing anew
+    params |= {"version": detector.version}
     params |= _divided(strata) if detector.reads == "windows" else {}
     stored = registry.get_calibration(engine, model_id, detector.name, params, digest)
     if stored is not None:

@@ -13,6 +13,7 @@ import pytest
 
 from collectors.base import Advance, IngestBatch, Placed, Record
 from collectors.decode import decoder_for
+from detectors.anomaly.volume import Volume
 from detectors.base import Calibration, Feedback, Measured, State, Window
 from monitor.config import load
 from monitor.model import HOUR_US, Action, Event, Family, InferenceEvent
@@ -156,6 +157,20 @@ def test_segments_that_nobody_named_are_found_and_stay(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_newer_detector_learns_anew(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier version of a detector learnt from the reference is left alone, and nothing is judged with it."""
+    before = {m.name: m.calibration.hash for m in service.model(MODEL, 0).watched.monitors}
+    monkeypatch.setattr(Volume, "version", Volume.version + 1)
+    calibrate = Volume.calibrate
+    monkeypatch.setattr(
+        Volume, "calibrate", lambda self, *args: replace(calibrate(self, *args), version=Volume.version)
+    )
+    again = open_service(service.config, "test")
+    after = {m.name: m.calibration.hash for m in again.model(MODEL, 0).watched.monitors}
+    again.close()
+    assert {name for name in before if before[name] != after[name]} == {"volume"}
+
+
 @dataclass(frozen=True)
 class Brittle:
     """A detector that fails in its third window."""
@@ -163,6 +178,7 @@ class Brittle:
     name: ClassVar[str] = "brittle"
     family: ClassVar[Family] = Family.ANOMALY
     reads: ClassVar[str] = "windows"
+    version: ClassVar[int] = 1
 
     def calibrate(self, reference: Any, reference_hash: str) -> Calibration:
         return Calibration(self.name, 1, reference_hash, {})

@@ -94,6 +94,8 @@ def test_too_little_late_and_missed(store: sa.Engine) -> None:
     assert "window: 24h" in found.fix
     changed(store, detections, "marginals", evidence={"reason": "learning: 12 of 50 windows"})
     assert ("marginals", "learning") in codes(store)
+    with write(store) as conn:
+        conn.execute(detections.delete().where(detections.c.monitor == "volume"))
     changed(store, judged, "volume", outcome="insufficient")  # it never said anything: nothing is sent that it reads
     assert "volume" not in {m for m, _ in codes(store)}
     changed(store, judged, "volume", outcome="judged")
