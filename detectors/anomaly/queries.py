@@ -21,7 +21,7 @@ from detectors.anomaly.ways import WAYS, Ways, ties
 from detectors.answers import Answers
 from detectors.base import LOOKS, Calibration, Caller, Evidence, Feedback, Measured, State, Window
 from detectors.chains import Chains
-from detectors.constraints import Constraints
+from detectors.constraints import Breach, Constraints
 from detectors.pool import Pool
 from detectors.search import NOT, WHAT_IF, Met, Rows
 from detectors.signals import Frame
@@ -300,14 +300,14 @@ class _Why(Mapping[int, Mapping[str, Any]]):
         return dict(zip(self.rows.tolist(), self.flagged.tolist(), strict=True))
 
     @cached_property
-    def _broken(self) -> Mapping[int, Sequence[str]]:
-        """The first rules that each row breaks, in words: all rows at once cost little more than one."""
+    def _broken(self) -> Mapping[int, Sequence[Breach]]:
+        """The first rules that each row breaks: all rows at once cost little more than one."""
         at = np.flatnonzero(self.on["schema"])
-        found: dict[int, list[str]] = {k: [] for k in at.tolist()}
+        found: dict[int, list[Breach]] = {k: [] for k in at.tolist()}
         for b in self.rules.breaches(self.frame.take(at)):
             for k in at[b.rows].tolist():
                 if len(found[k]) < SHOWN:
-                    found[k].append(self.rules.say(b, self.frame, k))
+                    found[k].append(b)
         return found
 
     def __len__(self) -> int:
@@ -323,7 +323,7 @@ class _Why(Mapping[int, Mapping[str, Any]]):
         k = self._place[row]
         why: dict[str, Any] = {"signals": [s for s in SIGNALS if self.on[s][k]]}
         if self.on["schema"][k]:
-            why["broken"] = list(self._broken[k])
+            why["broken"] = [self.rules.say(b, self.frame, k) for b in self._broken[k]]
         if self.on["near"][k]:
             why["near"] = {"bits": round(float(self.met.bits[k]), 1), "fields_differ": int(self.met.differs[k])}
         elif self.on["crowd"][k] or self.on["cross"][k]:

@@ -488,3 +488,12 @@ def test_nothing_to_decide() -> None:
     log = Log()
     assert log() == []
     assert log(evidence([], [])) == []
+
+
+def test_the_order_of_births_survives_a_round_trip() -> None:
+    """Which of two clusters is older does not depend on how their ids sort."""
+    ledger = Ledger.load(None, {}, "")
+    ledger.groups = {"z": ["a", "b"], "c": ["d", "e"]}
+    meta, arrays = ledger.save("x/")
+    again = State.from_bytes(State("fuse", 1, "", {"lane": meta}, arrays).to_bytes())
+    assert list(Ledger.load(again.meta["lane"], again.arrays, "x/").groups) == ["z", "c"]
