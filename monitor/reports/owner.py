@@ -75,15 +75,13 @@ def report(
     ]
     notes = [Annotation("mark", m.start_us, m.end_us, f"{m.kind}: {m.text}") for m in marks]
     volume = charts.bars(charts.thinned(points, "mean"), span, title="Events per window", unit="events", notes=notes)
-    restarts = _ended(incidents)
     judged = Counter(w.outcome for w in rows)
     distances = ranked(counts)
-    series = features.series(drift, MEASURES["evidence"].key, restarts, units)
+    series = features.series(drift, MEASURES["evidence"].key, _ended(incidents), units)
     smallest = {s.name: s.smallest for s in series}
     versions = _compared(engine, model, start_us, end_us)
     parts = segments(queries.segment_detections(engine, model.model_id, start_us, end_us), incidents)
     others = queries.other_detections(engine, model.model_id, start_us, end_us)
-    whence = sources(others)
     style, policy = _style()
     html = _environment().get_template("owner.html").render(
         model=model, environment=environment, owner=owner, made_us=made_us, version=version, policy=policy,
@@ -93,7 +91,7 @@ def report(
         volume=volume if points else None, measure=MEASURES["evidence"], strips=_strips(series, span),
         axis=charts.axis(span), features=distances, smallest=smallest, events_counted=counts.current.n if counts else 0,
         histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure, ailments=ailments,
-        outcomes_told=outcomes(others), sources=whence,
+        outcomes_told=outcomes(others), sources=sources(others),
         versions=versions, version_words=VERSION_WORDS, segments=parts,
     )  # fmt: skip
     summary = {
@@ -103,7 +101,7 @@ def report(
         "segments": [
             {"name": s.name, "state": s.words, "events": s.rows, "feature": s.feature, "evidence": s.evidence} for s in parts
         ],
-        "sources": [{"of": s.words.lower(), "count": s.count, "busiest": s.busiest, "share": s.share} for s in whence],
+        "sources": [{"of": s.words.lower(), "count": s.count, "busiest": s.busiest, "share": s.share} for s in sources(others)],
         "diagnosis": [d.to_json() for d in ailments],
     }  # fmt: skip
     return Report(html, policy, summary)
