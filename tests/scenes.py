@@ -195,7 +195,7 @@ def _concentrated(like: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
         "callers": 12, "busiest_caller": name, "busiest_caller_share": 0.8125, "networks": 3, "busiest_network": "10.4.0.0/24",
         "busiest_network_share": 0.9, "crowded_network": "10.4.0.0/24", "callers_of_one_network": 9,
     }  # fmt: skip
-    volume = {"detector": "volume", "monitor": "volume", "family": "anomaly", "event": "TrafficAnomaly", "log_e": 0.0}
+    volume = {"detector": "volume", "monitor": "traffic", "family": "anomaly", "event": "TrafficAnomaly", "log_e": 0.0}
     labels = {"detector": "feedback", "monitor": "feedback", "family": "poisoning", "event": "PoisoningSuspected"}
     key = like["detection_id"]
     volume["detection_id"], labels["detection_id"] = stable_id("sources", key), stable_id("labelers", key)

@@ -67,7 +67,7 @@ class Abuse:
 
     False alarms: at most one per `FuseSettings.level` events over all principals under that assumption. At least five
     hours within about a day, or six days within about a week, must fire; an honest step to twice as much, if it stays,
-    does alarm. Measured on honest clients of every kind: docs/detectors.md. Growth below 1.5 times a month is invisible;
+    may alarm. Measured on honest clients of every kind: docs/detectors.md. Growth below 1.5 times a month is invisible;
     budgets on distinct rows see it.
 
     Parameters: surge: how many times the largest hour; min_hours, min_days: past that a principal needs;

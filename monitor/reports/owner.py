@@ -82,7 +82,6 @@ def report(
     versions = _compared(engine, model, start_us, end_us)
     parts = segments(queries.segment_detections(engine, model.model_id, start_us, end_us), incidents, units)
     others = queries.other_detections(engine, model.model_id, start_us, end_us)
-    whence = sources(others)
     style, policy = _style()
     html = _environment().get_template("owner.html").render(
         model=model, environment=environment, owner=owner, made_us=made_us, version=version, policy=policy,
@@ -92,7 +91,7 @@ def report(
         volume=volume if points else None, measure=MEASURES["evidence"], strips=_strips(series, span),
         axis=charts.axis(span), features=distances, smallest=smallest, events_counted=counts.current.n if counts else 0,
         histograms=_histograms(counts, [name for name, _ in distances]), marks=marks, figure=_figure, ailments=ailments,
-        outcomes_told=outcomes(others), sources=whence,
+        outcomes_told=outcomes(others), sources=sources(others),
         versions=versions, version_words=VERSION_WORDS, answer_words=ANSWER_WORDS, segments=parts, groups=busy,
     )  # fmt: skip
     summary = {
@@ -102,7 +101,7 @@ def report(
         "segments": [
             {"name": s.name, "state": s.words, "events": s.rows, "feature": s.feature, "evidence": s.evidence} for s in parts
         ],
-        "sources": [{"of": s.words.lower(), "count": s.count, "busiest": s.busiest, "share": s.share} for s in whence],
+        "sources": [{"of": s.words.lower(), "count": s.count, "busiest": s.busiest, "share": s.share} for s in sources(others)],
         "groups": [g.to_json() for g in busy], "diagnosis": [d.to_json() for d in ailments],
     }  # fmt: skip
     return Report(html, policy, summary)

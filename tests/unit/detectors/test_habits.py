@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from benchmarks import usage
 from detectors.abuse.surges import Abuse
 from detectors.access.novelty import Access
 from detectors.base import Caller, Detection, Evidence, Feedback, State
@@ -448,6 +451,16 @@ def test_a_flood_of_new_principals(rng: np.random.Generator) -> None:
     assert (begin.event, begin.verdict, begin.n, begin.threshold) == (Event.TRAFFIC_ANOMALY, Verdict.ALARM, 501, 500.0)
     assert begin.window_us[1] == sorted(np.asarray(flood[0]["event_time"]).tolist())[500]
     assert (end.verdict, end.window_us[1]) == (Verdict.OK, (NOW + 3) * HOUR_US)
+
+
+def test_the_page_tells_what_was_measured() -> None:
+    """Stored: honest clients alarm for backfills and little else; what is thrice as much is found where use is regular."""
+    root = Path(usage.__file__).parents[1]
+    found = json.loads((root / "benchmarks" / "usage.json").read_text(encoding="utf-8"))
+    page = (root / "docs" / "detectors.md").read_text(encoding="utf-8").splitlines()
+    assert set(usage.lines(found)) <= set(page)
+    alarms = found["honest"]["alarms"]
+    assert sum(n for kind, n in alarms.items() if kind != "backfill") < 0.02 * found["honest"]["each"] * len(alarms)
 
 
 def test_tolerance_is_what_the_documentation_says() -> None:
