@@ -1,4 +1,4 @@
-"""Answers of two model versions compared without labels: as they came, and as if both had been asked the same.
+"""Answers of two model versions compared: as they came, and as if both had been asked the same; and by labels.
 
 A sum of counts says nothing about how sure it is, since rows of one window hang together; windows are the unit. Every
 number is a ratio of sums over windows; its error comes from what each window adds (linearised, Newey and West 1987 with
@@ -57,6 +57,24 @@ def compared(bins: Bins, old: Side, new: Side) -> list[dict[str, Any]]:
 
 
 Number = tuple[str, str, Any, Any]  # name, what, slots' values, slots that count as one event
+
+
+def outcomes(old: Floats, new: Floats, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The same of losses by labels; old, new (windows, losses, 2): sums of a loss over events, and how many these are.
+
+    >>> even = np.tile([[[5.0, 100.0]]], (20, 1, 1))
+    >>> (row,) = outcomes(even, even * [2.0, 1.0], ["share of wrong answers"])
+    >>> row["before"], row["after"], row["differs"]
+    (0.05, 0.1, True)
+    """
+    made = []
+    for i, name in enumerate(names):
+        sides = [s[s[:, i, 1] > 0, i] for s in (old, new)]
+        if all(len(s) for s in sides):
+            (before, a), (after, b) = (_ratio(s[:, 0], s[:, 1]) for s in sides)
+            few = min(len(s) for s in sides)
+            made.append((name, Moved(before, after, float(np.hypot(a, b)), np.nan, np.nan, few)))
+    return [_told(("labels", name, None, None), m, len(made)) for name, m in made]
 
 
 def _of_answers(bins: Bins) -> list[Number]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from collectors.base import Advance, IngestBatch, Placed
 from monitor.config import load
-from monitor.model import HOUR_US, InferenceEvent, parse_time_us
+from monitor.model import HOUR_US, FeedbackEvent, InferenceEvent, parse_time_us
 from monitor.service.compose import Service, open_service
 from monitor.store.engine import migrate, open_state
 
@@ -65,10 +65,10 @@ def service(folder: Path, model: dict[str, Any], *, url: str | None = None, **se
     return open_service(load(file), "test")
 
 
-def feed(run: Service, events: list[InferenceEvent], *, tick: bool = True) -> None:
+def feed(run: Service, events: Sequence[InferenceEvent | FeedbackEvent], *, tick: bool = True) -> None:
     """Append, publish and tick."""
     claim = run.log.claim("s", "test", [("t", 0)])["t", 0]
-    at, high = claim.next_offset or 0, max(e.event_time_us for e in events)
+    at, high = claim.next_offset or 0, max(e.event_time_us for e in events if isinstance(e, InferenceEvent))
     placed = [Placed("t", 0, at + i, e) for i, e in enumerate(events)]
     step = Advance("t", 0, claim.epoch, at or None, at + len(events), high)
     run.log.append(IngestBatch(source="s", received_us=high, parts=placed, advances=[step]))

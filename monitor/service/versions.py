@@ -1,4 +1,4 @@
-"""A new model version against the old one, without labels: from stored counts of both versions' rows, window by window.
+"""A new model version against the old one: from stored counts of both versions' rows, window by window.
 
 Two questions. Does anything differ? The model's own drift detector is calibrated on the old version's windows and judges
 the new version's, under the model's budget, so "changed" means here what it means everywhere else. And does the version
@@ -26,6 +26,7 @@ from detectors.profile import Bins, Profile, compare, merged
 from monitor.errors import CalibrationRefused
 from monitor.model import HOUR_US, rfc3339
 from monitor.service.compose import Service
+from monitor.service.labelled import outcomes
 from monitor.service.watch import Watched
 from monitor.service.windows import NO_LABELS, TimeWindow
 from monitor.store import comparisons, counts
@@ -63,7 +64,10 @@ def attend(service: Service, watched: Watched, now_us: int) -> None:
         pair = Pair(old, new, came_us, min(newest_us, came_us + AFTER_US))
         if before is not None and pair.until_us - before["until_us"] < AGAIN_US and pair.until_us < came_us + AFTER_US:
             continue
-        found = compared(watched, pair, counted(service, watched, pair))
+        groups = counted(service, watched, pair)
+        starts, size = (groups[old], groups[new]), _detector(watched)[1]
+        by_labels = outcomes(service, watched, (old, new), starts, size, came_us, pair.until_us)
+        found = compared(watched, pair, groups) | {"labels": by_labels}
         comparisons.put(service.engine, watched.model_id, old, new, found, now_us)
 
 

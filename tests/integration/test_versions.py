@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from detectors.drift.marginals import VERSION
 from detectors.groups import load as load_groups
 from detectors.profile import Profile
-from monitor.model import HOUR_US
+from monitor.model import HOUR_US, FeedbackEvent, InferenceEvent
 from monitor.service import renewal, versions
 from monitor.service.compose import open_service
 from monitor.store import alertlog, comparisons, counts, people
@@ -66,6 +66,39 @@ def test_a_new_version_is_marked_and_compared(tmp_path: Path) -> None:
     groups = client.get(f"/api/v1/models/{MODEL}/groups").json()["items"]
     assert {(g["kind"], g["name"]) for g in groups} == {("version", "1"), ("version", NEW)}
     assert pair["answers_verdict"] == "other inputs"
+    found.close()
+
+
+def test_versions_are_compared_by_labels_that_had_the_same_time_to_come(tmp_path: Path) -> None:
+    """Labels come an hour later; one answer in twenty of the old version is wrong, three in ten of the new one; windows
+    that are younger than half of the new version's time are not looked at.
+    """
+    jsonl(tmp_path / "a.jsonl", made(range(-10, 0)))
+    found = service(tmp_path, {"reference": {"file": "a.jsonl"}})
+    rng, old, new = np.random.default_rng(9), made(range(60), seed=2), made(range(60, 90), seed=3, version="2")
+    parts: list[InferenceEvent | FeedbackEvent] = []
+    for i, e in enumerate([*old, *new]):
+        wrong = rng.random() < (0.3 if e.model_version == "2" else 0.05)
+        truth = e.prediction if not wrong else "no" if e.prediction == "yes" else "yes"
+        told = FeedbackEvent(
+            model=MODEL,
+            target={"request_id": str(i)},
+            name="label",
+            value=truth,
+            label_time_us=e.event_time_us + HOUR_US,
+        )
+        parts += [msgspec.structs.replace(e, request_id=str(i)), told]
+    feed(found, parts)
+    renewal.attend(found, MODEL, 1)
+    (pair,) = comparisons.listed(found.engine, found.tables[MODEL].model_id)
+    errors, brier = pair["labels"]
+    assert (errors["what"], errors["differs"], brier["what"]) == ("share of wrong answers", True, "Brier score")
+    assert 0.02 < errors["before"] < 0.09
+    assert 0.2 < errors["after"] < 0.4
+    assert errors["band"][0] < errors["difference"] < errors["band"][1]
+    client = TestClient(create_app(found.config, found.engine), base_url="http://127.0.0.1")
+    for address in (f"/models/{MODEL}", f"/models/{MODEL}/report"):
+        assert "share of wrong answers" in client.get(address).text
     found.close()
 
 
@@ -123,7 +156,8 @@ def test_another_model_is_told_from_other_traffic(tmp_path: Path) -> None:
     events = [
         e if e.latency_ms else msgspec.structs.replace(e, latency_ms=float(rng.uniform(20, 40))) for e in events
     ]  # fmt: skip
-    feed(found, sorted(events, key=lambda e: e.event_time_us))
+    events.sort(key=lambda e: e.event_time_us)
+    feed(found, events)
     watched = found.live[MODEL].watched
     told = {}
     for new, came in (("asked", 30), ("other", 31)):
