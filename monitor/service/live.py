@@ -76,7 +76,7 @@ class LiveModel:
             self._run(self.work, standing, latest, now_us, clock, close=close)
         except FencedOut:
             # The tick took longer than its lease: smaller ones get through, or two schedulers would only rob each other.
-            self.work, self.batches = None, max(1, self.batches // 8)
+            self.work, self.batches = None, max(1, min(self.batches, latest - standing.position) // 8)
             raise
         except BaseException:
             self.work = None  # half-way state must never be carried on

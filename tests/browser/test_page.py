@@ -158,6 +158,7 @@ def test_the_reader_can_stop_the_page_from_moving(page_served: Served, look: Ope
     page, watch = look(page_served.url + "/")
     page.get_by_role("link", name="Live").click()
     expect(page.get_by_role("link", name="go live")).to_be_visible()
+    page.wait_for_load_state("networkidle")  # its own pictures belong to the page
     asked: list[str] = []
     page.on("request", lambda r: asked.append(r.url))
     page.wait_for_timeout(6_500)

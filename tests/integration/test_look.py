@@ -45,7 +45,8 @@ def test_reads_are_the_same_on_both_stores(seeded: sa.Engine) -> None:
     assert len(queries.windows(seeded, fraud.model_id, start, scenes.END_US)) == 20
     assert len(queries.windows(seeded, fraud.model_id, start, scenes.END_US, monitor="volume")) == 10
     assert len(queries.drift_detections(seeded, fraud.model_id, start, scenes.END_US)) == 10
-    assert queries.other_detections(seeded, fraud.model_id, start, scenes.END_US) == []
+    others = queries.other_detections(seeded, fraud.model_id, start, scenes.END_US)
+    assert {(d.monitor, d.verdict) for d in others} == {("traffic", "ok"), ("feedback", "ok")}
     assert len(queries.counts(seeded, fraud.model_id, fraud.reference_hash, start, scenes.END_US)) == 10
     reference = references.reference(seeded, fraud.model_id, fraud.reference_hash)
     assert reference is not None
