@@ -144,7 +144,7 @@ def test_two_schedulers_one_paused_past_its_lease(told: Story, tmp_path: Path, s
         tmp_path,
         clock="log",
         privacy={"principals": "plain"},
-        schedule={"lease": "4s"},
+        schedule={"lease": "12s"},
         store={"path": "data", "database": state_url},
     )
     prepared(state_url)
@@ -168,7 +168,7 @@ def test_two_schedulers_one_paused_past_its_lease(told: Story, tmp_path: Path, s
         if i in (20, 35):  # stop whoever holds the lease for longer than it lasts
             holder = running[0] if i == 20 else running[1]
             os.kill(holder.pid or 0, signal.SIGSTOP)
-            time.sleep(4.5)
+            time.sleep(12.5)
             os.kill(holder.pid or 0, signal.SIGCONT)
         time.sleep(0.03)
     for p in running:
