@@ -56,10 +56,10 @@ class Use(NamedTuple):
 
 
 USES: Final[Mapping[str, Use]] = {  # by what is counted of its queries
-    "varied": Use("what_if", "change a few fields of an earlier row", "a what-if analyst's do", 0.8),
-    "sampled": Use("explainer", "are samples around an earlier row", "an explainer's are", 0.95),
-    "repeated": Use("load_test", "repeat an earlier row", "a load test's do", 0.99),
-    "records": Use("batch", "are training records", "a re-scoring's are", 0.75),
+    "varied": Use("what_if", "change a few fields of an earlier row", "those of a what-if analyst do", 0.8),
+    "sampled": Use("explainer", "are samples around an earlier row", "those of an explainer are", 0.95),
+    "repeated": Use("load_test", "repeat an earlier row", "those of a load test do", 0.99),
+    "records": Use("batch", "are training records", "those of a re-scoring are", 0.75),
     "one_rule": Use("unit", "break one rule alone", "those with one field in another unit or precision do", 0.5),
 }
 MARKS: Final[Mapping[str, str]] = {  # what flagged queries do that honest ones do not
@@ -129,7 +129,7 @@ def look_alike(found: Family, fact: str = "", seen: Seen | None = None) -> dict[
     'batch'
     >>> few = {"varied": 12, "boundary": 61, "invalid": 9}
     >>> look_alike(Family.EVASION, "", Seen(100, 70, few))["why_not"]
-    "12% of its 100 queries change a few fields of an earlier row, a what-if analyst's do in 80%; 61 of 70 flagged ones lie near the boundary"
+    "12% of its 100 queries change a few fields of an earlier row, those of a what-if analyst do in 80%; 61 of 70 flagged ones lie near the boundary"
     """
     if fact in FACTS or seen is None or seen.queries < ENOUGH or not seen.flagged:
         profile, why = FACTS.get(fact) or BENIGN.get(found, BENIGN[Family.ANOMALY])

@@ -453,7 +453,7 @@ def test_the_nearest_honest_use_is_told_in_numbers(cuts: int) -> None:
     assert told["look_alike"]["profile"] == "what_if"
     queries = told["queries"]
     assert (
-        f"of its {queries} queries change a few fields of an earlier row, a what-if analyst's do in 80%"
+        f"of its {queries} queries change a few fields of an earlier row, those of a what-if analyst do in 80%"
         in told["look_alike"]["why_not"]
     )
     assert (
