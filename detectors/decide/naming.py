@@ -129,7 +129,7 @@ def look_alike(found: Family, fact: str = "", seen: Seen | None = None) -> dict[
     'batch'
     >>> few = {"varied": 12, "boundary": 61, "invalid": 9}
     >>> look_alike(Family.EVASION, "", Seen(100, 70, few))["why_not"]
-    "12% of its 100 queries change a few fields of an earlier row, those of a what-if analyst do in 80%; 61 of 70 flagged ones lie near the boundary"
+    '12% of its 100 queries change a few fields of an earlier row, those of a what-if analyst do in 80%; 61 of 70 flagged ones lie near the boundary'
     """
     if fact in FACTS or seen is None or seen.queries < ENOUGH or not seen.flagged:
         profile, why = FACTS.get(fact) or BENIGN.get(found, BENIGN[Family.ANOMALY])
