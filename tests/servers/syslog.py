@@ -35,9 +35,10 @@ class SyslogNg:
     process: subprocess.Popen[bytes]
 
     def seen(self) -> list[dict[str, Any]]:
-        """Every message so far, as the server parsed it."""
+        """Every message that is written to its end, as the server parsed it."""
         file = self.folder / "seen.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        whole = file.read_text().rpartition("\n")[0] if file.exists() else ""  # it may be writing the last line now
+        return [json.loads(line) for line in whole.splitlines()]
 
     def wait(self, word: str, n: int = 1, seconds: float = 10) -> list[dict[str, Any]]:
         """The messages that hold `word`, once there are n."""
