@@ -48,6 +48,7 @@ class LiveModel:
     callers: Find = nobody
     work: Work | None = None
     epoch: int = 0
+    hold: leases.Hold | None = None  # while a tick works
     beat_us: int = NEVER  # when the detectors' heartbeats were last stored
     batches: int = MAX_BATCHES  # read by one tick; less after a tick that outlived its lease
     committed: list[Transition] = field(default_factory=list)  # of the last tick, for consoles and replay
@@ -59,9 +60,8 @@ class LiveModel:
         """
         clock = clock or self.config.clock
         ttl_us = round(self.config.schedule.lease * SECOND_US)
-        epoch = leases.acquire(
-            self.engine, f"model:{self.watched.model_id}", owner, now_us, ttl_us, model_id=self.watched.model_id
-        )
+        lease = f"model:{self.watched.model_id}"
+        epoch = leases.acquire(self.engine, lease, owner, now_us, ttl_us, model_id=self.watched.model_id)
         self.committed = []
         if epoch is None:
             self.work = None
@@ -70,17 +70,20 @@ class LiveModel:
         standing = ledger.standing(self.engine, self.watched.model_id, self.watched.name, latest)
         if standing.epoch != epoch:
             raise FencedOut(f"model {self.watched.name}: another scheduler has taken the lease")
-        if self.work is None or self.epoch != epoch or self.work.position != standing.position:
-            self.work, self.epoch = self._restore(standing), epoch
+        self.hold = leases.Hold(self.engine, lease, owner, epoch, now_us, ttl_us)
         try:
+            if self.work is None or self.epoch != epoch or self.work.position != standing.position:
+                self.work, self.epoch = self._restore(standing), epoch
             self._run(self.work, standing, latest, now_us, clock, close=close)
         except FencedOut:
-            # The tick took longer than its lease: smaller ones get through, or two schedulers would only rob each other.
+            # Some part of the tick took longer than its lease: smaller ones get through, or two would only rob each other.
             self.work, self.batches = None, max(1, min(self.batches, latest - standing.position) // 8)
             raise
         except BaseException:
             self.work = None  # half-way state must never be carried on
             raise
+        finally:
+            self.hold = None
         self.batches = min(MAX_BATCHES, self.batches * 2)
         if clock == "wall":
             self._beat(self.work, now_us)
@@ -108,17 +111,24 @@ class LiveModel:
     def judge(self, work: Work) -> Judge:
         """The pure middle, with its ways to the store bound."""
         watched = self.watched
+
+        def read(start_us: int, end_us: int, columns: Sequence[str]) -> pa.Table:
+            self._keep()
+            return _joined(self.log.read_window(watched.model_id, start_us, end_us, columns), columns)
+
         return Judge(
             watched,
-            read=lambda start, end, columns: _joined(
-                self.log.read_window(watched.model_id, start, end, columns), columns
-            ),
+            read=read,
             labels=lambda start, end, as_of: self.log.labels(watched.name, start, end, as_of),
             feedback=lambda start, end, columns: self.log.feedback(watched.name, start, end, columns),
             # A bucket that is asked for holds no row of the tick under way. Fresh state stands at no batch: all counts.
             stored=lambda start, end: counts.stored(self.engine, self.log, watched, start, end, work.position or None),
             callers=self.callers,
         )
+
+    def _keep(self) -> None:
+        if self.hold is not None:
+            self.hold.keep()
 
     def fresh(self) -> Work:
         """State as it was before any event: what backfill starts from."""
@@ -146,6 +156,7 @@ class LiveModel:
             work.applied = [a.id for a in acts]
         for table in self.log.read_log(self.watched.model_id, standing.position, upto, self.watched.columns):
             judge.absorb(work, self.watched.known.mark(table), mark)
+            self._keep()
         if upto == latest:
             judge.judge(work, mark)
             if close and work.high_us != NEVER:
@@ -341,6 +352,7 @@ class LiveModel:
             times = table.column("event_time").to_numpy()
             marked = self.watched.known.mark(table)
             judge.follow(work, judge.stretch(marked, int(times.min()), int(times.max())))
+            self._keep()
         work.silent = False
 
 

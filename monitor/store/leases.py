@@ -7,11 +7,17 @@ an old epoch changes no row (see `ledger.commit`).
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
+
 import sqlalchemy as sa
 
 from monitor.errors import FencedOut
+from monitor.model import SECOND_US
 from monitor.store.engine import write
 from monitor.store.schema import leases, models
+
+RENEWALS = 3  # times that a lease is renewed before it would run out, while its holder works
 
 
 def acquire(
@@ -43,6 +49,13 @@ def acquire(
         return epoch
 
 
+def renew(engine: sa.Engine, name: str, owner: str, epoch: int, expires_us: int) -> None:
+    """Hold the lease for longer; FencedOut when another owner has taken it."""
+    with write(engine) as conn:
+        confirm(conn, name, owner, epoch)
+        conn.execute(leases.update().where(leases.c.name == name).values(expires_us=expires_us))
+
+
 def release(engine: sa.Engine, name: str, owner: str) -> None:
     """Give the lease back early, so that a successor need not wait for it to expire."""
     with write(engine) as conn:
@@ -54,3 +67,28 @@ def confirm(conn: sa.Connection, name: str, owner: str, epoch: int) -> None:
     mine = (leases.c.name == name) & (leases.c.owner == owner) & (leases.c.epoch == epoch)
     if conn.execute(sa.select(leases.c.epoch).where(mine).with_for_update()).one_or_none() is None:
         raise FencedOut(f"the lease {name} has passed to another process")
+
+
+@dataclass
+class Hold:
+    """A lease while its holder works: renewed on the way, so that nobody takes it over from a busy process.
+
+    Time is the `now` it was taken at and what has passed since, so that holders with a clock of their own renew as well.
+    """
+
+    engine: sa.Engine
+    name: str
+    owner: str
+    epoch: int
+    now_us: int
+    ttl_us: int
+    began: float = field(default_factory=time.monotonic)
+    renewed: float = field(default_factory=time.monotonic)
+
+    def keep(self) -> None:
+        """Renew after a third of the lease. Raises FencedOut when it was lost: a process that stood still for longer."""
+        now = time.monotonic()
+        if now - self.renewed >= self.ttl_us / SECOND_US / RENEWALS:
+            expires_us = self.now_us + round((now - self.began) * SECOND_US) + self.ttl_us
+            renew(self.engine, self.name, self.owner, self.epoch, expires_us)
+            self.renewed = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +57,22 @@ def test_one_holder_at_a_time(engine: sa.Engine, model_id: str) -> None:
     assert ledger.standing(engine, model_id, "m", 0).epoch == 2
     leases.release(engine, "x", "b")
     assert leases.acquire(engine, "x", "a", 4 + TTL, TTL, model_id=model_id) == 3
+
+
+def test_a_busy_holder_keeps_its_lease(engine: sa.Engine, model_id: str) -> None:
+    """Work that takes longer than the lease renews it on the way; whoever stood still for longer than it lasts has lost it."""
+    assert leases.acquire(engine, "x", "a", 0, TTL, model_id=model_id) == 1
+    worked_s = 20.0  # of the 30 of the lease
+    then = time.monotonic() - worked_s
+    hold = leases.Hold(engine, "x", "a", 1, 0, TTL, began=then, renewed=then)
+    hold.keep()
+    assert leases.acquire(engine, "x", "b", TTL + 1, TTL, model_id=model_id) is None
+    hold.keep()  # just renewed: nothing is written
+    assert leases.acquire(engine, "x", "b", 2 * TTL, TTL, model_id=model_id) == 2
+    hold.keep()
+    hold.renewed = then
+    with pytest.raises(FencedOut):
+        hold.keep()
 
 
 def test_a_tick_is_all_or_nothing(engine: sa.Engine, model_id: str) -> None:
