@@ -216,6 +216,8 @@ def _what(alert: Alert, action: Action) -> str:
     like = alert.evidence.get("look_alike")
     if isinstance(like, Mapping) and like.get("why"):  # then it is no more than a warning
         parts.append(f"looks like a tool ({shown(like.get('profile'), 20)}): {shown(like['why'])}")
+    elif held := alert.evidence.get("bounded"):
+        parts.append(f"not more severe yet: {shown(held)}")
     if flapping := alert.evidence.get("flapping"):
         parts.append(f"comes and goes ({number(flapping)} times in a day): closes after 6 h of calm")
     if detail := alert.evidence.get("detail") or alert.evidence.get("reason"):

@@ -11,25 +11,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from detectors.base import LOOK_ALIKES, NAMED, TECHNIQUES
+from detectors.base import LOOK_ALIKES, LOOKS, NAMED, TECHNIQUES
 from monitor.model import Family, Severity
 
 LEAD: Final = 1.0  # nats by which a family must lead the next; votes are tempered, so this is more than it looks
 PLACES: Final = tuple(tuple(i for i, g in enumerate(TECHNIQUES.values()) if g is f) for f in NAMED)
 ENOUGH: Final = 6  # flagged queries before a name is given
 SURE: Final = 20.0  # nats that a fact says about its family, with which one is enough
-FULL: Final = 25  # flagged queries before an incident may be more than minor
-TOOL_SHARE: Final = 2 / 3  # of a suspect's strange queries that a tool explains, from which on it may be one
+FULL: Final = 40  # flagged queries before an incident may be more than minor
+TOOL_SHARE: Final = 1 / 2  # of a suspect's strange queries that a tool explains, from which on it may be one
 TOOL_LEAST: Final = 8  # of them
 TOOL_MOST: Final = 100  # flagged queries beside drawn ones, from which on it is none whatever it explains
-DRAWN_MOST: Final = (
-    5_000  # drawn queries, from which on it is none: what LIME sends about one case unless told otherwise
-)
+ONE_CASE: Final = 5_000  # made-up rows that LIME sends about one case unless told otherwise: beyond, it is no tool's
+STEPS_LEAST: Final = 0.1  # share of flagged queries that are steps from others, from which on it is a search
+TORN_LEAST: Final = 0.3  # share that break several rules or combine what does not go together: rows are made up
 ALIKE: Final[Mapping[str, str]] = {
     "what_if": "what-ifs of rows that it sent as they are",
     "explainer": "samples around rows that it sent as they are",
     "drawn": "rows that draw each column by itself, as LIME does unless told otherwise, and as theft does",
 }
+APART: Final = "made-up rows that are no steps from each other"
 PROFILES: Final[Mapping[str, str]] = {"drawn": "explainer"}  # under which a tool is declared, where not its own name
 FACTS: Final[Mapping[str, tuple[str, str]]] = {  # the same of detectors whose flags are facts
     "exposure": ("batch", "a declared budget holds for whatever it is asked for"),
@@ -148,11 +149,6 @@ def look_alike(found: Family, fact: str = "", seen: Seen | None = None) -> dict[
     }
 
 
-def looser(now: Severity | None, before: Severity) -> bool:
-    """Whether a bound on the severity allows more than the one before; None: there is none."""
-    return now is None or now.rank > before.rank
-
-
 @dataclass(frozen=True)
 class Tool:
     """The tool that a suspect may be: most of its strange queries are what such a tool sends.
@@ -165,11 +161,15 @@ class Tool:
     excused: int
     strange: int
 
+    @property
+    def why(self) -> str:
+        """In words."""
+        return f"{self.excused} of {self.strange} strange queries are {ALIKE[self.like]}; an honest tool should be declared"
+
     def told(self) -> dict[str, Any]:
         """As evidence."""
-        what, profile = ALIKE[self.like], PROFILES.get(self.like, self.like)
-        why = f"{self.excused} of {self.strange} strange queries are {what}; an honest tool should be declared"
-        return {"profile": profile, "why": why, "excused": self.excused, "strange": self.strange}
+        profile = PROFILES.get(self.like, self.like)
+        return {"profile": profile, "why": self.why, "excused": self.excused, "strange": self.strange}
 
 
 def tool(flagged: int, excused: Sequence[int]) -> Tool | None:
@@ -180,11 +180,45 @@ def tool(flagged: int, excused: Sequence[int]) -> Tool | None:
     Tool(like='explainer', excused=84, strange=97)
     >>> tool(900, [0, 30, 850]).told()["profile"]
     'explainer'
-    >>> tool(13, [10, 10, 0]) is None
+    >>> tool(25, [10, 10, 0]) is None
     True
     """
     *_, drawn = excused
     n, strange = sum(excused), flagged + sum(excused) - drawn
-    if n < TOOL_LEAST or n < TOOL_SHARE * strange or flagged - drawn >= TOOL_MOST or drawn >= DRAWN_MOST:
+    if n < TOOL_LEAST or n < TOOL_SHARE * strange or flagged - drawn >= TOOL_MOST or drawn >= ONE_CASE:
         return None
     return Tool(LOOK_ALIKES[max(range(len(excused)), key=lambda i: excused[i])], n, strange)
+
+
+class Bound(NamedTuple):
+    """The severity that an incident may not pass as yet, and why."""
+
+    severity: Severity
+    why: str
+
+
+def bound(flagged: int, excused: Sequence[int], looks: Sequence[int]) -> Bound | None:
+    """What a suspect's incident is bound by: a warning for what may be a tool; minor while few queries speak against it, and
+    for made-up rows that are no search, which explainers send as well as thieves, up to what is sent about one case. looks: one entry per LOOKS.
+
+    >>> bound(13, [0, 84, 0], [0] * 8).severity.value, bound(39, [0, 0, 0], [0] * 8).severity.value
+    ('warning', 'minor')
+    >>> bound(300, [0, 80, 0], [0, 0, 0, 0, 290, 200, 4, 30]).why
+    'made-up rows that are no steps from each other: an explainer sends up to 5,000 about one case'
+    >>> bound(300, [0, 80, 0], [0, 0, 0, 0, 290, 200, 40, 30]) is None
+    True
+    """
+    if said := tool(flagged, excused):
+        return Bound(Severity.WARNING, said.why)
+    if flagged < FULL:
+        return Bound(Severity.MINOR, f"fewer than {FULL} queries speak against it")
+    seen = dict(zip(LOOKS, looks, strict=True))
+    torn = max(seen["invalid"], seen["implausible"])
+    if flagged < ONE_CASE and seen["stepping"] < STEPS_LEAST * flagged and torn >= TORN_LEAST * flagged:
+        return Bound(Severity.MINOR, f"{APART}: an explainer sends up to {ONE_CASE:,} about one case")
+    return None
+
+
+def looser(now: Bound | None, before: Severity) -> bool:
+    """Whether a bound on the severity allows more than the one before; None: there is none."""
+    return now is None or now.severity.rank > before.rank

@@ -108,10 +108,32 @@ class Walk:
             news |= case.quiet or self.leading(subject).value != ledger.named.get(subject)
             case.quiet, case.last_us = False, max(case.last_us, now)
             case.young &= bool(self.events.young[place])
-            # Only what is flagged lifts the bound: excuses and silence never do.
-            news |= case.cap is not None and naming.looser(self.cap(subject, self.parts(run.sums[i])), case.cap)
+            news |= self.lifted(subject, case, run.sums[i])
         if news:
             self.tell(subject, case, now, self.parts(run.sums[i]))
+
+    @functools.cached_property
+    def signals(self) -> dict[str, NDArray[np.int64]]:
+        """Places of the bets of each detector and signal."""
+        places: dict[str, list[int]] = {}
+        for k, c in enumerate(self.ledger.columns):
+            places.setdefault(c.rsplit("/", 1)[0], []).append(k)
+        return {name: np.array(k) for name, k in places.items()}
+
+    @functools.cached_property
+    def alone(self) -> NDArray[np.int64]:
+        """Places of bets that are certain by themselves (`certain`)."""
+        own = [k for name, k in self.signals.items() if name.split("/", 1)[0] not in self.events.excusing]
+        return np.concatenate(own) if own else np.zeros(0, np.int64)
+
+    def lifted(self, subject: str, case: Case, sums: NDArray[np.int64]) -> bool:
+        """Whether this flagged query lifts the bound of an incident: only such do, excuses and silence never."""
+        if case.cap is None:
+            return False
+        said = self.ledger.votes[subject]
+        may = self.lane.family is not None or sums[self.alone].max(initial=0) >= self.level * MICRO
+        may = may or naming.looser(naming.bound(said.flagged, said.alike, said.looks), case.cap)
+        return may and naming.looser(self.bound(subject, self.parts(sums)), case.cap)
 
     def guilty(self, p: str) -> bool:
         """Whether there is enough against a caller by itself to count it in with others."""
@@ -170,10 +192,8 @@ class Walk:
 
     def parts(self, sums: NDArray[np.int64]) -> dict[str, float]:
         """Log evidence by detector and signal, largest first."""
-        groups: dict[str, list[float]] = {}
-        for c, s in zip(self.ledger.columns, sums.tolist(), strict=True):
-            groups.setdefault(c.rsplit("/", 1)[0], []).append(max(s, 0) / MICRO)
-        parts = {g: stats.log_sum_exp(np.array(v)) - math.log(len(v)) for g, v in groups.items()}
+        s = np.maximum(sums, 0) / MICRO
+        parts = {name: stats.log_sum_exp(s[bets]) - math.log(len(bets)) for name, bets in self.signals.items()}
         return dict(sorted(parts.items(), key=lambda kv: (-kv[1], kv[0])))
 
     def standing(self, subject: str) -> dict[str, float]:
@@ -203,17 +223,13 @@ class Walk:
         said = self.ledger.votes.get(subject, Votes())
         return None if self.certain(parts) else naming.tool(said.flagged, said.alike)
 
-    def cap(self, subject: str, parts: Mapping[str, float]) -> Severity | None:
-        """The severity that its incident may not pass as yet: a warning for what may be a tool, which pages nobody, and for
-        a caller whose past is too short to compare it with; minor as long as few queries speak against a caller.
-        """
+    def bound(self, subject: str, parts: Mapping[str, float]) -> naming.Bound | None:
+        """What its incident may not pass as yet; a caller whose past is too short to compare it with stays a warning."""
         case = self.ledger.cases.get(subject)
         if case is not None and case.young:
-            return Severity.WARNING
-        if self.certain(parts):
-            return None
-        few = self.ledger.votes.get(subject, Votes()).flagged < naming.FULL
-        return Severity.WARNING if self.tool(subject, parts) else Severity.MINOR if few else None
+            return naming.Bound(Severity.WARNING, "its past is too short to compare it with")
+        said = self.ledger.votes.get(subject, Votes())
+        return None if self.certain(parts) else naming.bound(said.flagged, said.alike, said.looks)
 
     def certain(self, parts: Mapping[str, float]) -> bool:
         """Whether there is more than how queries resemble each other: a declared budget, a canary, or another lane."""
@@ -293,7 +309,8 @@ class Walk:
         ):  # an update says what has come together so far, weighed as at the opening: the mean over signals
             log_e = stats.log_sum_exp(np.array(list(parts.values()))) - math.log(len(parts))
         named, tool = self.family(subject), self.tool(subject, parts)
-        case.cap = self.cap(subject, parts)
+        bound = self.bound(subject, parts)
+        case.cap = bound and bound.severity
         ledger, members = self.ledger, self.ledger.members(subject)
         shown = [e for p in members for e in self.examples(p)]
         evidence: dict[str, Any] = {
@@ -311,6 +328,8 @@ class Walk:
                     evidence[name] = dict(said)
         if case.tie:
             evidence["tied_by"] = case.tie
+        if bound is not None:
+            evidence["bounded"] = bound.why
         if self.lane.family is None:
             evidence |= {
                 "confidence": named.sure,

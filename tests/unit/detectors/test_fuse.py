@@ -6,67 +6,17 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from alerts.policy import Named, Policy
 from detectors import aged, decide
-from detectors.base import LOOKS, TECHNIQUES, Evidence, State
+from detectors.base import Evidence, State
 from detectors.decide.fuse import ATTACK, CLEAR_US, QUIET_US
-from detectors.decide.naming import FULL
 from detectors.decide.principals import Ledger
 from detectors.signals import bernoulli_bets
-from monitor.model import HOUR_US, SECOND_US, Alert, Decision, Event, Family, Severity, Subject
-from tests.judging import incident
-
-LEVEL = decide.FuseSettings(1e6)
-
-
-def evidence(
-    who: Sequence[str],
-    flag: Sequence[bool],
-    times_us: Sequence[int] | None = None,
-    first_row: int = 0,
-    detector: str = "queries",
-) -> Evidence:
-    """Evidence of one detector that tolerates a flag in a hundred events."""
-    names = tuple(sorted(set(who)))
-    n = len(who)
-    flags = np.array(flag, dtype=bool)
-    times = np.array(
-        times_us if times_us is not None else [(first_row + i) * SECOND_US for i in range(n)], dtype=np.int64
-    )
-    return Evidence(
-        detector=detector, family=Family.ANOMALY, principals=names, code=np.array([names.index(w) for w in who], dtype=np.int32),
-        row=np.arange(n), time_us=times, log_e=bernoulli_bets(flags, 0.01), flag=flags,
-        details={int(i): {"signals": ["near"], "row": int(i) + first_row} for i in np.flatnonzero(flags)},
-    )  # fmt: skip
-
-
-class Log:
-    """Stretches judged one after the other, with the incidents they open."""
-
-    def __init__(self, settings: decide.FuseSettings = LEVEL) -> None:
-        self.settings = settings
-        self.state: State | None = None
-        self.open: dict[str, Alert] = {}
-        self.decisions: list[Decision] = []
-        self.rows = 0
-
-    def __call__(self, *found: Evidence) -> list[Decision]:
-        decided = decide.fuse(self.state, found, tuple(self.open.values()), self.settings, "m")
-        self.state = State.from_bytes(decided.state.to_bytes())
-        for d in decided.decisions:
-            if d.firing:
-                self.open[d.subject.id] = incident(d)
-            else:
-                del self.open[d.subject.id]
-        self.decisions += decided.decisions
-        attacked = [a for a in self.open.values() if a.event is Event.ATTACK_SUSPECTED]
-        assert decided.feedback.suspects == {p for a in attacked for p in a.evidence["principals"]}
-        return list(decided.decisions)
+from monitor.model import HOUR_US, SECOND_US, Event, Family, Severity, Subject
+from tests.fusing import LEVEL, Log, evidence
 
 
 def slowly(flag: Sequence[bool]) -> tuple[int | None, int]:
@@ -387,100 +337,6 @@ def test_what_gauges_of_habits_say_is_told_in_the_attack_incident_too() -> None:
     log(evidence(["a"] * 6, [True] * 6, first_row=1))
     assert {d.event for d in log.decisions} == {Event.ATTACK_SUSPECTED}
     assert log.decisions[0].evidence["absence"] == {"hours_of_others": 30}
-
-
-def test_a_family_is_named_when_its_queries_tell() -> None:
-    """Pending as anomaly first; named by update when one family leads; told once."""
-    log = Log()
-    votes = np.tile(np.array([0.4, *[0.0] * (len(TECHNIQUES) - 1)]), (40, 1))
-    log(replace(evidence(["a"] * 40, [True] * 40), votes=votes))
-    families = [d.family for d in log.decisions]
-    assert families[0] is Family.ANOMALY
-    assert families[-1] is Family.EXTRACTION
-    assert log.decisions[-1].evidence["confidence"] > 0.9
-    assert log.decisions[-1].evidence["technique"] == "made_up_rows"
-    assert log.decisions[-1].evidence["look_alike"]["profile"] == "explainer"
-
-
-def searched(flags: list[bool], alike: int = 2, **options: Any) -> Evidence:
-    """Queries of one caller, of which those that are not flagged are excused as an explainer's samples."""
-    excused = np.where(flags, 0, alike).astype(np.uint8)
-    votes = np.tile(np.array([0.4, *[0.0] * (len(TECHNIQUES) - 1)]), (len(flags), 1)) * np.array(flags)[:, None]
-    return replace(evidence(["a"] * len(flags), flags, **options), alike=excused, votes=votes)
-
-
-def test_a_suspect_that_is_mostly_a_tool_is_a_warning() -> None:
-    """Two thirds of its strange queries are an explainer's: a warning that names it and why, wherever the log is cut."""
-    flags = ([False] * 2 + [True]) * 4 + [False] * 20 + [True] * 6
-    whole, parts = Log(), Log()
-    whole(searched(flags))
-    for k in range(0, len(flags), 7):
-        parts(searched(flags[k : k + 7], first_row=k))
-    assert [(d.time_us, d.severity) for d in parts.decisions] == [(d.time_us, d.severity) for d in whole.decisions]
-    opened = whole.decisions[0]
-    assert opened.severity is Severity.WARNING
-    assert Policy().severity(opened, Policy().raises(replace(opened, log_e=1e3), 1.0, 10**15)) is Severity.WARNING
-    assert opened.evidence["look_alike"]["profile"] == "explainer"
-    assert opened.evidence["look_alike"]["excused"] >= 2 * (opened.evidence["look_alike"]["strange"] // 3)
-
-
-def test_what_goes_beyond_the_tool_is_told_at_once() -> None:
-    """A search that began like an explainer gets its full severity with the query that makes it more than that."""
-    log = Log()
-    flags = ([False] * 2 + [True]) * 4 + [False] * 20 + [True] * 40
-    log(searched(flags))
-    severities = [d.severity for d in log.decisions]
-    assert severities[0] is Severity.WARNING
-    assert severities[-1] is None
-    told = next(d for d in log.decisions if d.severity is None)
-    assert told.evidence["look_alike"]["why_not"]
-    assert told.time_us == np.flatnonzero(flags)[FULL - 1] * SECOND_US
-
-
-@pytest.mark.parametrize("cuts", [1, 9])
-def test_the_nearest_honest_use_is_told_in_numbers(cuts: int) -> None:
-    """What most of its queries look like, how much of such a client's would, and what the flagged ones do that no such does."""
-    n = 60
-    flags = [i % 2 == 0 for i in range(n)]
-    varied, boundary = (1 << LOOKS.index(k) for k in ("varied", "boundary"))
-    looks = np.array([boundary if f else varied if i % 6 == 1 else 0 for i, f in enumerate(flags)], np.uint8)
-    log = Log()
-    for part in np.array_split(np.arange(n), cuts):
-        a, b = int(part[0]), int(part[-1]) + 1
-        log(replace(evidence(["a"] * (b - a), flags[a:b], first_row=a), looks=looks[a:b]))
-    told = log.decisions[-1].evidence
-    assert set(told["look_alike"]) == {"profile", "why_not"}
-    assert told["look_alike"]["profile"] == "what_if"
-    queries = told["queries"]
-    assert (
-        f"of its {queries} queries change a few fields of an earlier row, those of a what-if analyst do in 80%"
-        in told["look_alike"]["why_not"]
-    )
-    assert (
-        f"; {queries // 2 + 1} of {queries // 2 + 1} flagged ones lie near the boundary"
-        in told["look_alike"]["why_not"]
-    )
-
-
-def test_few_queries_are_minor_whoever_sends_them() -> None:
-    """An incident on fewer than 25 flagged queries is at most minor; excuses from before the evidence do not count."""
-    log = Log()
-    log(searched([False] * 300 + [True] * 30))
-    assert [d.severity for d in log.decisions][:1] == [Severity.MINOR]
-    full = next(d for d in log.decisions if d.severity is None)
-    assert full.time_us == (300 + FULL - 1) * SECOND_US
-    tier1 = Policy(models={"m": Named(tier=1)})
-    assert tier1.severity(log.decisions[0]) is Severity.MINOR
-    assert tier1.severity(full) is Severity.CRITICAL
-
-
-def test_facts_are_not_bounded() -> None:
-    """Who passes a declared budget or sends a canary is no tool, and one such query is enough."""
-    log = Log()
-    flags = [False] * 2 + [True] * 2 + [False] * 20 + [True] * 6
-    fact = replace(evidence(["a"] * len(flags), [True] * len(flags), detector="exposure"), family=Family.EXTRACTION)
-    log(searched(flags), fact)
-    assert {d.severity for d in log.decisions} == {None}
 
 
 def test_nothing_to_decide() -> None:

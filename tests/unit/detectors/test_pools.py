@@ -16,8 +16,8 @@ from detectors.anomaly.queries import Queries
 from detectors.base import Calibration, Evidence
 from detectors.decide import pools
 from monitor.model import HOUR_US, Decision, Event
+from tests.fusing import Log, evidence
 from tests.judging import Court, Rng, Rows, as_log, bins_of, cut, events, mixed, numbers, sent
-from tests.unit.detectors.test_fuse import Log, evidence
 
 MINUTE_S = 60.0
 

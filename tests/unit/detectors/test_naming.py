@@ -1,0 +1,137 @@
+"""What an incident about an attack is called, which honest use it resembles, and how severe it may be yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alerts.policy import Named, Policy
+from detectors.base import LOOKS, TECHNIQUES, Evidence
+from detectors.decide.naming import FULL, ONE_CASE
+from monitor.model import SECOND_US, Family, Severity
+from tests.fusing import Log, evidence
+
+
+def test_a_family_is_named_when_its_queries_tell() -> None:
+    """Pending as anomaly first; named by update when one family leads; told once."""
+    log = Log()
+    votes = np.tile(np.array([0.4, *[0.0] * (len(TECHNIQUES) - 1)]), (40, 1))
+    log(replace(evidence(["a"] * 40, [True] * 40), votes=votes))
+    families = [d.family for d in log.decisions]
+    assert families[0] is Family.ANOMALY
+    assert families[-1] is Family.EXTRACTION
+    assert log.decisions[-1].evidence["confidence"] > 0.9
+    assert log.decisions[-1].evidence["technique"] == "made_up_rows"
+    assert log.decisions[-1].evidence["look_alike"]["profile"] == "explainer"
+
+
+def searched(flags: list[bool], alike: int = 2, **options: Any) -> Evidence:
+    """Queries of one caller, of which those that are not flagged are excused as an explainer's samples."""
+    excused = np.where(flags, 0, alike).astype(np.uint8)
+    votes = np.tile(np.array([0.4, *[0.0] * (len(TECHNIQUES) - 1)]), (len(flags), 1)) * np.array(flags)[:, None]
+    return replace(evidence(["a"] * len(flags), flags, **options), alike=excused, votes=votes)
+
+
+def test_a_suspect_that_is_mostly_a_tool_is_a_warning() -> None:
+    """Two thirds of its strange queries are an explainer's: a warning that names it and why, wherever the log is cut."""
+    flags = ([False] * 2 + [True]) * 4 + [False] * 20 + [True] * 6
+    whole, parts = Log(), Log()
+    whole(searched(flags))
+    for k in range(0, len(flags), 7):
+        parts(searched(flags[k : k + 7], first_row=k))
+    assert [(d.time_us, d.severity) for d in parts.decisions] == [(d.time_us, d.severity) for d in whole.decisions]
+    opened = whole.decisions[0]
+    assert opened.severity is Severity.WARNING
+    assert Policy().severity(opened, Policy().raises(replace(opened, log_e=1e3), 1.0, 10**15)) is Severity.WARNING
+    assert opened.evidence["look_alike"]["profile"] == "explainer"
+    assert opened.evidence["look_alike"]["excused"] >= 2 * (opened.evidence["look_alike"]["strange"] // 3)
+
+
+def test_what_goes_beyond_the_tool_is_told_at_once() -> None:
+    """A search that began like an explainer gets its full severity with the query that makes it more than that."""
+    log = Log()
+    flags = ([False] * 2 + [True]) * 4 + [False] * 20 + [True] * 40
+    log(searched(flags))
+    severities = [d.severity for d in log.decisions]
+    assert severities[0] is Severity.WARNING
+    assert severities[-1] is None
+    told = next(d for d in log.decisions if d.severity is None)
+    assert told.evidence["look_alike"]["why_not"]
+    assert told.time_us == np.flatnonzero(flags)[FULL - 1] * SECOND_US
+
+
+@pytest.mark.parametrize("cuts", [1, 9])
+def test_the_nearest_honest_use_is_told_in_numbers(cuts: int) -> None:
+    """What most of its queries look like, how much of such a client's would, and what the flagged ones do that no such does."""
+    n = 60
+    flags = [i % 2 == 0 for i in range(n)]
+    varied, boundary = (1 << LOOKS.index(k) for k in ("varied", "boundary"))
+    looks = np.array([boundary if f else varied if i % 6 == 1 else 0 for i, f in enumerate(flags)], np.uint8)
+    log = Log()
+    for part in np.array_split(np.arange(n), cuts):
+        a, b = int(part[0]), int(part[-1]) + 1
+        log(replace(evidence(["a"] * (b - a), flags[a:b], first_row=a), looks=looks[a:b]))
+    told = log.decisions[-1].evidence
+    assert set(told["look_alike"]) == {"profile", "why_not"}
+    assert told["look_alike"]["profile"] == "what_if"
+    queries = told["queries"]
+    assert (
+        f"of its {queries} queries change a few fields of an earlier row, those of a what-if analyst do in 80%"
+        in told["look_alike"]["why_not"]
+    )
+    assert (
+        f"; {queries // 2 + 1} of {queries // 2 + 1} flagged ones lie near the boundary"
+        in told["look_alike"]["why_not"]
+    )
+
+
+def test_few_queries_are_minor_whoever_sends_them() -> None:
+    """An incident on few flagged queries is at most minor; excuses from before the evidence do not count."""
+    log = Log()
+    log(searched([False] * 300 + [True] * (FULL + 5)))
+    assert [d.severity for d in log.decisions][:1] == [Severity.MINOR]
+    full = next(d for d in log.decisions if d.severity is None)
+    assert full.time_us == (300 + FULL - 1) * SECOND_US
+    tier1 = Policy(models={"m": Named(tier=1)})
+    assert tier1.severity(log.decisions[0]) is Severity.MINOR
+    assert tier1.severity(full) is Severity.CRITICAL
+
+
+def made_up(n: int, look: str, first_row: int = 0) -> Evidence:
+    """Flagged queries of one caller that all look like `look`."""
+    looks = np.full(n, 1 << LOOKS.index(look), np.uint8)
+    known = evidence(["a"] * n, [True] * n, first_row=first_row)
+    return replace(known, looks=looks, alike=np.zeros(n, np.uint8))
+
+
+def test_made_up_rows_are_minor_until_they_are_more_than_one_explanation() -> None:
+    """Rows that break rules and are no steps from each other: a thief's or an explainer's, told with the reason for the bound."""
+    log = Log()
+    for k in range(0, ONE_CASE + 10, 501):
+        log(made_up(501, "invalid", k))
+    assert {d.severity for d in log.decisions} == {Severity.MINOR, None}
+    full = next(d for d in log.decisions if d.severity is None)
+    assert full.time_us == (ONE_CASE - 1) * SECOND_US
+    assert "5,000 about one case" in log.decisions[-2].evidence["bounded"]
+    assert "bounded" not in full.evidence
+
+
+def test_steps_among_made_up_rows_are_a_search() -> None:
+    """One step in ten flagged queries, and the incident gets its full severity with FULL of them."""
+    log = Log()
+    log(made_up(2 * FULL, "invalid"))
+    assert {d.severity for d in log.decisions} == {Severity.MINOR}
+    log(made_up(FULL // 4, "stepping", 2 * FULL))
+    assert log.decisions[-1].severity is None
+
+
+def test_facts_are_not_bounded() -> None:
+    """Who passes a declared budget or sends a canary is no tool, and one such query is enough."""
+    log = Log()
+    flags = [False] * 2 + [True] * 2 + [False] * 20 + [True] * 6
+    fact = replace(evidence(["a"] * len(flags), [True] * len(flags), detector="exposure"), family=Family.EXTRACTION)
+    log(searched(flags), fact)
+    assert {d.severity for d in log.decisions} == {None}
