@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from scipy import sparse
 
 from detectors.binned import NUMBER, Binned, bin_labels, frequent, stands_for
 from detectors.broken import causes
@@ -33,6 +34,7 @@ BLIND: Final = 0.25  # of the shift: remaining rows that could not show so much 
 VERSION_MOVED: Final = 0.1  # share of events
 MIN_ROWS: Final = 20
 ENVELOPE: Final = {"principal": "principal", "model_version": "version"}  # column -> what its values are called
+Places = NDArray[np.int64]  # (rows,): the group of each row
 COLUMNS: Final = ("event_time", "sampling_fraction", *ENVELOPE)
 
 
@@ -159,73 +161,90 @@ def _mix(strata: Strata, before: tuple[pa.Table, Floats], after: tuple[pa.Table,
 
 def _candidates(c: Comparison, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
     """Every group of rows with how much of the shift goes when it is left out; `rows` marks it in `after`."""
-    whole, blur = _shift(c, None, None)
+    nobody = np.ones(c.before.n, np.int64), np.ones(c.after.n, np.int64)  # the only group has no rows
+    (whole,), (blur,) = _shifts(c, *nobody, 1)
     if whole <= 3 * blur:  # nothing to divide
         return
     for kind, column, old, new, words in _groupings(c, segments):
+        left, blur = _shifts(c, old, new, len(words))
+        his, mine = (np.bincount(np.minimum(g, len(words)), minlength=len(words) + 1) for g in (old, new))
         for v, word in enumerate(words):
-            mine, his = new == v, old == v
-            if not mine.any() or min((~mine).sum(), (~his).sum()) < MIN_ROWS:
+            if not mine[v] or min(c.after.n - mine[v], c.before.n - his[v]) < MIN_ROWS or blur[v] > BLIND * whole:
                 continue
-            left, blur = _shift(c, his, mine)
-            if blur > BLIND * whole:
-                continue
+            rows = new == v
             yield {
-                "kind": kind, "feature": column, "value": word, "explains": float(np.clip(1 - left / whole, 0.0, 1.0)),
-                "share": c.after.part(mine), "share_before": c.before.part(his), "rows": mine,
+                "kind": kind, "feature": column, "value": word, "explains": float(np.clip(1 - left[v] / whole, 0.0, 1.0)),
+                "share": c.after.part(rows), "share_before": c.before.part(old == v), "rows": rows,
             }  # fmt: skip
 
 
-def _shift(c: Comparison, his: NDArray[np.bool_] | None, mine: NDArray[np.bool_] | None) -> tuple[float, float]:
-    """How far the named features are apart without these rows: chi-square distance less what chance makes of it, and the
-    standard deviation of that chance.
+def _shifts(c: Comparison, old: Places, new: Places, groups: int) -> tuple[Floats, Floats]:
+    """How far the named features are apart without each of so many groups of rows (old, new: the group of each row): distance
+    less what chance makes of it, and the standard deviation of that chance.
     """
-    total = blur = 0.0
+    total, blur = np.zeros(groups), np.zeros(groups)
     for i, weight in c.named.items():
-        if i in c.tied:
-            moved, chance = _untied(c, i, his, mine)
-            total, blur = total + weight * moved, blur + weight * chance
-            continue
-        start, slots = c.starts[i], c.bins.features[i].slots
-        sides = []
-        for side, out in ((c.before, his), (c.after, mine)):
-            w = side.weight if out is None else np.where(out, 0.0, side.weight)
-            found = np.bincount(side.coded.codes[i] - start, weights=w, minlength=slots)
-            sides.append((found / max(found.sum(), 1e-12), w.sum() ** 2 / max((w**2).sum(), 1e-12)))
-        (p, n), (q, m) = sides
-        middle = (p + q) / 2
-        known = middle > 0
-        degrees, rows = float(known.sum() - 1), 1 / n + 1 / m
-        total += weight * max(0.0, float(((p - q)[known] ** 2 / middle[known]).sum()) - degrees * rows)
-        blur += weight * np.sqrt(2 * degrees) * rows
-    return total, float(blur)
+        moved, chance = (_untied if i in c.tied else _spread)(c, i, old, new, groups)
+        total, blur = total + weight * moved, blur + weight * chance
+    return total, blur
 
 
-def _untied(
-    c: Comparison, i: int, his: NDArray[np.bool_] | None, mine: NDArray[np.bool_] | None
-) -> tuple[float, float]:
-    """The same for a number's correlations with the others: their squared distance less what chance makes of it."""
+def _spread(c: Comparison, i: int, old: Places, new: Places, groups: int) -> tuple[Floats, Floats]:
+    """By how values are spread over the bins: chi-square distance."""
+    (p, n), (q, m) = (_shares(c, side, i, g, groups) for side, g in ((c.before, old), (c.after, new)))
+    middle = (p + q) / 2
+    known = middle > 0
+    distance = ((p - q) ** 2 / np.where(known, middle, 1.0)).sum(axis=1)
+    degrees, rows = np.maximum(known.sum(axis=1) - 1.0, 0.0), 1 / n + 1 / m
+    return np.maximum(0.0, distance - degrees * rows), np.sqrt(2 * degrees) * rows
+
+
+def _shares(c: Comparison, side: Side, i: int, group: Places, groups: int) -> tuple[Floats, Floats]:
+    """Shares of one feature's bins without each group (groups, slots), and how many equal rows they are worth (groups,)."""
+    slots, at = c.bins.features[i].slots, np.minimum(group, groups)
+    cell, size = at * slots + side.coded.codes[i] - c.starts[i], (groups + 1) * slots
+    rows = _others(np.bincount(cell, minlength=size).reshape(-1, slots))
+    found = _others(np.bincount(cell, weights=side.weight, minlength=size).reshape(-1, slots))
+    found = np.where(rows > 0, np.maximum(found, 0.0), 0.0)  # what rounding leaves of a bin without rows is nothing
+    squares = np.maximum(_others(np.bincount(at, weights=side.weight**2, minlength=groups + 1)), 1e-12)
+    total = found.sum(axis=1)
+    return found / np.maximum(total, 1e-12)[:, None], np.maximum(total**2 / squares, 1e-12)
+
+
+def _others(sums: NDArray[Any]) -> NDArray[Any]:
+    """Of sums by group, the rest last: those of all others, for each group but the rest."""
+    return np.asarray(sums.sum(axis=0) - sums[:-1])
+
+
+def _untied(c: Comparison, i: int, old: Places, new: Places, groups: int) -> tuple[Floats, Floats]:
+    """By a number's correlations with the others: their squared distance."""
     others = [j for j in c.bins.crossed if j != i]
-    found, rows = [], 0.0
-    for side, out in ((c.before, his), (c.after, mine)):
-        w = side.weight if out is None else np.where(out, 0.0, side.weight)
-        found.append(_correlations(c, side, i, others, w))
-        rows += (w**2).sum() / max(w.sum() ** 2, 1e-12)
-    moved = float(((found[1] - found[0]) ** 2).sum()) - len(others) * rows
-    return max(0.0, moved), float(np.sqrt(2 * len(others)) * rows)
+    (was, n), (now, m) = (_correlations(c, side, i, others, g, groups) for side, g in ((c.before, old), (c.after, new)))
+    rows = 1 / n + 1 / m
+    return np.maximum(0.0, ((now - was) ** 2).sum(axis=1) - len(others) * rows), np.sqrt(2 * len(others)) * rows
 
 
-def _correlations(c: Comparison, side: Side, i: int, others: Sequence[int], weight: Floats) -> Floats:
-    """Of one number's normal scores with those of others."""
-    levels = c.bins.levels[side.coded.codes[[i, *others]]]
-    centred = (levels - np.average(levels, axis=1, weights=weight)[:, None]) * np.sqrt(weight)
-    size = np.sqrt((centred**2).sum(axis=1))
-    return np.asarray(centred[1:] @ centred[0] / np.maximum(size[1:] * size[0], 1e-12))
+def _correlations(
+    c: Comparison, side: Side, i: int, others: Sequence[int], group: Places, groups: int
+) -> tuple[Floats, Floats]:
+    """Of one number's normal scores with those of others, without each group (groups, others), and how many equal rows
+    these are worth (groups,). One pass over the rows makes the sums of all groups.
+    """
+    one, rest = c.bins.levels[side.coded.codes[i]][:, None], c.bins.levels[side.coded.codes[list(others)]].T
+    k = rest.shape[1]
+    terms = np.concatenate(
+        [np.ones_like(one), side.weight[:, None], one, one * one, rest, rest * rest, one * rest], axis=1
+    )
+    at = sparse.csr_array((side.weight, np.minimum(group, groups), np.arange(side.n + 1)), shape=(side.n, groups + 1))
+    sums = _others(at.T @ terms)
+    total = np.maximum(sums[:, 0], 1e-12)
+    mean = sums / total[:, None]
+    x, xx, y, yy, xy = mean[:, 2:3], mean[:, 3:4], mean[:, 4 : 4 + k], mean[:, 4 + k : 4 + 2 * k], mean[:, 4 + 2 * k :]
+    size = np.sqrt(np.maximum(xx - x * x, 0.0) * np.maximum(yy - y * y, 0.0))
+    return (xy - x * y) / np.maximum(size, 1e-12), np.maximum(total**2 / np.maximum(sums[:, 1], 1e-12), 1e-12)
 
 
-def _groupings(
-    c: Comparison, segments: Sequence[Segment]
-) -> Iterator[tuple[str, str, NDArray[np.int64], NDArray[np.int64], list[str]]]:
+def _groupings(c: Comparison, segments: Sequence[Segment]) -> Iterator[tuple[str, str, Places, Places, list[str]]]:
     """Ways to divide the rows: (kind, column, group before, group after, words of the groups)."""
     for column, kind in ENVELOPE.items():
         if column in c.after.table.column_names and column in c.before.table.column_names:
@@ -343,7 +362,7 @@ def _quantile(x: Floats, weight: Floats, at: float) -> float:
 def _relation(c: Comparison, i: int) -> dict[str, Any]:
     """The number whose relation to this one changed most: correlations of normal scores before and after."""
     others = [j for j in c.bins.crossed if j != i]
-    found = [_correlations(c, side, i, others, side.weight) for side in (c.before, c.after)]
+    found = [_correlations(c, s, i, others, np.ones(s.n, np.int64), 1)[0][0] for s in (c.before, c.after)]
     k = int(np.argmax(np.abs(found[1] - found[0])))
     other = c.bins.features[others[k]].name
     return {
