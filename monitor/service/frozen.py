@@ -147,8 +147,9 @@ def rows_of(file: Path) -> Streamed:
         if not rows:
             yield blank.select(wanted)
         with pq.ParquetFile(file) as source:
-            for batch in source.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
-                yield pa.Table.from_batches([batch]).select(wanted)
+            for i in range(source.num_row_groups):  # what reads all at once keeps all in memory
+                for batch in source.iter_batches(BATCH_ROWS, row_groups=[i], columns=wanted, use_threads=False):
+                    yield pa.Table.from_batches([batch]).select(wanted)
 
     return Streamed(rows, read)
 

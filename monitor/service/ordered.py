@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-RUN_BYTES: Final = 16 << 20
+RUN_BYTES: Final = 8 << 20
 FAN: Final = 16  # runs that are merged at once, each with a FAN-th of its rows in memory
 PIECE_ROWS: Final = 8_192  # that are read at once
 
@@ -65,16 +65,16 @@ def by_time(tables: Iterable[pa.Table], folder: Path) -> Iterator[Ordered]:
     """These rows in order of time, as long as the context lasts. folder: on the disk that holds them meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
-        runs, last, in_order = list[IO[bytes]](), None, True
-        for run in _gathered(tables):
-            ordered = _sorted(run)
-            first, end = (ordered["event_time"][i].as_py() for i in (0, -1))
-            in_order, last = in_order and (last is None or first >= last), end
-            runs.append(_written(files, [ordered], folder))
+        runs, last, in_order = list[IO[bytes]](), np.zeros(0, np.int64), True
+        for run in map(_sorted, _gathered(tables)):
+            times = np.asarray(run["event_time"])
+            in_order, last = in_order and bool((last <= times[:1]).all()), times[-1:]
+            runs.append(_written(files, [run], folder))
         while not in_order and len(runs) > FAN:
             some = [runs[i : i + FAN] for i in range(0, len(runs), FAN)]
             runs = [_written(files, _merged(part), folder) for part in some]
-        yield _opened(_written(files, chain.from_iterable(map(_tables, runs)) if in_order else _merged(runs), folder))
+        whole = chain.from_iterable(map(_tables, runs)) if in_order else _merged(runs)
+        yield _opened(runs[0] if len(runs) == 1 else _written(files, whole, folder))
 
 
 def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
