@@ -86,8 +86,8 @@ class Rules:
         features = {f.name: f.kind == NUMBER for f in used}
         rows = _parts([w for w, _ in windows], _columns(features), self.min_rows)
         seen = _seen(rows, features)
-        if len(seen.sure) < 20:
-            raise CalibrationRefused(f"20 windows or stretches of rows are needed, the reference has {len(seen.sure)}")
+        if (k := len(seen.sure)) < 20:
+            raise CalibrationRefused(f"the reference shows {k} windows or stretches of rows; 20 are needed")
         sizes, kinds = np.array(seen.sizes), {f: tuple(c) for f, c in seen.kinds.items() if len(c) <= MAX_KINDS}
         typical = np.array([_middle(column) for column in sizes.T])
         some = rows.sample(SAMPLE_ROWS)
