@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -74,7 +75,8 @@ def _parquet_rows(path: Path, start: int) -> Iterator[tuple[int, bytes]]:
     try:
         with pq.ParquetFile(path) as file:
             number = 0
-            for batch in file.iter_batches(batch_size=5000):
+            groups = ([i] for i in range(file.num_row_groups))  # one by one: all at once would stay in memory
+            for batch in chain.from_iterable(file.iter_batches(5000, row_groups=group) for group in groups):
                 skip = max(0, start - number)
                 if skip < batch.num_rows:
                     rows = batch.slice(skip).to_pylist(maps_as_pydicts="lossy")

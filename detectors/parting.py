@@ -25,6 +25,7 @@ from detectors.binned import (
 )
 from detectors.stats import Floats
 from detectors.strata import MAX_SEGMENTS, MIN_PART_ROWS, Segment, frequent
+from detectors.streamed import Streamed
 
 SAMPLE_ROWS: Final = 100_000  # of a longer reference so many evenly spaced rows are looked at
 MAX_SHARE: Final = 0.5  # of the rows: a larger part is nearly the whole
@@ -146,7 +147,9 @@ def _number(rows: pa.Table, name: str, need: int, answers: Floats) -> list[Part]
 def _category(rows: pa.Table, name: str, need: int, answers: Floats) -> list[Part]:
     """The frequent values that are not too frequent, those nearest to a tenth of the rows first."""
     column = f"feature:{name}"
-    counted = [(v, n) for v, n in frequent(rows, column) if n >= need and len(v) <= MAX_NAME and v.isprintable()]
+    counted = [
+        (v, n) for v, n in frequent(Streamed.of(rows), column) if n >= need and len(v) <= MAX_NAME and v.isprintable()
+    ]
     fit = _fitting(np.array([n for _, n in counted], dtype=np.int64), rows.num_rows, need).tolist()
     fit.sort(key=lambda i: abs(math.log(counted[i][1] / rows.num_rows / TENTH)))  # equals stay by frequency and name
     values = [counted[i][0] for i in fit[:MAX_SEGMENTS]]
@@ -186,7 +189,7 @@ def _answers(rows: pa.Table) -> Floats:
         return np.array([_ranks(by_class[c]) for c in (classes[1:] if len(classes) == 2 else classes[:MAX_SCORES])])
     if np.isfinite(values).sum() * 2 > rows.num_rows:
         return _ranks(values)[None]
-    labels = [v for v, _ in frequent(rows, "prediction_label")[:MAX_SCORES]]
+    labels = [v for v, _ in frequent(Streamed.of(rows), "prediction_label")[:MAX_SCORES]]
     code = category_codes(rows, "prediction_label", labels)
     return np.array([(code == i) - float((code == i).mean()) for i in range(len(labels))]).reshape(
         len(labels), rows.num_rows

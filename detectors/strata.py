@@ -15,16 +15,17 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors.binned import category_codes, floats, number_codes, quantile_edges
+from detectors.streamed import Streamed
 
 MAX_SEGMENTS: Final = 12
 MAX_CELLS: Final = 12  # beside the one of all other rows
 MAX_PARTS: Final = 96  # segments times cells: what bounds a profile
 MIN_PART_ROWS: Final = 500  # rows of the reference that a segment or cell needs
 CONTEXT_BINS: Final = 4  # of a number that is context
+AXIS_ROWS: Final = 100_000  # of a longer reference that say where the numbers of its context are cut
 FEW: Final = 24  # values up to which a number that is context counts by value, such as the hour
 PRIOR_ROWS: Final = 5.0  # reference rows that stand in every cell: one that is empty counts as unchanged
 
@@ -137,7 +138,7 @@ class Strata:
 
 
 def fit_strata(
-    rows: pa.Table,
+    rows: pa.Table | Streamed,
     segments: Sequence[Segment | str] = (),
     context: Sequence[str] = (),
     *,
@@ -153,6 +154,7 @@ def fit_strata(
     >>> [s.name for s in found.segments], found.words()
     (['c:b', 'c:a'], ['c:b', 'c:a', 'all else'])
     """
+    rows = Streamed.of(rows)
     named = [s for s in segments if isinstance(s, Segment)]
     listed = [
         (n, Segment(f"{column.removeprefix('feature:')}:{value}", column, (value,)))
@@ -168,18 +170,16 @@ def fit_strata(
     return Strata(kept, axes, _cells(rows, axes)[:room])
 
 
-def frequent(rows: pa.Table, column: str) -> list[tuple[str, int]]:
+def frequent(rows: Streamed, column: str) -> list[tuple[str, int]]:
     """Values of a column and their rows, most frequent first; none where it is missing."""
-    if column not in rows.column_names:
-        return []
-    counted = pc.value_counts(rows[column].cast(pa.string()).drop_null()).to_pylist()
-    return sorted(((c["values"], c["counts"]) for c in counted), key=lambda found: (-found[1], found[0]))
+    counted = ((word, int(n)) for word, n in rows.words(column).items())
+    return sorted(counted, key=lambda found: (-found[1], found[0]))
 
 
-def _axis(rows: pa.Table, column: str, *, number: bool) -> Axis:
+def _axis(rows: Streamed, column: str, *, number: bool) -> Axis:
     if not number:
         return Axis(column, values=tuple(v for v, _ in frequent(rows, column)[:FEW]) or ("",))
-    x = floats(rows, column)
+    x = floats(rows.sample(AXIS_ROWS, [column]), column)
     x = x[np.isfinite(x)]
     most = FEW if len(np.unique(x)) <= FEW else CONTEXT_BINS
     return Axis(column, edges=tuple(quantile_edges(x, most).tolist()) if len(x) else (0.0,))
@@ -193,14 +193,17 @@ def _mixed(axes: Sequence[Axis], rows: pa.Table) -> NDArray[np.int64]:
     return code
 
 
-def _cells(rows: pa.Table, axes: Sequence[Axis]) -> tuple[tuple[int, ...], ...]:
+def _cells(rows: Streamed, axes: Sequence[Axis]) -> tuple[tuple[int, ...], ...]:
     """Combinations of codes that the reference holds often enough, most frequent first."""
     if not axes:
         return ()
-    code = _mixed(axes, rows)
-    found, n = np.unique(code, return_counts=True)
-    order = np.lexsort((found, -n))
     sizes = [a.slots for a in axes]
+    often = np.zeros(int(np.prod(sizes)), dtype=np.int64)
+    for table in rows.tables(*(a.column for a in axes)):
+        often += np.bincount(_mixed(axes, table), minlength=len(often))
+    found = np.flatnonzero(often)
+    n = often[found]
+    order = np.lexsort((found, -n))
     return tuple(tuple(int(x) for x in np.unravel_index(int(found[i]), sizes)) for i in order if n[i] >= MIN_PART_ROWS)
 
 

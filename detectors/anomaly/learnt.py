@@ -18,6 +18,7 @@ from detectors.constraints import Broken, Constraints
 from detectors.plausibility import Joint
 from detectors.search import Rows, Scale
 from detectors.signals import Encoder, Frame
+from detectors.streamed import evenly
 from monitor.errors import CalibrationRefused
 
 REFERENCE_ROWS: Final = 20_000  # a longer reference is thinned evenly
@@ -148,12 +149,10 @@ def reference_rows(windows: Sequence[Window], min_rows: int) -> tuple[pa.Table, 
     categorical = [n for n, kind in own if kind == "category"]
     if not own:
         raise CalibrationRefused("the reference has no features")
-    rows = pa.concat_tables([w.rows(columns(numeric, categorical)) for w in windows], promote_options="default")
-    if rows.num_rows < min_rows:
-        raise CalibrationRefused(f"the reference has {rows.num_rows} rows and {min_rows} are needed")
-    if rows.num_rows > REFERENCE_ROWS:
-        rows = rows.take(pa.array(np.linspace(0, rows.num_rows - 1, REFERENCE_ROWS).astype(np.int64)))
-    return rows, numeric, categorical
+    if (n := sum(w.n for w in windows)) < min_rows:
+        raise CalibrationRefused(f"the reference has {n} rows and {min_rows} are needed")
+    wanted = columns(numeric, categorical)
+    return evenly((w.rows(wanted) for w in windows), n, REFERENCE_ROWS), numeric, categorical
 
 
 def scale_of(frame: Frame, codes: NDArray[np.uint8], rng: np.random.Generator) -> Scale:

@@ -19,6 +19,7 @@ from detectors.copies import Copies
 from detectors.hashing import mix
 from detectors.signals import Encoder, Frame, framed
 from detectors.sketch import KEPT, PER_DOUBLING, Distinct, Reading, Sample
+from detectors.streamed import evenly
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict, finite
 
@@ -100,9 +101,7 @@ class Exposure:
         numeric = [n for n, kind in own if kind == "number"]
         categorical = [n for n, kind in own if kind == "category"]
         columns = [*(f"feature:{n}" for n in (*numeric, *categorical)), "prediction_label"]
-        rows = pa.concat_tables([w.rows(columns) for w in windows], promote_options="default")
-        if rows.num_rows > REFERENCE_ROWS:
-            rows = rows.take(pa.array(np.linspace(0, rows.num_rows - 1, REFERENCE_ROWS).astype(np.int64)))
+        rows = evenly((w.rows(columns) for w in windows), sum(w.n for w in windows), REFERENCE_ROWS)
         label, classes = _labels(rows)
         frame = Frame.of(rows, numeric, categorical)
         distinct = np.sort(np.unique(frame.whole(), return_index=True)[1])

@@ -19,11 +19,13 @@ from detectors.labels import Waiting, joined, values, wait
 from detectors.past import KEEP, Past, best_p, wagers
 from detectors.season import Calendar
 from detectors.stats import Floats
+from detectors.streamed import Streamed
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict, rfc3339
 
 VERSION: Final = 1
 MAX_GROUPS: Final = 8  # values of one feature, the most frequent
+CUT_ROWS: Final = 100_000  # of a longer reference that say where a number is cut
 RATES: Final = ("outcome rate", "true positive rate", "false positive rate")
 TOO_LITTLE: Final = "too little data"
 
@@ -84,13 +86,13 @@ class Fairness:
         if not self.named:
             raise CalibrationRefused("the configuration names no groups of this model (models.NAME.fairness)")
         columns = [f"feature:{g}" for g in self.named]
-        parts = [w.rows([*columns, "prediction_label"]) for w in reference]
-        rows = pa.concat_tables(parts, promote_options="default") if parts else pa.table({})
-        if missing := [c.removeprefix("feature:") for c in columns if c not in rows.column_names]:
+        windows = [w for w in reference if w.n]
+        rows = Streamed(sum(w.n for w in windows), lambda wanted: (w.rows(wanted or ()) for w in windows))
+        names = {c for t in rows.tables(*columns) for c in t.column_names}
+        if missing := [c.removeprefix("feature:") for c in columns if c not in names]:
             raise CalibrationRefused(f"the reference has no feature {', '.join(missing)} to make groups of")
-        said = _words(rows, "prediction_label")
-        classes, counts = np.unique(said[said != None].astype(str), return_counts=True)  # noqa: E711 - elementwise
-        outcome = self.outcome or (str(classes[np.argmin(counts)]) if len(classes) == 2 else "")
+        said = rows.words("prediction_label")
+        outcome = self.outcome or (min(said, key=lambda c: (said[c], c)) if len(said) == 2 else "")
         if not outcome:
             raise CalibrationRefused("say which predicted class is the outcome (models.NAME.fairness.outcome)")
         found = [[g, _groups(rows, f"feature:{g}", self.min_rows)] for g in self.named]
@@ -210,17 +212,15 @@ def _is_number(rows: pa.Table, column: str) -> bool:
     return column in rows.column_names and pa.types.is_floating(rows[column].type)
 
 
-def _groups(rows: pa.Table, column: str, least: int) -> list[list[Any]]:
+def _groups(rows: Streamed, column: str, least: int) -> list[list[Any]]:
     """Groups of a feature as [words, low, high] (numbers) or [words, value]."""
-    if _is_number(rows, column):
-        x = floats(rows, column)
+    if _is_number(next(rows.tables(column)), column):
+        x = floats(rows.sample(CUT_ROWS, [column]), column)
         cuts = np.unique(np.quantile(x[np.isfinite(x)], [1 / 3, 2 / 3])).tolist() if np.isfinite(x).any() else []
         edges = [-np.inf, *cuts, np.inf]
         return [[f"{a:g} to {b:g}", a, b] for a, b in pairwise(edges)] if cuts else []
-    said = _words(rows, column)
-    kinds, counts = np.unique(said[said != None].astype(str), return_counts=True)  # noqa: E711 - elementwise
-    order = [i for i in np.argsort(-counts, kind="stable")[:MAX_GROUPS] if counts[i] >= least]
-    return [[str(kinds[i]), str(kinds[i])] for i in order]
+    often = sorted(rows.words(column).items(), key=lambda found: (-found[1], found[0]))
+    return [[word, word] for word, n in often[:MAX_GROUPS] if n >= least]
 
 
 def _inside(rows: pa.Table, column: str, kinds: list[list[Any]]) -> Iterator[tuple[str, NDArray[np.bool_]]]:

@@ -74,7 +74,9 @@ class LabelFlips:
         numeric = [f.name for f in own if f.kind == "number"]
         categorical = [f.name for f in own if f.kind == "category"]
         columns = [f"feature:{n}" for n in (*numeric, *categorical)]
-        rows = pa.concat_tables([w.rows(columns) for w in windows], promote_options="default").slice(0, REFERENCE_ROWS)
+        before = np.cumsum([0, *(w.n for w in windows)])[:-1]
+        parts = [w.rows(columns) for w, n in zip(windows, before, strict=True) if n < REFERENCE_ROWS]
+        rows = pa.concat_tables(parts, promote_options="default").slice(0, REFERENCE_ROWS)
         encoder = Encoder.fit(Frame.of(rows, numeric, categorical))
         meta = {"numeric": numeric, "categorical": categorical, "codes": [list(w) for w in encoder.words]}
         return Calibration(self.name, VERSION, reference_hash, meta, {"edges": encoder.edges})

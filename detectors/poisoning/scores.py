@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -70,12 +71,18 @@ class CanaryScores:
 
     def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
         """The spread of answered values. Raises CalibrationRefused where no canaries are configured."""
-        parts = [w.rows(["canary", "prediction_value"]) for w in reference]
-        if not any("canary" in p.column_names for p in parts):
+        held, n, mean, squares = False, 0, 0.0, 0.0
+        for window in reference:
+            rows = window.rows(["canary", "prediction_value"])
+            held |= "canary" in rows.column_names
+            x = floats(rows, "prediction_value")
+            if len(x := x[np.isfinite(x)]):  # merged as in Chan, Golub and LeVeque 1979
+                step, m = float(x.mean()) - mean, n + len(x)
+                squares += float(((x - x.mean()) ** 2).sum()) + step**2 * n * len(x) / m
+                n, mean = m, mean + step * len(x) / m
+        if not held:
             raise CalibrationRefused("the configuration names no canaries of this model (models.NAME.canaries)")
-        values = np.concatenate([floats(p, "prediction_value") for p in parts])
-        values = values[np.isfinite(values)]
-        scale = (float(values.std()) if len(values) else 0.0) or 1.0
+        scale = math.sqrt(squares / n) if squares else 1.0
         return Calibration(self.name, VERSION, reference_hash, {"scale": scale})
 
     def measure(

@@ -55,18 +55,20 @@ class Missing:
             return Calibration(
                 self.name, VERSION, reference_hash, {"limit_s": self.limit_s, "gaps": 0, "longest_s": None}
             )
-        parts = [np.asarray(w.rows(["event_time"]).column("event_time"), dtype=np.int64) for w in reference if w.n]
-        times = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)
-        gaps = np.diff(times) / SECOND_US
-        if len(gaps) < self.min_gaps or not gaps.max(initial=0.0) > 0:
+        gaps, longest_us, last = 0, 0, np.empty(0, np.int64)
+        for window in sorted((w for w in reference if w.n), key=lambda w: w.start_us):
+            own = np.sort(np.asarray(window.rows(["event_time"]).column("event_time"), dtype=np.int64))
+            steps = np.diff(np.concatenate([last, own]))
+            gaps, longest_us, last = gaps + len(steps), int(steps.max(initial=longest_us)), own[-1:]
+        if gaps < self.min_gaps or not longest_us:
             raise CalibrationRefused(
-                f"the reference shows {len(gaps)} gaps between event times and {self.min_gaps} are needed: "
+                f"the reference shows {gaps} gaps between event times and {self.min_gaps} are needed: "
                 "use a reference with times, or set limit_s"
             )
-        longest_s = float(gaps.max())
+        longest_s = longest_us / SECOND_US
         limit_s = max(self.floor_s, self.factor * longest_s)
         return Calibration(
-            self.name, VERSION, reference_hash, {"limit_s": limit_s, "gaps": len(gaps), "longest_s": longest_s}
+            self.name, VERSION, reference_hash, {"limit_s": limit_s, "gaps": gaps, "longest_s": longest_s}
         )
 
     def measure(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window, few_rows
 from detectors.binned import NUMBER, floats, stands_for
-from detectors.profile import Profile
+from detectors.profile import Profile, merged
 from detectors.signals import Frame
 from detectors.stats import Floats
+from detectors.streamed import Streamed
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict
 
@@ -26,6 +27,7 @@ ROWS: Final = "all fields"  # blame of rules about whole rows
 MAX_ROWS: Final = 200_000  # rows of a window that are looked at, the first ones,
 AT_ONCE: Final = 32_768  # of which so many are compared at a time
 UNTIMED_ROWS: Final = 200  # rows of a stretch where the reference has no times
+SAMPLE_ROWS: Final = 100_000  # of a longer reference that say where its numbers' middle is and how many rows repeat
 REPEATS: Final = 0.1  # share of repeats that is usual whatever the reference shows: who made it may have left them out
 BAD, CLEAN = 2.0, -1.0  # scores of a window that breaks a rule and of one that keeps it, for the return test
 UNITS: Final = (1000.0, 100.0, 60.0, 10.0)  # factors that a change of unit is known by
@@ -77,44 +79,43 @@ class Rules:
     def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
         """Ranges of numbers and the largest share of every rule. Raises CalibrationRefused for too little reference."""
         windows = [(w, p) for w in reference if w.n and (p := w.profile()) is not None]
-        total: Profile | None = None
-        for _, p in windows:
-            total = p if total is None else total.merge(p)
+        total = merged(p for _, p in windows)
         if total is None or total.bins is None or not any(f.column.startswith("feature:") for f in total.bins.features):
             raise CalibrationRefused("the reference has no features to learn rules from")
         used = [f for f in total.bins.features if f.column.startswith("feature:") and (f.edges or f.categories)]
         features = {f.name: f.kind == NUMBER for f in used}
-        parts = [w.rows(_columns(features)) for w, _ in windows]
-        if len(parts) == 1:  # no times: stretches of it stand for windows
-            parts = [parts[0].slice(a, UNTIMED_ROWS) for a in range(0, parts[0].num_rows, UNTIMED_ROWS)]
-        parts = [p for p in parts if p.num_rows >= self.min_rows]
-        if len(parts) < 20:
-            raise CalibrationRefused(f"the reference shows {len(parts)} windows or stretches of rows; 20 are needed")
-        rows = pa.concat_tables(parts, promote_options="default")
-        low, high = _ranges(rows, features, self.widening)
-        kinds = {f: found for f, number in features.items() if not number and (found := _kinds(rows, f)) is not None}
-        sizes = np.array([_sizes(p, features, _weight(p)) for p in parts])
+        rows = _parts([w for w, _ in windows], _columns(features), self.min_rows)
+        seen = _seen(rows, features)
+        if (k := len(seen.sure)) < 20:
+            raise CalibrationRefused(f"the reference shows {k} windows or stretches of rows; 20 are needed")
+        sizes, kinds = np.array(seen.sizes), {f: tuple(c) for f, c in seen.kinds.items() if len(c) <= MAX_KINDS}
         typical = np.array([_middle(column) for column in sizes.T])
-        learnt = Learnt(features, low, high, {f: tuple(c) for f, c in kinds.items()}, typical, _always(rows, features))
-        weights = [_weight(p) for p in parts]
-        shares = np.array([_shares(p, learnt, w) for p, w in zip(parts, weights, strict=True)])
-        only = _only_here(parts, kinds, weights)
+        some = rows.sample(SAMPLE_ROWS)
+        low, high = _ranges(some, seen.ends, features, self.widening)
+        learnt = Learnt(features, low, high, kinds, typical, tuple(f for f in features if f not in seen.absent))
         names = _rules(learnt)
-        for f in kinds:  # what one window alone showed was new in it
-            shares[:, names.index(f"{f}/new/1")] = only[f]
+        once = {f: pa.array([v for v, n in seen.kinds[f].items() if n == 1], pa.string()) for f in kinds}
+        found = []
+        for table in rows.tables():
+            weight = _weight(table)
+            found.append(_shares(table, learnt, weight))
+            for f, alone in once.items():  # what one window alone showed was new in it
+                new = np.asarray(pc.is_in(_words(table, f), value_set=alone))
+                found[-1][names.index(f"{f}/new/1")] = _share(new, weight)
+        most = np.max(found, axis=0)
         for f, column, middle in zip((f for f, number in features.items() if number), sizes.T, typical, strict=True):
             known = column[np.isfinite(column)]
             if not len(known) or known.max() > STEADY * middle or known.min() < middle / STEADY:
-                shares[:, names.index(f"{f}/unit/1")] = 1.0  # its size changes anyway
+                most[names.index(f"{f}/unit/1")] = 1.0  # its size changes anyway
         meta = {
             "features": [[f, number] for f, number in features.items()],
             "kinds": {f: sorted(c) for f, c in kinds.items()},
             "always": list(learnt.always),
-            "windows": len(parts),
-            "rows": sum(_effective(p, w) for p, w in zip(parts, weights, strict=True)),
-            "equal_pairs": _equal_pairs(rows, learnt),
+            "windows": len(seen.sure),
+            "rows": sum(seen.sure),
+            "equal_pairs": _equal_pairs(some, learnt),
         }
-        arrays: dict[str, NDArray[Any]] = {"low": low, "high": high, "most": shares.max(axis=0), "typical": typical}
+        arrays: dict[str, NDArray[Any]] = {"low": low, "high": high, "most": most, "typical": typical}
         return Calibration(self.name, VERSION, reference_hash, meta, arrays)
 
     def measure(
@@ -204,12 +205,6 @@ def _words(rows: pa.Table, feature: str) -> pa.ChunkedArray:
     )
 
 
-def _kinds(rows: pa.Table, feature: str) -> list[str] | None:
-    """Categories of a field; None where there are too many to tell a new one."""
-    found = pc.unique(_words(rows, feature).drop_null())
-    return None if len(found) > MAX_KINDS else found.to_pylist()
-
-
 def _weight(rows: pa.Table) -> Floats | None:
     """Events that each row of a sampled log stands for; None where every row stands for itself."""
     events = stands_for(rows)
@@ -228,17 +223,51 @@ def _share(hit: NDArray[np.bool_], weight: Floats | None) -> float:
     return float(weight @ hit) / max(1.0, float(weight.sum()))
 
 
-def _only_here(
-    parts: Sequence[pa.Table], kinds: dict[str, list[str]], weights: Sequence[Floats | None]
-) -> dict[str, Floats]:
-    """Per field and window the share of events whose category no other window shows: how new things come when all is well."""
-    out = {}
-    for f in kinds:
-        windows = Counter(v for p in parts for v in pc.unique(_words(p, f).drop_null()).to_pylist())
-        once = pa.array([v for v, n in windows.items() if n == 1], pa.string())
-        alone = [np.asarray(pc.is_in(_words(p, f), value_set=once)) for p in parts]
-        out[f] = np.array([_share(a, w) for a, w in zip(alone, weights, strict=True)])
-    return out
+@dataclass(frozen=True)
+class Seen:
+    """What one pass over the reference's windows shows. sure: their effective rows; sizes: per window and number; ends: the
+    smallest and largest value of each number; kinds: windows that show each category; absent: fields that some row lacks.
+    """
+
+    sure: list[float]
+    sizes: list[Floats]
+    ends: Floats
+    kinds: dict[str, Counter[str]]
+    absent: set[str]
+
+
+def _parts(windows: Sequence[Window], columns: Sequence[str], min_rows: int) -> Streamed:
+    """The windows with rows enough, one table each; where there is one only, or no times, stretches stand for windows."""
+    whole = [len(windows) > 1 and w.end_us > w.start_us for w in windows]
+    cuts = [range(0, w.n, w.n if one else UNTIMED_ROWS) for w, one in zip(windows, whole, strict=True)]
+    sizes = [[n for at in cut if (n := min(cut.step, cut.stop - at)) >= min_rows] for cut in cuts]
+
+    def read(_: Sequence[str] | None) -> Iterator[pa.Table]:
+        for window, cut, own in zip(windows, cuts, sizes, strict=True):
+            rows = window.rows(columns) if own else pa.table({})
+            yield from (rows.slice(at, n) for at, n in zip(cut, own, strict=False))
+
+    return Streamed(sum(map(sum, sizes)), read)
+
+
+def _seen(rows: Streamed, features: dict[str, bool]) -> Seen:
+    numbers = [f for f, number in features.items() if number]
+    ends = np.tile([[np.inf], [-np.inf]], len(numbers))
+    found = Seen([], [], ends, {f: Counter() for f, number in features.items() if not number}, set())
+    for table in rows.tables():
+        weight = _weight(table)
+        found.sure.append(_effective(table, weight))
+        found.sizes.append(_sizes(table, features, weight))
+        for i, f in enumerate(numbers):
+            x = floats(table, f"feature:{f}")
+            x = x[np.isfinite(x)]
+            ends[:, i] = x.min(initial=ends[0, i]), x.max(initial=ends[1, i])
+        for f, windows in found.kinds.items():
+            if len(windows) <= MAX_KINDS:  # more are too many to tell a new one
+                windows.update(pc.unique(_words(table, f).drop_null()).to_pylist())
+        names = set(table.column_names)
+        found.absent.update(f for f in features if f"feature:{f}" not in names or table[f"feature:{f}"].null_count)
+    return found
 
 
 def _sizes(rows: pa.Table, features: dict[str, bool], weight: Floats | None) -> Floats:
@@ -261,10 +290,6 @@ def _middle(x: Floats, weight: Floats | None = None) -> float:
     return float(np.quantile(x, 0.5, method="lower")) if len(x) else np.nan
 
 
-def _always(rows: pa.Table, features: dict[str, bool]) -> tuple[str, ...]:
-    return tuple(f for f in features if f"feature:{f}" in rows.column_names and not rows[f"feature:{f}"].null_count)
-
-
 def _near_unit(ratio: float) -> float | None:
     """The factor (or one over it) that a ratio of typical sizes is near, None for none."""
     for u in (*UNITS, *(1 / u for u in UNITS)):
@@ -281,15 +306,16 @@ def _factors(rows: pa.Table, learnt: Learnt, broken: Sequence[str], weight: Floa
     return {f: u for f, u in found.items() if u is not None}
 
 
-def _ranges(rows: pa.Table, features: dict[str, bool], widening: float) -> tuple[Floats, Floats]:
-    low, high = [], []
-    for f in (f for f, number in features.items() if number):
-        x = floats(rows, f"feature:{f}")
+def _ranges(some: pa.Table, ends: Floats, features: dict[str, bool], widening: float) -> tuple[Floats, Floats]:
+    """The ends of each number, moved away from the middle of some of its values."""
+    low, high = ends * [[-1.0], [-1.0]]
+    for i, f in enumerate(f for f, number in features.items() if number):
+        x = floats(some, f"feature:{f}")
         x = x[np.isfinite(x)]
-        middle = float(np.median(x)) if len(x) else np.nan
-        low.append(float(x.min()) - widening * (middle - float(x.min())) if len(x) else -np.inf)
-        high.append(float(x.max()) + widening * (float(x.max()) - middle) if len(x) else np.inf)
-    return np.array(low), np.array(high)
+        if np.isfinite(ends[0, i]):
+            middle = float(np.median(x)) if len(x) else float(ends[:, i].mean())
+            low[i], high[i] = ends[:, i] + widening * (ends[:, i] - middle)
+    return low, high
 
 
 def _shares(rows: pa.Table, learnt: Learnt, weight: Floats | None) -> Floats:

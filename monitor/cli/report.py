@@ -109,9 +109,8 @@ def _kept(service: Any, model: str, made: Made) -> dict[str, Any]:
 
 def _evidently(service: Any, model: Any, start_us: int, end_us: int) -> str | None:
     """Evidently's report, or None with the reason on stderr: it never stops ours."""
-    import pyarrow.parquet as pq
-
     from monitor.reports import evidently
+    from monitor.service.frozen import rows_of
     from monitor.store import queries, references
 
     reference = references.reference(service.engine, model.model_id, model.reference_hash)
@@ -124,7 +123,7 @@ def _evidently(service: Any, model: Any, start_us: int, end_us: int) -> str | No
         "prediction_label",
         "prediction_value",
     ]
-    before = evidently.sampled([pq.read_table(service.root / "references" / reference.path)], reference.rows)
+    before = evidently.sampled(rows_of(service.root / "references" / reference.path).tables(), reference.rows)
     counts = queries.counts(service.engine, model.model_id, model.reference_hash, start_us, end_us)
     rows = service.log.read_window(model.model_id, start_us, end_us, columns)
     current = evidently.sampled(rows, sum(c.n for c in counts))

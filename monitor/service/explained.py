@@ -9,12 +9,12 @@ from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import structlog
 
 from detectors import why
 from detectors.profile import Bins
 from monitor.model import Decision, Event, parse_time_us
+from monitor.service.frozen import rows_of
 from monitor.service.parts import CALLER, with_callers
 
 ROWS: Final = 50_000  # on each side; of more the reference is thinned out and the newest of the log are taken
@@ -67,14 +67,12 @@ def reference_rows(file: Path | None, stored: Callable[[str], str]) -> Rows:
     def rows(columns: Sequence[str]) -> pa.Table:
         if file is None or not file.exists():
             return pa.table({c: pa.array([], pa.null()) for c in columns})
-        source = pq.ParquetFile(file)
-        names = source.schema_arrow.names
-        every, at, parts = -(-source.metadata.num_rows // ROWS) or 1, 0, []
-        for batch in source.iter_batches(columns=[c for c in columns if c in names]):
-            kept = pa.array(range(-at % every, batch.num_rows, every), pa.int64())
-            parts.append(pa.Table.from_batches([batch]).take(kept))
-            at += batch.num_rows
-        found = pa.concat_tables(parts).combine_chunks() if parts else source.schema_arrow.empty_table()
+        whole = rows_of(file)
+        every, at, parts = -(-whole.num_rows // ROWS) or 1, 0, []
+        for table in whole.tables(*columns):
+            parts.append(table.take(pa.array(range(-at % every, table.num_rows, every), pa.int64())))
+            at += table.num_rows
+        found = pa.concat_tables(parts).combine_chunks()
         known = CALLER in found.column_names and pc.count(found[CALLER]).as_py()
         return with_callers(found, stored) if known else found
 

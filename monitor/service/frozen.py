@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from collectors import files
 from collectors.base import Placed, Record
 from collectors.decode import decoder_for
+from detectors.profile import FIT_ROWS, Bins
+from detectors.streamed import Streamed
 from monitor.config import Config, ModelConfig
 from monitor.errors import ConfigError, DecodeError, Mistake, UsageError
 from monitor.model import InferenceEvent
@@ -23,6 +25,14 @@ from monitor.store.eventlog import ModelTable
 from monitor.store.features import FeatureSchema
 
 CHUNK_ROWS: Final = 20_000
+BATCH_ROWS: Final = 8_192  # of a frozen reference that are read at once
+ANSWERS: Final = (
+    "prediction_label",
+    "prediction_value",
+    "scores",
+    "class_names",
+    "extra",
+)  # and texts, to cut beside features
 UNTIMED_MS: Final = 100_000_000_000  # what decoders take for a time and no log holds: the first moment that they accept
 
 BASE_COLUMNS: Final = (  # what detectors may ask for beside the features
@@ -125,6 +135,29 @@ def write_rows(path: Path, tables: Iterator[pa.Table], schema: FeatureSchema) ->
             writer.write_table(table.cast(writer.schema))
             rows += table.num_rows
     return rows
+
+
+def rows_of(file: Path) -> Streamed:
+    """The rows of a frozen reference, read from its copy piece by piece."""
+    with pq.ParquetFile(file) as source:
+        rows, blank = source.metadata.num_rows, source.schema_arrow.empty_table()
+
+    def read(columns: Sequence[str] | None) -> Iterator[pa.Table]:
+        wanted = [c for c in blank.column_names if columns is None or c in columns]
+        if not rows:
+            yield blank.select(wanted)
+        with pq.ParquetFile(file) as source:
+            for i in range(source.num_row_groups):  # what reads all at once keeps all in memory
+                for batch in source.iter_batches(BATCH_ROWS, row_groups=[i], columns=wanted, use_threads=False):
+                    yield pa.Table.from_batches([batch]).select(wanted)
+
+    return Streamed(rows, read)
+
+
+def fit_bins(rows: Streamed, schema: FeatureSchema) -> Bins:
+    """Where a reference cuts its features, from as many evenly spaced rows as `Bins.fit` looks at."""
+    columns = [c for c in read_columns(schema) if c.startswith("feature:") or c in ANSWERS]
+    return Bins.fit(rows.sample(FIT_ROWS, columns), schema.numeric, schema.categorical)
 
 
 def empty(schema: FeatureSchema) -> pa.Table:

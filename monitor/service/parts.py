@@ -14,13 +14,14 @@ import pyarrow.compute as pc
 
 from alerts.text import shown
 from detectors.drift.marginals import Marginals
-from detectors.parting import Part, choose
+from detectors.parting import ANSWERS, SAMPLE_ROWS, Part, choose
 from detectors.reference import Finding
 from detectors.strata import MAX_CELLS, MAX_PARTS, MAX_SEGMENTS, MIN_PART_ROWS, Segment, Strata, fit_strata
+from detectors.streamed import Streamed
 from monitor.config import Config, ModelConfig
 from monitor.errors import ConfigError, Mistake
 from monitor.service.privacy import pseudonym
-from monitor.service.windows import usual_window_us
+from monitor.service.windows import hourly, per_window, usual_window_us
 from monitor.store.features import FeatureSchema
 
 CALLER: Final = "principal"
@@ -28,11 +29,12 @@ ENVELOPE: Final = (CALLER, "model_version")  # columns beside the features that 
 PSEUDONYM: Final = "h1-"  # how the names of callers begin that are no plain ones
 
 
-def strata_of(name: str, model: ModelConfig, schema: FeatureSchema, rows: pa.Table) -> Strata:
+def strata_of(name: str, model: ModelConfig, schema: FeatureSchema, rows: pa.Table | Streamed) -> Strata:
     """Segments and cells of a model in its reference's rows; none without a reference.
 
     Raises ConfigError for a feature that the reference lacks, and for a number without condition.
     """
+    rows = Streamed.of(rows)
     if not rows.num_rows or not (model.segments or model.context):
         return Strata()
     segments: list[Segment | str] = [p.segment for p in found_parts(model, schema, rows)]
@@ -49,7 +51,7 @@ def strata_of(name: str, model: ModelConfig, schema: FeatureSchema, rows: pa.Tab
     return fit_strata(rows, segments, context, numeric=[f"feature:{n}" for n in schema.numeric])
 
 
-def found_parts(model: ModelConfig, schema: FeatureSchema, rows: pa.Table) -> tuple[Part, ...]:
+def found_parts(model: ModelConfig, schema: FeatureSchema, rows: pa.Table | Streamed) -> tuple[Part, ...]:
     """The segments of `segments: auto` in a reference, and why these; () for a model that names its own, or none.
 
     A part needs the rows that a window must have in its usual windows, else it would never be judged. A context keeps
@@ -58,11 +60,14 @@ def found_parts(model: ModelConfig, schema: FeatureSchema, rows: pa.Table) -> tu
     if model.segments != "auto":
         return ()
     room = MAX_PARTS // (MAX_CELLS + 1) - 1 if model.context else MAX_SEGMENTS
-    return choose(rows, schema.numeric, schema.categorical, room=room, least=least_share(rows))
+    rows, columns = Streamed.of(rows), (*ANSWERS, *(f"feature:{f}" for f in (*schema.numeric, *schema.categorical)))
+    some = rows.sample(SAMPLE_ROWS, columns)
+    return choose(some, schema.numeric, schema.categorical, room=room, least=least_share(rows))
 
 
-def part_findings(model: ModelConfig, schema: FeatureSchema, rows: pa.Table) -> Iterator[Finding]:
+def part_findings(model: ModelConfig, schema: FeatureSchema, rows: pa.Table | Streamed) -> Iterator[Finding]:
     """What `segments: auto` chose in a reference, a note for each column, or that it chose nothing."""
+    rows = Streamed.of(rows)
     parts = found_parts(model, schema, rows)
     columns = sorted({p.segment.column for p in parts}, key=[p.segment.column for p in parts].index)
     for column in columns:
@@ -77,12 +82,12 @@ def part_findings(model: ModelConfig, schema: FeatureSchema, rows: pa.Table) -> 
         yield Finding("note", "no_segments", text, "name segments, or give more rows")
 
 
-def least_share(rows: pa.Table) -> float:
+def least_share(rows: Streamed) -> float:
     """Share of the rows that a part needs to be judged in a usual window of the reference; 0 without times."""
-    times, wanted = np.asarray(rows["event_time"]), Marginals().min_rows
-    if not len(times) or not times.min():
+    hours, wanted = hourly(rows), Marginals().min_rows
+    if not len(hours):
         return 0.0
-    n = np.bincount((times - times.min()) // usual_window_us(times, wanted))
+    n = per_window(hours, usual_window_us(hours, wanted))
     return wanted / float(np.median(n[n > 0]))
 
 
@@ -110,7 +115,9 @@ def stored_name(config: Config) -> Callable[[str], str]:
 
 
 def with_callers(rows: pa.Table, stored: Callable[[str], str]) -> pa.Table:
-    """Rows whose callers have their stored names."""
+    """Rows whose callers, where they have that column, have their stored names."""
+    if CALLER not in rows.column_names:
+        return rows
     names = rows[CALLER].cast(pa.string()).combine_chunks()
     words = pc.unique(names).drop_null()
     renamed = pa.array([stored(n) for n in words.to_pylist()], pa.string())

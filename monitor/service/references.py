@@ -19,7 +19,6 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import structlog
 
 from alerts.evidence import clean
@@ -28,11 +27,21 @@ from detectors.conformal import MIN_HISTORY
 from detectors.profile import Bins, Profile, compare, merged
 from detectors.reference import check
 from detectors.season import Calendar
+from detectors.streamed import Streamed
 from monitor.config import Config, ModelConfig
 from monitor.config.tree import Reference
 from monitor.errors import StoreError, UsageError
 from monitor.model import HOUR_US, SECOND_US, Alert, Family, InferenceEvent, Said, parse_time_us, rfc3339
-from monitor.service.frozen import empty, file_hash, read_columns, reference_events, write_events, write_rows
+from monitor.service.frozen import (
+    empty,
+    file_hash,
+    fit_bins,
+    read_columns,
+    reference_events,
+    rows_of,
+    write_events,
+    write_rows,
+)
 from monitor.service.parts import part_findings
 from monitor.store import alertlog, people
 from monitor.store import references as store
@@ -56,7 +65,7 @@ class Held:
     """The reference that a model is judged by now: its hash, its rows, whether they come from the event log, its copy."""
 
     hash: str
-    rows: pa.Table
+    rows: Streamed
     schema: FeatureSchema = field(default_factory=FeatureSchema)
     logged: bool = False
     file: Path | None = None
@@ -108,19 +117,19 @@ def settle(config: Config, engine: Engine, events: EventLog, table: ModelTable, 
         at = store.standing(engine, table.model_id)
     row = store.reference(engine, table.model_id, at.current)
     if row is None:
-        return Held(NO_REFERENCE, empty(table.schema))
+        return Held(NO_REFERENCE, Streamed.of(empty(table.schema)))
     return Held(
         row.reference_hash, frozen_rows(folder, row), row.schema, row.origin.startswith("log "), folder / row.path
     )
 
 
-def frozen_rows(folder: Path, row: ReferenceRow) -> pa.Table:
+def frozen_rows(folder: Path, row: ReferenceRow) -> Streamed:
     """The rows of a reference as they were frozen. StoreError when the copy is gone or is not what was approved."""
     file = folder / row.path
     if not file.exists() or (row.sha256 is not None and file_hash(file) != row.sha256):
         what = "is not what was frozen" if file.exists() else "is gone"
         raise StoreError(f"the copy {file} of reference version {row.version} {what}: restore it from a backup")
-    return pq.read_table(file)
+    return rows_of(file)
 
 
 def named(config: Config, model: ModelConfig) -> str:
@@ -174,7 +183,7 @@ def build(
             partial.rename(frozen)
     finally:
         partial.unlink(missing_ok=True)
-    rows = pq.read_table(frozen)
+    rows = rows_of(frozen)
     row = replace(
         made, reference_hash=digest, sha256=file_hash(frozen), path=str(frozen.relative_to(folder)), rows=rows.num_rows, created_us=now_us,
         span_us=_span(rows), findings=[f.to_json() for f in findings(config, table.name, rows, made.schema)],
@@ -243,9 +252,9 @@ def _unknown(events: EventLog, table: ModelTable, since_us: int, until_us: int) 
             yield InferenceEvent(event_time_us=0, model=table.name, features=dict(sorted(features.items())))
 
 
-def _span(rows: pa.Table) -> tuple[int, int] | None:
-    ends = pc.min_max(rows["event_time"]).as_py()
-    return None if not ends["max"] else (int(ends["min"]), int(ends["max"]))
+def _span(rows: Streamed) -> tuple[int, int] | None:
+    ends = rows.span()
+    return ends if ends[1] else None
 
 
 def suspicion(engine: Engine, model: str, since_us: int, until_us: int) -> Suspicion:
@@ -272,12 +281,12 @@ def _onset_us(a: Alert) -> int:
     return min(a.opened_us, a.window_us[0], parse_time_us(onset) if isinstance(onset, str) else a.opened_us)
 
 
-def findings(config: Config, model: str, rows: pa.Table, schema: FeatureSchema) -> Sequence[Any]:
+def findings(config: Config, model: str, rows: Streamed, schema: FeatureSchema) -> Sequence[Any]:
     """What these rows lack as a reference of this model."""
     name = config.models[model].calendar or (next(iter(config.calendars)) if len(config.calendars) == 1 else None)
     days = Calendar() if name is None else config.calendars[name]
     calendar = Calendar(days.timezone, tuple(days.weekend), tuple(days.holidays))
-    found = check(rows, Bins.fit(rows, schema.numeric, schema.categorical), calendar)
+    found = check(rows, fit_bins(rows, schema), calendar)
     return [*found, *part_findings(config.models[model], schema, rows)]
 
 
@@ -297,8 +306,8 @@ def due(config: Config, engine: Engine, events: EventLog, table: ModelTable) -> 
 def compared(folder: Path, old: ReferenceRow, new: ReferenceRow) -> dict[str, Any]:
     """What moved from one reference to another, by feature, on the bins of the old one; the most changed first."""
     before, after = frozen_rows(folder, old), frozen_rows(folder, new)
-    bins = Bins.fit(before, old.schema.numeric, old.schema.categorical)
-    a, b = bins.count(before), bins.count(after)
+    bins = fit_bins(before, old.schema)
+    a, b = (counted(bins, rows) for rows in (before, after))
     moved = sorted(compare(bins, a, b).items(), key=lambda kv: (-(kv[1]["js"] or 0.0), kv[0]))
     names = {*old.schema.numeric, *old.schema.categorical}, {*new.schema.numeric, *new.schema.categorical}
     return {
@@ -308,22 +317,30 @@ def compared(folder: Path, old: ReferenceRow, new: ReferenceRow) -> dict[str, An
     }  # fmt: skip
 
 
-def _centers(before: pa.Table, after: pa.Table, name: str) -> Mapping[str, Any]:
+def counted(bins: Bins, rows: Streamed) -> Profile:
+    """Counts of all rows."""
+    return merged(map(bins.count, rows.tables(*bins.columns, "event_time", "sampling_fraction"))) or bins.empty()
+
+
+def _centers(before: Streamed, after: Streamed, name: str) -> Mapping[str, Any]:
     """Means of a number over the events that the rows stand for, on both sides; categories that came and went."""
     column = f"feature:{name}"
-    if column not in before.column_names or column not in after.column_names:
+    kinds = [t.schema.field(column).type for t in (next(r.tables(column)) for r in (before, after)) if t.num_columns]
+    if len(kinds) < 2:
         return {}
-    a, b = before[column], after[column]
-    if pa.types.is_floating(a.type) and pa.types.is_floating(b.type):
-        return {"mean": [_mean(t, column) for t in (before, after)]}
-    x, y = ({str(v) for v in pc.unique(c).to_pylist() if v is not None} for c in (a, b))
+    if all(map(pa.types.is_floating, kinds)):
+        return {"mean": [_mean(r, column) for r in (before, after)]}
+    x, y = (set(r.words(column)) for r in (before, after))
     return {"came": sorted(y - x)[:20], "went": sorted(x - y)[:20]}
 
 
-def _mean(rows: pa.Table, column: str) -> float | None:
-    x, weight = floats(rows, column), stands_for(rows)
-    known = np.isfinite(x)
-    return float(np.average(x[known], weights=weight[known])) if known.any() else None
+def _mean(rows: Streamed, column: str) -> float | None:
+    total, events = 0.0, 0.0
+    for table in rows.tables(column, "sampling_fraction"):
+        x, weight = floats(table, column), stands_for(table)
+        known = np.isfinite(x)
+        total, events = total + float(x[known] @ weight[known]), events + float(weight[known].sum())
+    return total / events if events else None
 
 
 def recount(

@@ -6,37 +6,38 @@ Calibration happens once per (reference, detector, parameters) and is stored; a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import structlog
 from numpy.typing import NDArray
 
 from alerts.policy import Policy
 from alerts.policy import policy as alert_policy
 from detectors import decide, expected
-from detectors.base import Calibration, Detector
+from detectors.base import Calibration, Detector, Window
 from detectors.expected import Expected
 from detectors.profile import Bins
 from detectors.registry import DEFAULTS, REGISTRY
 from detectors.strata import Strata
+from detectors.streamed import Streamed
 from monitor.config import Config, ModelConfig, directories
 from monitor.errors import CalibrationRefused, ConfigError, Mistake
 from monitor.model import HOUR_US, SECOND_US, Decision
 from monitor.service import known
 from monitor.service.callers import finder, nobody, plain
 from monitor.service.explained import Rows, reference_rows
-from monitor.service.frozen import file_hash, read_columns, reference_events
+from monitor.service.frozen import file_hash, fit_bins, read_columns, reference_events
 from monitor.service.known import Known
+from monitor.service.ordered import by_time
 from monitor.service.parts import by_caller, stored_name, strata_of, with_callers
-from monitor.service.references import Held
-from monitor.service.windows import Stretch, reference_windows, usual_window_us
+from monitor.service.references import Held, counted
+from monitor.service.windows import hourly, reference_windows, usual_window_us
 from monitor.store import registry
 from monitor.store.eventlog import ModelTable
 from monitor.store.queries import Engine
@@ -127,33 +128,23 @@ def watch(config: Config, engine: Engine, table: ModelTable, reference: Held, fo
     directory = directories(config).get(table.name)
     # A file holds plain names, whatever the log holds; rows that come from the log are named as the log names them.
     find = finder(config, engine, table.name) if reference.logged else plain(directory) if directory else nobody
-    declared = find(pc.unique(rows["principal"]).to_pylist())
+    declared = find(list(rows.words("principal")))
     if by_caller(model, table.schema):
         stored = stored_name(config)
-        rows, declared = with_callers(rows, stored), {stored(n): c for n, c in declared.items()}
+        rows, declared = rows.map(partial(with_callers, stored=stored)), {stored(n): c for n, c in declared.items()}
     strata = strata_of(table.name, model, table.schema, rows)
     bins = _bins(engine, table, digest, rows, strata, now_us)
     found = _known(config, table, folder)
-    rows = found.mark(rows)
-    windows: dict[int, list[Stretch]] = {}
-    ready: list[Monitor] = []
-    refused: dict[str, str] = {}
-    for name, (detector, window_us) in _configured(config, table.name, rows.column("event_time").to_numpy()).items():
-        if window_us not in windows:
-            windows[window_us] = reference_windows(table.name, rows, bins, window_us, declared)
-        try:
-            calibration = _calibration(engine, table.model_id, detector, windows[window_us], digest, strata, now_us)
-        except CalibrationRefused as error:
-            log.warning("calibration_refused", model=table.name, monitor=name, reason=str(error))
-            refused[name] = str(error)
-            continue
-        ready.append(Monitor(name, detector, calibration, window_us))
+    configured = _configured(config, table.name, hourly(rows))
+    with by_time(map(found.mark, rows.tables()), folder) as ordered:
+        cut = cache(lambda window_us: reference_windows(table.name, ordered, bins, window_us, declared))
+        ready, refused = _calibrated(engine, table, configured, cut, digest, strata, now_us)
     return Watched(
         name=table.name,
         table=table,
         reference_hash=digest,
         bins=bins,
-        monitors=tuple(ready),
+        monitors=ready,
         refused=refused,
         budget=decide.BudgetSettings.derive(config.budgets.drift, [m.window_us for m in ready if m.reads == "windows"]),
         fuse=decide.FuseSettings.derive(config.budgets.attacks, pace_per_s(rows)),
@@ -168,6 +159,23 @@ def watch(config: Config, engine: Engine, table: ModelTable, reference: Held, fo
     )
 
 
+def _calibrated(
+    engine: Engine, table: ModelTable, configured: Mapping[str, tuple[Detector, int]],
+    cut: Callable[[int], Sequence[Window]], digest: str, strata: Strata, now_us: int,
+) -> tuple[tuple[Monitor, ...], Mapping[str, str]]:  # fmt: skip
+    """Monitors that can run on the reference, and why others cannot. cut: the reference in windows of so many microseconds."""
+    ready, refused = list[Monitor](), dict[str, str]()
+    for name, (detector, window_us) in configured.items():
+        try:
+            calibration = _calibration(engine, table.model_id, detector, cut(window_us), digest, strata, now_us)
+        except CalibrationRefused as error:
+            log.warning("calibration_refused", model=table.name, monitor=name, reason=str(error))
+            refused[name] = str(error)
+            continue
+        ready.append(Monitor(name, detector, calibration, window_us))
+    return tuple(ready), refused
+
+
 def _known(config: Config, table: ModelTable, folder: Path) -> Known:
     """Indexes of the files of known rows that the model names."""
     model, made = config.models[table.name], {}
@@ -180,40 +188,44 @@ def _known(config: Config, table: ModelTable, folder: Path) -> Known:
     return Known(**made)
 
 
-def _versions(rows: pa.Table) -> tuple[str, ...]:
+def _versions(rows: Streamed) -> tuple[str, ...]:
     """Versions in the order in which they came."""
-    ordered = rows.select(["event_time", "model_version"]).sort_by("event_time")
-    return tuple(v for v in pc.unique(ordered["model_version"]).to_pylist() if v is not None)[-MAX_VERSIONS:]
+    came: dict[str, int] = {}
+    for table in rows.tables("event_time", "model_version"):
+        first = table.group_by("model_version", use_threads=False).aggregate([("event_time", "min")])
+        for version, t in zip(first["model_version"].to_pylist(), first["event_time_min"].to_pylist(), strict=True):
+            if version is not None:
+                came[version] = min(t, came.get(version, t))
+    return tuple(sorted(came, key=lambda v: came[v]))[-MAX_VERSIONS:]
 
 
-def pace_per_s(rows: pa.Table) -> float:
+def pace_per_s(rows: Streamed) -> float:
     """Events a second over the reference's span; 0 without times. A reference may be a sample: take it as a lower bound."""
-    times = rows.column("event_time").to_numpy()
-    span_us = int(times.max() - times.min()) if len(times) else 0
-    return len(times) * SECOND_US / span_us if span_us else 0.0
+    first, last = rows.span()
+    return rows.num_rows * SECOND_US / (last - first) if last > first else 0.0
 
 
-def _bins(engine: Engine, table: ModelTable, digest: str, rows: pa.Table, strata: Strata, now_us: int) -> Bins:
+def _bins(engine: Engine, table: ModelTable, digest: str, rows: Streamed, strata: Strata, now_us: int) -> Bins:
     params = _divided(strata)
     stored = registry.get_calibration(engine, table.model_id, "profile", params, digest)
     if stored is not None:
         return Bins.from_bytes(Calibration.from_bytes(stored).meta["bins"])
-    bins = replace(Bins.fit(rows, table.schema.numeric, table.schema.categorical), strata=strata)
-    reference = bins.count(rows).to_bytes()  # what reports draw the current window against
+    bins = replace(fit_bins(rows, table.schema), strata=strata)
+    reference = counted(bins, rows).to_bytes()  # what reports draw the current window against
     calibration = Calibration("profile", 1, digest, {"bins": bins.to_bytes(), "reference": reference})
     body = calibration.to_bytes()
     registry.put_calibration(engine, table.model_id, "profile", params, digest, calibration.hash, body, now_us)
     return bins
 
 
-def _expected(engine: Engine, table: ModelTable, digest: str, rows: pa.Table, bins: Bins, now_us: int) -> Expected:
+def _expected(engine: Engine, table: ModelTable, digest: str, rows: Streamed, bins: Bins, now_us: int) -> Expected:
     """Fitted once per reference and bins."""
     params = {"bins": bins.key}
     stored = registry.get_calibration(engine, table.model_id, "expected", params, digest)
     if stored is not None:
         known = Calibration.from_bytes(stored)
         return Expected(known.meta["output"], known.arrays["effect"], known.arrays["edges"], known.meta["told"])
-    made = expected.fit(bins, rows)
+    made = expected.fit(bins, rows.sample(expected.FIT_ROWS))
     meta, arrays = {"output": made.output, "told": made.told}, {"effect": made.effect, "edges": made.edges}
     calibration = Calibration("expected", 1, digest, meta, arrays)
     body = calibration.to_bytes()
@@ -230,7 +242,7 @@ def _calibration(
     engine: Engine,
     model_id: str,
     detector: Detector,
-    windows: Sequence[Stretch],
+    windows: Sequence[Window],
     digest: str,
     strata: Strata,
     now_us: int,
@@ -249,16 +261,16 @@ def _calibration(
     return calibration
 
 
-def _configured(config: Config, model: str, times: NDArray[np.int64]) -> dict[str, tuple[Detector, int]]:
+def _configured(config: Config, model: str, hours: NDArray[np.int64]) -> dict[str, tuple[Detector, int]]:
     """Monitors of a model by name: the defaults of every family, replaced or added to by the configuration.
 
-    Defaults judge hours; those that need so many rows (`min_rows`) judge days where the reference's `times` say that the
-    model is slow.
+    Defaults judge hours; those that need so many rows (`min_rows`) judge days where the reference's rows per hour say that
+    the model is slow.
     """
     days = {**_calendar(config, model), **_fairness(config.models[model])}
     made = {name: REGISTRY[name](**_params(name, {}, days)) for name in DEFAULTS}
     found: dict[str, tuple[Detector, int]] = {
-        name: (detector, usual_window_us(times, int(getattr(detector, "min_rows", getattr(detector, "min_labels", 0)))))
+        name: (detector, usual_window_us(hours, int(getattr(detector, "min_rows", getattr(detector, "min_labels", 0)))))
         for name, detector in made.items()
     }
     for name, m in config.monitors.items():

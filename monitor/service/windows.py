@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import functools
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +16,14 @@ from numpy.typing import NDArray
 
 from detectors.base import Caller
 from detectors.profile import Bins, Profile
+from detectors.streamed import Streamed
 from monitor.model import HOUR_US
+from monitor.service.ordered import Ordered
 
 T = TypeVar("T")
 DAY_US = 24 * HOUR_US
+BLOCK_ROWS: Final = 16_000  # of a reference whose codes are held at once
+UNTIMED_ROWS: Final = 20_000  # of a reference without times that stand together
 NO_LABELS = pa.table(
     {
         "request_id": pa.array([], pa.string()),
@@ -31,7 +37,7 @@ NO_LABELS = pa.table(
 
 @dataclass(frozen=True)
 class Stretch:
-    """Consecutive rows of the log, or a reference slice, held in memory."""
+    """Consecutive rows of the log, held in memory."""
 
     model: str
     start_us: int
@@ -118,42 +124,85 @@ class TimeWindow:
 
 
 def reference_windows(
-    model: str, table: pa.Table, bins: Bins, window_us: int = HOUR_US, declared: Mapping[str, Caller] | None = None
-) -> list[Stretch]:
-    """A reference cut into windows of `window_us`, empty ones between the first and the last included.
+    model: str, rows: pa.Table | Ordered, bins: Bins, window_us: int = HOUR_US, declared: Mapping[str, Caller] | None = None
+) -> list[TimeWindow]:  # fmt: skip
+    """A reference cut into windows of `window_us`, empty ones between the first and the last included: their counts are at
+    hand, their rows are read when asked for.
 
-    Rows without time (event_time 0 throughout) make one single window: they say what values are normal, not how much
-    windows vary. `declared`: callers that the directory knows, by the names in the reference.
+    Rows without time (event_time 0 throughout) make stretches of UNTIMED_ROWS: they say what values are normal, not how
+    much windows vary. `declared`: callers that the directory knows, by the names in the reference.
     """
-    declared = declared or {}
-    if table.num_rows == 0:
+    rows = Ordered.of(rows) if isinstance(rows, pa.Table) else rows
+    if not rows.n:
         return []
-    times = np.asarray(table.column("event_time"))
-    if (times[1:] < times[:-1]).any():  # rows that are in order already are not held twice
-        table = table.take(pc.sort_indices(table, sort_keys=[("event_time", "ascending")]))
-        times = np.asarray(table.column("event_time"))
-    if times[-1] == 0:
-        return [Stretch(model, 0, 0, table, bins.count(table), declared)]
-    first, last = int(times[0]) // window_us, int(times[-1]) // window_us
-    edges = np.searchsorted(times, np.arange(first, last + 2, dtype=np.int64) * window_us).tolist()
+    first, last = (int(np.asarray(rows.read(i, i + 1, ["event_time"])["event_time"])[0]) for i in (0, rows.n - 1))
+    if last == 0:
+        edges, starts = [*range(0, rows.n, UNTIMED_ROWS), rows.n], [0] * -(-rows.n // UNTIMED_ROWS)
+    else:
+        edges = _edges(rows, first // window_us, last // window_us, window_us)
+        starts = [k * window_us for k in range(first // window_us, last // window_us + 1)]
+    width = window_us if last else 0
     return [
-        Stretch(model, (first + i) * window_us, (first + i + 1) * window_us, table.slice(a, b - a), counts, declared)
-        for i, ((a, b), counts) in enumerate(zip(pairwise(edges), bins.counts(table, edges), strict=True))
-    ]
+        TimeWindow(
+            model, start, start + width, counts, b - a, functools.partial(rows.read, a, b), no_labels, lambda: declared or {}
+        )
+        for start, (a, b), counts in zip(starts, pairwise(edges), _counted(rows, bins, edges), strict=True)
+    ]  # fmt: skip
 
 
-def usual_window_us(times: NDArray[np.int64], min_rows: int) -> int:
+def _blocks(rows: Ordered, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+    for at in range(0, rows.n, BLOCK_ROWS):
+        yield at, rows.read(at, min(rows.n, at + BLOCK_ROWS), columns)
+
+
+def _edges(rows: Ordered, first: int, last: int, window_us: int) -> list[int]:
+    """Where each window begins in the rows, and where the last one ends."""
+    sizes = np.zeros(last - first + 1, dtype=np.int64)
+    for _, block in _blocks(rows, ["event_time"]):
+        sizes += np.bincount(np.asarray(block["event_time"]) // window_us - first, minlength=len(sizes))
+    return [0, *np.cumsum(sizes).tolist()]
+
+
+def _counted(rows: Ordered, bins: Bins, edges: Sequence[int]) -> list[Profile]:
+    """Counts of the rows between every two edges, however blocks of rows divide them."""
+    found = [bins.empty()] * (len(edges) - 1)
+    for at, block in _blocks(rows, [*bins.columns, "event_time", "sampling_fraction"]):
+        end = at + block.num_rows
+        first, last = bisect_right(edges, at) - 1, bisect_left(edges, end)
+        inside = [0, *(e - at for e in edges[first + 1 : last]), block.num_rows]
+        for i, counts in enumerate(bins.counts(block, inside), start=first):
+            found[i] = found[i].merge(counts) if found[i].n else counts
+    return found
+
+
+def hourly(rows: Streamed) -> NDArray[np.int64]:
+    """Rows per hour, counted from the first event on; nothing where some have no time."""
+    first, last = rows.span()
+    if not first:
+        return np.zeros(0, dtype=np.int64)
+    found = np.zeros((last - first) // HOUR_US + 1, dtype=np.int64)
+    for times in rows.times():
+        found += np.bincount((times - first) // HOUR_US, minlength=len(found))
+    return found
+
+
+def per_window(hours: NDArray[np.int64], window_us: int) -> NDArray[np.int64]:
+    """Rows per hour as rows per window of whole hours."""
+    return np.add.reduceat(hours, np.arange(0, len(hours), window_us // HOUR_US))
+
+
+def usual_window_us(hours: NDArray[np.int64], min_rows: int) -> int:
     """An hour; a day for a model whose typical hour holds too few rows to judge and whose typical day does not.
 
-    `times`: event times of the reference, 0 where it has none. A reference that is a sample makes a model look slow.
+    `hours`: the reference's rows per hour, none where it has no times. A reference that is a sample makes a model look slow.
 
-    >>> hourly = np.arange(14 * 24 * 5) * HOUR_US // 5 + DAY_US  # five rows an hour for two weeks
-    >>> usual_window_us(hourly, 20) == DAY_US, usual_window_us(hourly // 10, 20) == HOUR_US
+    >>> hourly = np.full(14 * 24, 5)  # five rows an hour for two weeks
+    >>> usual_window_us(hourly, 20) == DAY_US, usual_window_us(hourly // 5, 30) == HOUR_US
     (True, True)
     """
-    if not len(times) or not times.min():
+    if not len(hours):
         return HOUR_US
-    typical = {u: float(np.median(np.bincount((times - times.min()) // u))) for u in (HOUR_US, DAY_US)}
+    typical = {u: float(np.median(per_window(hours, u))) for u in (HOUR_US, DAY_US)}
     return DAY_US if typical[HOUR_US] < min_rows <= typical[DAY_US] else HOUR_US
 
 
