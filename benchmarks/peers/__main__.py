@@ -8,7 +8,7 @@ over all of it.
 Nothing changes in STREAMS x NULL windows on which a peer's one threshold is tuned to the budget that Lanner is given, one
 alarm in 720 checks over all features (see tuning), nor in as many of other shuffles on which the rate that it then has is judged. In
 SHIFTED further windows one feature changes: delays, at each peer's defaults and at that threshold.
-Needs about half an hour of CPU. Streams and raw scores stay in `.cache/peers`, from which another threshold needs no new
+Needs about 40 minutes of CPU. Streams and raw scores stay in `.cache/peers`, from which another threshold needs no new
 run; FILE holds what the tables of docs/benchmarks.md are made from, by benchmarks.peers.table.
 """
 
