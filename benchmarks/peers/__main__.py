@@ -130,18 +130,12 @@ def ask(peer: str, rows: Rows, kind: str, part: str, settings: Mapping[str, floa
     text = json.dumps(settings)
     if not out.exists() or given.read_text() != text:
         out.parent.mkdir(parents=True, exist_ok=True)
+        out.unlink(missing_ok=True)
         given.write_text(text)
         draft = out.with_suffix(".part.npz")
         script = Path(__file__).parent / "contenders.py"
-        command = [
-            str(environment(HOME[peer])),
-            "-W",
-            "ignore",
-            str(script),
-            peer,
-            str(prepared(rows, kind, part)),
-            str(draft),
-        ]
+        python, folder = environment(HOME[peer]), prepared(rows, kind, part)
+        command = [str(python), "-W", "ignore", str(script), peer, str(folder), str(draft)]
         quiet = {**os.environ, "PYTHONPATH": "", "DO_NOT_TRACK": "1", "NML_DISABLE_USAGE_LOGGING": "1"}
         subprocess.run([*command, *([str(given)] if settings else [])], check=True, env=quiet, stdout=sys.stderr)
         draft.replace(out)
