@@ -1,11 +1,15 @@
 """Peers side by side with Lanner on the same windows: `python -m benchmarks.peers [--out FILE] [PEER ...]`.
 
 Every peer runs in an environment of its own (made in `.cache/peers` from PyPI, once, versions pinned below) and judges
-the same windows of 1,000 flights: nothing changed for NULL windows, then one feature changed for SHIFTED windows, once
-with shuffled rows and once with shuffled days. 100 windows come before them: the history of Lanner and of NannyML, which
-learns how chunks vary; the other peers' reference is 10,000 of its rows, evenly over all of it. Once as each peer is delivered, and once with thresholds for which none of NULL other
-windows (another shuffle) alarms: each feature's largest score there, times what the halves say of each other.
-Needs about a quarter of an hour of CPU; the table is kept in docs/benchmarks.md, and not part of `make bench`.
+the same windows of 1,000 flights, once with shuffled rows and once with shuffled days. 100 windows come before them: the
+history of Lanner and of NannyML, which learns how chunks vary; the other peers' reference is 10,000 of its rows, evenly
+over all of it.
+
+Nothing changes in STREAMS x NULL windows on which a peer's one threshold is tuned to the budget that Lanner is given, one
+alarm in 720 checks over all features (see tuning), nor in as many of other shuffles on which the rate that it then has is judged. In
+SHIFTED further windows one feature changes: delays, at each peer's defaults and at that threshold.
+Needs about 40 minutes of CPU. Streams and raw scores stay in `.cache/peers`, from which another threshold needs no new
+run; FILE holds what the tables of docs/benchmarks.md are made from, by benchmarks.peers.table.
 """
 
 from __future__ import annotations
@@ -16,30 +20,33 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 import venv
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from benchmarks.drift_null import first_named, judged, transitions
-from benchmarks.drift_streams import BROKEN, ROWS, Rows, flights, shifted, shuffled, windows
+from benchmarks.drift_streams import ROWS, Rows, flights, shifted, shuffled, windows
 from benchmarks.measure import cpu
+from benchmarks.peers.table import FILE, SHIFTS, written
+from benchmarks.peers.tuning import CHECKS, Bools, Floats, alarms, fitted, rate, searched, threshold
+from benchmarks.peers.walks import WALKS, reachable
 from benchmarks.traffic.data import CACHE
 from detectors.profile import Bins
 
 KNOWN: Final = 100  # windows before anything is judged
 NULL: Final = 200
 SHIFTED: Final = 20
+STREAMS: Final = 36  # of NULL windows each
+ALLOWED: Final = STREAMS * NULL // CHECKS  # alarms that the budget has for them
+KEPT: Final = 60  # strangest null windows of a part whose scores FILE keeps
 SAMPLE: Final = 10_000  # rows of the peers' reference
-SEEDS: Final = {"tune": 2001, "judge": 2002}
-SHIFTS: Final = (
-    ("distance", 0.1), ("distance", 0.25), ("distance", 0.5), ("carrier", 0.05), ("carrier", 0.1), ("humid", BROKEN),
-)  # fmt: skip
+SEEDS: Final = {"tune": 2001, "judge": 2003, "changes": 2002}
 ENVIRONMENTS: Final[dict[str, tuple[str, ...]]] = {
     "evidently": ("evidently==0.7.23", "pandas==2.3.3", "pyarrow==26.0.1"),  # imports fail with pandas 3.1
     "nannyml": ("nannyml==0.13.1", "statsmodels", "pyarrow==26.0.1"),  # imports fail without statsmodels
@@ -47,17 +54,22 @@ ENVIRONMENTS: Final[dict[str, tuple[str, ...]]] = {
     "scipy": ("scipy==1.17.1", "pandas==2.3.3", "pyarrow==26.0.1"),
     "river": ("river==0.26.1", "pyarrow==26.0.1"),
 }
-PEERS: Final = {  # contender -> its environment, what it is called
-    "evidently": ("evidently", "Evidently 0.7.23, any column"),
-    "nannyml": ("nannyml", "NannyML 0.13.1 univariate (Jensen-Shannon, mean + 3 sd of 100 chunks)"),
-    "alibi": ("alibi", "alibi-detect 0.13.0 TabularDrift (p < .05, Bonferroni)"),
-    "scipy": ("scipy", "scipy 1.17.1 KS and chi-square (p < .05)"),
-    "adwin": ("river", "river 0.26.1 ADWIN per number"),
-    "page_hinkley": ("river", "river 0.26.1 PageHinkley per number, standardised"),
-}
-DATASET: Final = "Evidently 0.7.23, dataset (half the columns)"
-Bools = NDArray[np.bool_]
+HOME: Final = {p: p for p in ("evidently", "nannyml", "alibi", "scipy")} | dict.fromkeys(WALKS, "river")
 Found = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a peer says of one part: arrays of (windows, features) by place and stream."""
+
+    features: tuple[str, ...]
+    scores: Mapping[str, Floats]
+    alarms: Mapping[str, Bools]
+    cpu_s: float
+
+    def null(self) -> Floats:
+        """Scores of all null windows: (streams, windows, features)."""
+        return np.stack([s for place, s in sorted(self.scores.items()) if place.endswith("/null")])
 
 
 def environment(name: str) -> Path:
@@ -74,80 +86,184 @@ def environment(name: str) -> Path:
     return python
 
 
-def streams(rows: Rows, kind: str, seed: int, *, changes: bool) -> dict[str, pa.Table]:
+def streams(rows: Rows, kind: str, part: str, i: int) -> dict[str, pa.Table]:
     """`known`, `null`, and one table per change."""
+    seed = SEEDS[part] if part == "changes" else [SEEDS[part], i]
     table = shuffled(rows, kind, np.random.default_rng(seed)).slice(0, (KNOWN + NULL + SHIFTED) * ROWS)
-    last = table.slice((KNOWN + NULL) * ROWS)
-    found = {"known": table.slice(0, KNOWN * ROWS), "null": table.slice(KNOWN * ROWS, NULL * ROWS)}
-    return found | ({f"{f} {s}": shifted(last, f, s) for f, s in SHIFTS} if changes else {})
+    known, last = table.slice(0, KNOWN * ROWS), table.slice((KNOWN + NULL) * ROWS)
+    found = {"known": known, "null": table.slice(KNOWN * ROWS, NULL * ROWS)}
+    return found | ({f"{f} {s}": shifted(last, f, s) for f, s in SHIFTS} if part == "changes" else {})
 
 
-def ask(peer: str, tables: dict[str, pa.Table]) -> dict[str, Any]:
-    """A peer's scores and alarms on all tables but `known`, its reference."""
-    known = tables["known"]
-    sample = known
-    if peer != "nannyml":
-        sample = known.take(pa.array(np.linspace(0, known.num_rows - 1, SAMPLE).astype(np.int64)))
-    with tempfile.TemporaryDirectory() as folder:
-        for name, table in {**tables, "known": sample}.items():
-            plain = pa.table(
-                {
-                    c.removeprefix("feature:"): table[c].cast(pa.string())
-                    if pa.types.is_dictionary(table[c].type)
-                    else table[c]
-                    for c in table.column_names
-                }
-            )
-            pq.write_table(plain, Path(folder) / f"{'reference' if name == 'known' else name}.parquet")
-        script = Path(__file__).parent / "contenders.py"
-        command = [str(environment(PEERS[peer][0])), "-W", "ignore", str(script), peer, folder]
-        quiet = {**os.environ, "PYTHONPATH": "", "DO_NOT_TRACK": "1", "NML_DISABLE_USAGE_LOGGING": "1"}
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=quiet)
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+def prepared(rows: Rows, kind: str, part: str) -> Path:
+    """The folder with all streams of a part, written when it is not there yet."""
+    folder = CACHE / "peers" / "streams" / f"{kind}-{part}"
+    done = folder / "written.txt"
+    if not done.exists():
+        for i in range(1 if part == "changes" else STREAMS):
+            tables = streams(rows, kind, part, i)
+            chosen = np.linspace(0, tables["known"].num_rows - 1, SAMPLE).astype(np.int64)
+            place = folder / f"{i:02d}"
+            place.mkdir(parents=True, exist_ok=True)
+            for name, table in {**tables, "reference": tables["known"].take(pa.array(chosen))}.items():
+                pq.write_table(_plain(table), place / f"{name}.parquet")
+        done.write_text("")
+    return folder
 
 
-def tuned(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A threshold per feature that none of these windows (n, features) passes, nor either half by what the other says."""
-    floor = 1e-12
-    halves = [np.maximum(h.max(axis=0), floor) for h in (scores[: len(scores) // 2], scores[len(scores) // 2 :])]
-    factor = max(
-        float((scores[: len(scores) // 2] / halves[1]).max()), float((scores[len(scores) // 2 :] / halves[0]).max())
-    )
-    return np.asarray(np.maximum(*halves) * max(1.0, min(factor, 1e6)), dtype=np.float64)
-
-
-def measure_peer(peer: str, rows: Rows) -> Found:
-    """False alarms per 720 checks and median checks to the alarm on the changed feature, as delivered and tuned."""
-    out: Found = {}
-    for kind in ("iid", "block"):
-        other = ask(peer, streams(rows, kind, SEEDS["tune"], changes=False))
-        mine = ask(peer, streams(rows, kind, SEEDS["judge"], changes=True))
-        limit = tuned(np.array(other["scores"]["null"]))
-        alarms = {k: np.array(v, dtype=bool) for k, v in mine["alarms"].items()}
-        strict = {k: np.array(v) > limit for k, v in mine["scores"].items()}
-        walk = peer in ("adwin", "page_hinkley")
-        out[kind] = {
-            "default": _told(alarms, mine["features"], walk=walk),
-            "tuned": _told(strict, mine["features"], walk=walk),
-            "cpu_s": mine["cpu_s"],
+def _plain(table: pa.Table) -> pa.Table:
+    """Without dictionaries, features by their own names."""
+    return pa.table(
+        {
+            c.removeprefix("feature:"): table[c].cast(pa.string())
+            if pa.types.is_dictionary(table[c].type)
+            else table[c]
+            for c in table.column_names
         }
-        if peer == "evidently":
-            half = {k: np.repeat((v.mean(axis=1) >= 0.5)[:, None], v.shape[1], axis=1) for k, v in alarms.items()}
-            out[kind]["dataset"] = _told(half, mine["features"], walk=False)
-    return out
+    )
 
 
-def _told(alarms: dict[str, Bools], features: list[str], *, walk: bool) -> dict[str, Any]:
-    null = alarms["null"].any(axis=1)
-    found: dict[str, Any] = {"per_720": float(null.mean() * 720)}
-    for f, s in SHIFTS:
-        hits = alarms[f"{f} {s}"][:, features.index(f)] if f in features else np.zeros(SHIFTED, dtype=bool)
-        found[f"{f} {s}"] = _first(hits) if walk else _median(float(hits.mean()))
+def ask(peer: str, rows: Rows, kind: str, part: str, settings: Mapping[str, float] | None = None) -> Answer:
+    """A peer's scores and alarms on a part, at its defaults or at a setting per feature; asked once."""
+    out = CACHE / "peers" / "scores" / f"{peer}-{kind}-{part}{'-tuned' if settings else ''}.npz"
+    given = out.with_suffix(".json")
+    text = json.dumps(settings)
+    if not out.exists() or given.read_text() != text:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.unlink(missing_ok=True)
+        given.write_text(text)
+        draft = out.with_suffix(".part.npz")
+        script = Path(__file__).parent / "contenders.py"
+        python, folder = environment(HOME[peer]), prepared(rows, kind, part)
+        command = [str(python), "-W", "ignore", str(script), peer, str(folder), str(draft)]
+        quiet = {**os.environ, "PYTHONPATH": "", "DO_NOT_TRACK": "1", "NML_DISABLE_USAGE_LOGGING": "1"}
+        subprocess.run([*command, *([str(given)] if settings else [])], check=True, env=quiet, stdout=sys.stderr)
+        draft.replace(out)
+    with np.load(out) as found:
+        by = {
+            what: {k.removeprefix(what): found[k] for k in found.files if k.startswith(what)}
+            for what in ("scores/", "alarms/")
+        }
+        return Answer(tuple(found["features"].tolist()), by["scores/"], by["alarms/"], float(found["cpu_s"]))
+
+
+def measure_windows(peer: str, rows: Rows, kind: str) -> dict[str, Any]:
+    """A peer that judges each window by itself."""
+    tune, judge, changes = (ask(peer, rows, kind, part) for part in ("tune", "judge", "changes"))
+    null, other = tune.null(), judge.null()
+    scale = fitted(null.reshape(-1, null.shape[-1]))
+    strangest, later = scale.of(null).max(axis=2), scale.of(other).max(axis=2)
+    limit = threshold(strangest, ALLOWED)
+    usual = np.stack([a for _, a in sorted(judge.alarms.items())])
+    inside = {name.split("/")[1]: scale.of(s) >= limit for name, s in changes.scores.items()}
+    defaults = {name.split("/")[1]: a for name, a in changes.alarms.items()}
+    found = {
+        "default": _windows(_any(usual)) | _delays(defaults, judge.features),
+        "tuned": _tuned(limit, strangest >= limit, later >= limit) | _delays(inside, judge.features),
+        "limits": dict(zip(tune.features, scale.at(limit).tolist(), strict=True)),
+        "strangest": {"tune": _strangest(strangest), "judge": _strangest(later)},
+        "cpu_s": tune.cpu_s + judge.cpu_s + changes.cpu_s,
+    }
+    if peer == "evidently":
+        half = {k: np.repeat((v.mean(axis=1) >= 0.5)[:, None], v.shape[1], axis=1) for k, v in defaults.items()}
+        found["dataset"] = _windows(usual.mean(axis=2) >= 0.5) | _delays(half, judge.features)
     return found
 
 
-def _first(hits: Bools) -> float | None:
+def measure_walks(peer: str, rows: Rows, kind: str) -> dict[str, Any]:
+    """A detector of river's: thousands of windows by its compiled twin, the delays by river, and both must agree."""
+    _, setting, usual = WALKS[peer]
+    default = ask(peer, rows, kind, "changes")
+    n = len(default.features)
+    null = {part: _walked(prepared(rows, kind, part), default.features) for part in ("tune", "judge")}
+
+    def told(part: str, limits: Floats) -> Floats:
+        return np.stack([_scores(peer, stream, limits) for stream in null[part]])
+
+    scores = told("tune", np.full(n, np.inf))
+    scale = fitted(scores.reshape(-1, n))
+    tried: dict[float, int] = {}
+
+    def count(limit: float) -> int:
+        at = reachable(peer, scale.at(limit))
+        tried[limit] = alarms(_any(told("tune", at) > at))
+        return tried[limit]
+
+    limit = searched(count, ALLOWED, 0.0, float(scale.of(scores).max()))
+    at = reachable(peer, scale.at(limit))
+    settings = {f: setting(x) for f, x in zip(default.features, at.tolist(), strict=True)}
+    tuned = ask(peer, rows, kind, "changes", settings)
+    for limits, answer in ((np.full(n, usual), default), (at, tuned)):
+        for name, theirs in answer.alarms.items():
+            mine = _scores(peer, _walk(prepared(rows, kind, "changes") / name, default.features), limits) > limits
+            assert np.array_equal(mine, theirs), f"{peer} and its compiled twin differ on {kind} {name}"
+    inside = [_any(told(part, at) > at) for part in ("tune", "judge")]
+    return {
+        "default": _windows(_any(told("judge", np.full(n, usual)) > usual)) | _firsts(default),
+        "tuned": _tuned(limit, *inside) | _firsts(tuned),
+        "limits": settings,
+        "tried": sorted(tried.items()),
+        "cpu_s": default.cpu_s + tuned.cpu_s,
+    }
+
+
+def _walk(stream: Path, features: tuple[str, ...]) -> list[tuple[Floats, int]]:
+    """Per feature the reference's values and then a stream's, standardised, and where the stream begins."""
+    past, now = (
+        pq.read_table(f, columns=list(features))
+        for f in (stream.parent / "reference.parquet", stream.with_name(f"{stream.name}.parquet"))
+    )
+    found = []
+    for c in features:
+        before = past[c].drop_null().to_numpy()
+        mean, spread = float(before.mean()), float(before.std()) or 1.0
+        both = np.concatenate([before, now[c].to_numpy()])
+        found.append(((both - mean) / spread, len(before)))
+    return found
+
+
+def _walked(folder: Path, features: tuple[str, ...]) -> list[list[tuple[Floats, int]]]:
+    return [_walk(place / "null", features) for place in sorted(p for p in folder.iterdir() if p.is_dir())]
+
+
+def _scores(peer: str, stream: list[tuple[Floats, int]], limits: Floats) -> Floats:
+    walk = WALKS[peer][0]
+    return np.stack([walk(x, first, limit) for (x, first), limit in zip(stream, limits.tolist(), strict=True)], axis=1)
+
+
+def _any(inside: Bools) -> Bools:
+    """Windows in which any feature alarms."""
+    return np.asarray(inside.any(axis=-1))
+
+
+def _windows(inside: Bools) -> dict[str, Any]:
+    """Windows in alarm and alarms of null streams at a default."""
+    return {**rate(alarms(inside), inside.size), "share": float(inside.mean())}
+
+
+def _tuned(limit: float, tune: Bools, judge: Bools) -> dict[str, Any]:
+    return {"limit": limit, "tuning": _windows(tune), **_windows(judge)}
+
+
+def _strangest(scores: Floats) -> list[tuple[int, int, float]]:
+    """The highest scores of null windows with their stream and window, by which thresholds can be chosen anew."""
+    order = np.argsort(-scores, axis=None)[:KEPT]
+    return [(int(i // NULL), int(i % NULL), round(float(scores.flat[i]), 4)) for i in order]
+
+
+def _delays(inside: Mapping[str, Bools], features: tuple[str, ...]) -> dict[str, Any]:
+    return {f"{f} {s}": _median(float(inside[f"{f} {s}"][:, features.index(f)].mean())) for f, s in SHIFTS}
+
+
+def _firsts(answer: Answer) -> dict[str, Any]:
+    """Delays of a detector that remembers; it watches numbers only."""
+    return {f"{f} {s}": _first(answer, f, f"00/{f} {s}") for f, s in SHIFTS}
+
+
+def _first(answer: Answer, feature: str, stream: str) -> float | None:
+    if feature not in answer.features:
+        return None
+    hits = answer.alarms[stream][:, answer.features.index(feature)]
     return float(np.argmax(hits)) + 1 if hits.any() else None
 
 
@@ -158,66 +274,53 @@ def _median(power: float) -> float | None:
     return 1.0 if power >= 0.5 else float(math.ceil(math.log(0.5) / math.log(1 - power)))
 
 
-def measure_lanner(rows: Rows) -> Found:
+def measure_lanner(rows: Rows, kind: str) -> dict[str, Any]:
     """Lanner on the same windows; it knows the 100 windows before them."""
-    out: Found = {}
-    for kind in ("iid", "block"):
-        tables = streams(rows, kind, SEEDS["judge"], changes=True)
-        with cpu() as clock:
+    with cpu() as clock:
+        opened = 0
+        for i in range(STREAMS):
+            tables = streams(rows, kind, "judge", i)
             bins = Bins.fit(tables["known"], rows.numeric, rows.categorical)
-            known = list(windows(bins, tables["known"]))
-            opened, _, _ = transitions(judged(known, windows(bins, tables["null"], KNOWN)))
-            told: dict[str, Any] = {"per_720": len(opened) / NULL * 720}
-            for f, s in SHIFTS:
-                first = first_named(judged(known, windows(bins, tables[f"{f} {s}"], KNOWN)), f)[0]
-                told[f"{f} {s}"] = first if math.isfinite(first) else None
-        out[kind] = {"default": told, "cpu_s": clock.seconds}
-    return out
+            found = judged(list(windows(bins, tables["known"])), windows(bins, tables["null"], KNOWN))
+            opened += len(transitions(found)[0])
+        tables = streams(rows, kind, "changes", 0)
+        bins = Bins.fit(tables["known"], rows.numeric, rows.categorical)
+        known = list(windows(bins, tables["known"]))
+        told: dict[str, Any] = dict(rate(opened, STREAMS * NULL))
+        for f, s in SHIFTS:
+            first = first_named(judged(known, windows(bins, tables[f"{f} {s}"], KNOWN)), f)[0]
+            told[f"{f} {s}"] = first if math.isfinite(first) else None
+    return {"default": told, "cpu_s": clock.seconds}
 
 
-def table(found: dict[str, Found]) -> str:
-    """Everything measured, as Markdown."""
-    names = ["mix" if f == "carrier" else f for f, _ in SHIFTS]
-    sizes = ["broken" if s == BROKEN else f"{s:g}" for _, s in SHIFTS]
-    head = [f"{n} {s}" for n, s in zip(names, sizes, strict=True)]
-    lines = []
-    for kind in ("iid", "block"):
-        lines += [f"| {kind} | FA per 720 | {' | '.join(head)} |", "|---" * (len(head) + 2) + "|"]
-        for how in ("default", "dataset", "tuned"):
-            for peer, told in found.items():
-                if how not in told[kind]:
-                    continue
-                label = "Lanner" if peer == "lanner" else DATASET if how == "dataset" else PEERS[peer][1]
-                label += ", re-tuned" if how == "tuned" else ""
-                row = told[kind][how]
-                cells = ["-" if row[f"{f} {s}"] is None else f"{row[f'{f} {s}']:.0f}" for f, s in SHIFTS]
-                lines.append(f"| {label} | {row['per_720']:.3g} | {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _stored(file: Path | None) -> dict[str, Found]:
-    known: dict[str, Found] = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
+def _stored(file: Path) -> dict[str, Found]:
+    known: dict[str, Found] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return known
 
 
 def main() -> None:
-    """Measure what FILE does not hold yet, and print the table."""
+    """Measure what FILE does not hold yet, and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of lanner, {', '.join(PEERS)}; all without any")
-    parser.add_argument("--out", type=Path, help="JSON file that keeps each peer's numbers")
+    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of lanner, {', '.join(HOME)}; all without any")
+    parser.add_argument(
+        "--out", type=Path, default=FILE, metavar="FILE", help=f"keeps each peer's numbers ({FILE.name})"
+    )
     args = parser.parse_args()
     rows = flights()
     found: dict[str, Found] = _stored(args.out)
-    for peer in args.peers or ["lanner", *PEERS]:
+    for peer in args.peers or ["lanner", *HOME]:
         if peer not in found:
-            told = measure_lanner(rows) if peer == "lanner" else measure_peer(peer, rows)
+            told = {
+                kind: measure_lanner(rows, kind)
+                if peer == "lanner"
+                else (measure_walks if peer in WALKS else measure_windows)(peer, rows, kind)
+                for kind in ("iid", "block")
+            }
             found = {**found, **_stored(args.out), peer: told}  # another run may have added its own
-            if args.out:
-                draft = args.out.with_suffix(".part")
-                draft.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-                draft.replace(args.out)
-    print(table(found))
+            draft = args.out.with_suffix(".part")
+            draft.write_text(json.dumps(found, separators=(",", ":"), sort_keys=True) + "\n", encoding="utf-8")
+            draft.replace(args.out)
+    sys.stdout.write("\n".join(written(found)) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""One peer on all streams: `ENVIRONMENT/bin/python contenders.py PEER FOLDER`, with nothing of Lanner in the environment.
+"""One peer on all streams: `ENVIRONMENT/bin/python contenders.py PEER FOLDER OUT [SETTINGS]`, with nothing of Lanner there.
 
-FOLDER holds a reference (reference.parquet) and streams (NAME.parquet) of ROWS rows a window. Answers on the last line of
-the output as JSON: {"features": [...], "scores": {stream: windows x features}, "alarms": the same, "cpu_s": ...}. An
-alarm is what the peer's default says; a score is what its default compares with a threshold, larger = more abnormal.
+Every folder in FOLDER holds a reference (reference.parquet; known.parquet is all that came before) and streams
+(NAME.parquet) of ROWS rows a window. Writes to OUT (.npz), for each FOLDER/STREAM, `scores/...` and `alarms/...` of windows x
+features. An alarm is what the peer's default says; a score is what its default compares with a threshold, larger = more
+abnormal. river's detectors have no score: they alarm at their defaults, or at the setting that SETTINGS (JSON) has per
+feature.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +28,8 @@ import pyarrow.parquet as pq
 
 ROWS: Final = 1000
 P_VALUE: Final = 0.05
-DELTAS: Final = (0.002, 1e-8, 1e-32, 1e-128)  # of ADWIN; the first is its default
-THRESHOLDS: Final = (50.0, 400.0, 3200.0)  # of PageHinkley, the same
+FEW: Final = 5  # values up to which Evidently takes another test for a number
+CHECKED: Final = iter(range(4))  # as many windows of a run a short cut is held against the peer's own report
 Judged = tuple[list[float], list[bool]]
 
 
@@ -40,33 +43,65 @@ def numbers(table: pa.Table) -> list[str]:
     return [f.name for f in table.schema if pa.types.is_floating(f.type)]
 
 
+def cut(table: pa.Table) -> Iterator[Any]:
+    """The windows of a stream."""
+    whole = frames(table)
+    return (whole.iloc[at : at + ROWS] for at in range(0, len(whole), ROWS))
+
+
 def per_window(one: Callable[[Any], Judged]) -> Callable[[pa.Table], list[Judged]]:
     """A rule for one window as one for a stream."""
-    return lambda table: [one(frames(table.slice(at, ROWS))) for at in range(0, table.num_rows, ROWS)]
+    return lambda table: [one(window) for window in cut(table)]
 
 
 def evidently(reference: pa.Table) -> Callable[[pa.Table], list[Judged]]:
-    """The preset's own choice of test per column with its own threshold, called without drawing the report."""
+    """The preset's own choice of test per column with its own threshold, called without drawing the report; on the first
+    windows of a run the report is drawn and must tell the same numbers. Chosen once per column: it hangs on how many
+    values there are, and only of numbers.
+    """
+    from evidently import DataDefinition, Dataset, Report
     from evidently.legacy.calculations.stattests import get_stattest
+    from evidently.presets import DataDriftPreset
 
-    past, kinds = frames(reference), set(numbers(reference))
+    past, kinds = frames(reference), numbers(reference)
+    there = {c: past[c].dropna() for c in past}
+    tests = {c: get_stattest(x, x, "num" if c in kinds else "cat", None) for c, x in there.items()}
+    few = [c for c in kinds if there[c].nunique() <= FEW]  # one more in the window, and the choice may be another
+    columns = DataDefinition(numerical_columns=kinds, categorical_columns=[c for c in past if c not in kinds])
 
-    def one(now: Any) -> Judged:
-        scores, alarms = [], []
+    def one(now: Any) -> tuple[list[float], list[float], list[bool]]:
+        values, scores, alarms = [], [], []
         for c in past.columns:
-            kind = "num" if c in kinds else "cat"
-            if not now[c].notna().any():  # the test raises; a whole window without gusts happens
+            kind, here = "num" if c in kinds else "cat", now[c].dropna()
+            if here.empty:  # the test raises; a whole window without gusts happens
+                values.append(math.nan)
                 scores.append(0.0)
                 alarms.append(False)
                 continue
-            test = get_stattest(past[c].dropna(), now[c].dropna(), kind, None)
-            found = test(past[c].dropna(), now[c].dropna(), kind, None)
-            distance = found.drift_score / found.actual_threshold
-            scores.append(1 / max(distance, 1e-300) if "p_value" in test.name else distance)
+            test = get_stattest(there[c], here, kind, None) if c in few else tests[c]
+            found = test(there[c], here, kind, None)
+            assert "p_value" not in test.name  # with this many rows all of its tests are distances
+            values.append(float(found.drift_score))
+            scores.append(values[-1] / found.actual_threshold)
             alarms.append(bool(found.drifted))
-        return scores, alarms
+        return values, scores, alarms
 
-    return per_window(one)
+    def drawn(now: Any) -> list[float]:
+        both = (Dataset.from_pandas(frame, data_definition=columns) for frame in (now, past))
+        metrics = Report([DataDriftPreset()]).run(*both).dict()["metrics"]
+        told = {m["config"]["column"]: float(m["value"]) for m in metrics if "column" in m["config"]}
+        return [told[c] for c in past.columns]
+
+    def stream(table: pa.Table) -> list[Judged]:
+        out = []
+        for now in cut(table):
+            values, scores, alarms = one(now)
+            if not any(map(math.isnan, values)) and next(CHECKED, None) is not None:
+                assert drawn(now) == values
+            out.append((scores, alarms))
+        return out
+
+    return stream
 
 
 def nannyml(reference: pa.Table) -> Callable[[pa.Table], list[Judged]]:
@@ -114,97 +149,98 @@ def alibi(reference: pa.Table) -> Callable[[pa.Table], list[Judged]]:
     def one(now: Any) -> Judged:
         found = detector.predict(plain(now), drift_type="batch", return_p_val=True)["data"]
         p, limit = np.asarray(found["p_val"], dtype=float), float(found["threshold"])
-        return (-np.log10(np.maximum(p, 1e-300))).tolist(), [bool(x) for x in p < limit]
+        return (-np.log10(np.maximum(p, np.finfo(np.float32).smallest_subnormal))).tolist(), [
+            bool(x) for x in p < limit
+        ]
 
     return per_window(one)
 
 
 def scipy(reference: pa.Table) -> Callable[[pa.Table], list[Judged]]:
-    """ks_2samp and chi2_contingency per column, p < .05: what many write themselves."""
+    """ks_2samp and chi2_contingency per column, p < .05: what many write themselves. The asymptotic p-value, which
+    ks_2samp takes by itself from 10,001 rows on: the exact one costs twenty times as much where much has changed.
+    """
     from scipy.stats import chi2_contingency, ks_2samp
 
-    past, kinds = frames(reference), set(numbers(reference))
-    known = {c: past[c].value_counts() for c in past if c not in kinds}
+    past, kinds = frames(reference), numbers(reference)
+    there = {c: np.sort(past[c].dropna().to_numpy()) for c in kinds}
+    known = {c: Counter(past[c].dropna()) for c in past if c not in kinds}
+    least = float(np.finfo(np.float64).smallest_subnormal)
 
     def one(now: Any) -> Judged:
         p = []
         for c in past:
-            if c in kinds:
-                there = now[c].dropna()
-                p.append(float(ks_2samp(past[c].dropna(), there).pvalue) if len(there) else 1.0)
+            if c in there:
+                here = now[c].dropna().to_numpy()
+                p.append(float(ks_2samp(there[c], here, method="asymp").pvalue) if len(here) else 1.0)
                 continue
-            both = known[c].to_frame("past").join(now[c].value_counts().to_frame("now"), how="outer").fillna(0.0)
-            p.append(float(chi2_contingency(both.to_numpy().T).pvalue))
-        return [-math.log10(max(x, 1e-300)) for x in p], [x < P_VALUE for x in p]
+            seen = Counter(now[c].dropna())
+            words = sorted(known[c] | seen)
+            p.append(float(chi2_contingency([[counts[w] for w in words] for counts in (known[c], seen)]).pvalue))
+        return [-math.log10(max(x, least)) for x in p], [x < P_VALUE for x in p]
 
     return per_window(one)
 
 
-def _walk(reference: pa.Table, steps: Sequence[Callable[[], Any]]) -> Callable[[pa.Table], list[Judged]]:
-    """A river detector per number, from the reference's rows on. The score of a window is how many of `steps`, from the
-    default to ever stricter ones, alarm in it; values are standardised by the reference.
-    """
+def _walk(make: Callable[[str], Any], reference: pa.Table) -> Callable[[pa.Table], list[Judged]]:
+    """A river detector per number, from the reference's rows on; values are standardised by the reference."""
     kinds = numbers(reference)
     past = {c: reference[c].drop_null().to_numpy() for c in kinds}
     scale = {c: (float(x.mean()), float(x.std()) or 1.0) for c, x in past.items()}
 
     def stream(table: pa.Table) -> list[Judged]:
-        hits = np.zeros((table.num_rows // ROWS, len(kinds), len(steps)), dtype=bool)
+        hits = np.zeros((table.num_rows // ROWS, len(kinds)), dtype=bool)
         for j, c in enumerate(kinds):
             mean, spread = scale[c]
             before, now = ((x - mean) / spread for x in (past[c], table[c].to_numpy(zero_copy_only=False)))
-            for s, make in enumerate(steps):
-                detector = make()
-                for x in before.tolist():
+            detector = make(c)
+            for x in before.tolist():
+                detector.update(x)
+            for i, x in enumerate(now.tolist()):
+                if not math.isnan(x):  # missing values say nothing
                     detector.update(x)
-                for i, x in enumerate(now.tolist()):
-                    if not math.isnan(x):  # missing values say nothing
-                        detector.update(x)
-                        if detector.drift_detected:
-                            hits[i // ROWS, j, s] = True
-        score = hits.cumprod(axis=2).sum(axis=2)
-        return [(row.tolist(), (row > 0).tolist()) for row in score.astype(float)]
+                    hits[i // ROWS, j] |= detector.drift_detected
+        return [([], row.tolist()) for row in hits]
 
     return stream
 
 
-def adwin(reference: pa.Table) -> Callable[[pa.Table], list[Judged]]:
-    """river's ADWIN on every number, row by row."""
+def adwin(reference: pa.Table, settings: dict[str, float]) -> Callable[[pa.Table], list[Judged]]:
+    """river's ADWIN on every number, row by row; a setting is a delta."""
     from river.drift import ADWIN
 
-    return _walk(reference, [lambda d=d: ADWIN(delta=d) for d in DELTAS])  # type: ignore[misc]
+    return _walk(lambda c: ADWIN(delta=settings[c]) if settings else ADWIN(), reference)
 
 
-def page_hinkley(reference: pa.Table) -> Callable[[pa.Table], list[Judged]]:
-    """river's PageHinkley on every number, row by row."""
+def page_hinkley(reference: pa.Table, settings: dict[str, float]) -> Callable[[pa.Table], list[Judged]]:
+    """river's PageHinkley on every number, row by row; a setting is a threshold."""
     from river.drift import PageHinkley
 
-    return _walk(reference, [lambda t=t: PageHinkley(threshold=t) for t in THRESHOLDS])  # type: ignore[misc]
+    return _walk(lambda c: PageHinkley(threshold=settings[c]) if settings else PageHinkley(), reference)
 
 
-PEERS: Final = {
+PEERS: Final[dict[str, Callable[..., Callable[[pa.Table], list[Judged]]]]] = {
     "evidently": evidently, "nannyml": nannyml, "alibi": alibi, "scipy": scipy, "adwin": adwin, "page_hinkley": page_hinkley,
 }  # fmt: skip
 
 
 def main() -> None:
-    """Judge every stream of the folder."""
-    name, folder = sys.argv[1], Path(sys.argv[2])
-    reference = pq.read_table(folder / "reference.parquet")
-    start = time.process_time()
-    judge = PEERS[name](reference)
-    found = {p.stem: judge(pq.read_table(p)) for p in sorted(folder.glob("*.parquet")) if p.stem != "reference"}
+    """Judge every stream of every folder."""
+    name, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     walks = name in ("adwin", "page_hinkley")
-    print(
-        json.dumps(
-            {
-                "features": numbers(reference) if walks else reference.column_names,
-                "scores": {k: [s for s, _ in v] for k, v in found.items()},
-                "alarms": {k: [a for _, a in v] for k, v in found.items()},
-                "cpu_s": time.process_time() - start,
-            }
-        )
-    )
+    more = [json.loads(Path(sys.argv[4]).read_text()) if len(sys.argv) > 4 else {}] if walks else []
+    found: dict[str, Any] = {}
+    start = time.process_time()
+    for place in sorted(p for p in folder.iterdir() if p.is_dir()):
+        reference = pq.read_table(place / ("known.parquet" if name == "nannyml" else "reference.parquet"))
+        judge = PEERS[name](reference, *more)
+        for file in sorted(place.glob("*.parquet")):
+            if file.stem not in ("reference", "known"):
+                judged = judge(pq.read_table(file))
+                found[f"scores/{place.name}/{file.stem}"] = np.array([s for s, _ in judged])
+                found[f"alarms/{place.name}/{file.stem}"] = np.array([a for _, a in judged])
+        found["features"] = np.array(numbers(reference) if walks else reference.column_names)
+    np.savez_compressed(out, **found, cpu_s=time.process_time() - start)
 
 
 if __name__ == "__main__":
