@@ -1,4 +1,4 @@
-"""`python -m benchmarks.attacks --split design|judging [--only TEXT] [--data NAME] [--json FILE]`, or `--all`."""
+"""`python -m benchmarks.attacks --split design|judging [--only TEXT] [--data NAME] [--json FILE]`, or `--all`, or `--cost`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Final
 from benchmarks.attacks import exposure, report
 from benchmarks.attacks.baselines import Baselines
 from benchmarks.attacks.judge import judge, watch
-from benchmarks.attacks.publishing import publish
+from benchmarks.attacks.publishing import publish, recost
 from benchmarks.attacks.score import Outcome, outcomes
 from benchmarks.attacks.split import SPLITS, Split
 from benchmarks.attacks.traffic import Scene, scene, together
@@ -33,6 +33,7 @@ def _arguments() -> argparse.Namespace:
     p.add_argument("--alone", action="store_true", help="a log per actor instead of one per victim")
     p.add_argument("--baselines", action="store_true", help="PRADA and window MMD on the same traffic")
     p.add_argument("--exposure", action="store_true", help="only the exposure gauge against the truth")
+    p.add_argument("--cost", action="store_true", help="only what detection costs; written into docs/attacks.md")
     p.add_argument("--all", action="store_true", help="both splits, baselines and cost; write docs/attacks.md")
     return p.parse_args()
 
@@ -78,6 +79,8 @@ def main() -> int:
     if args.exposure:
         print(exposure.markdown(gauge(SPLITS[args.split], args.data)))
         return 0
+    if args.cost:
+        return recost(ROOT)
     if args.all:
         gauges = {s.name: gauge(s, args.data) for s in SPLITS.values()}
         return publish(ROOT, {s.name: run(s, args, {}) for s in SPLITS.values()}, gauges)
