@@ -43,6 +43,7 @@ from detectors.strata import Strata
 
 FIT_ROWS: Final = 100_000  # quantiles of a longer reference are read from evenly spaced rows
 BLOCK_ROWS: Final = 32_000  # rows whose codes are held at once
+ONE_THREAD: Final = 1 << 18  # products up to which OpenBLAS wakes no other threads, whose waiting costs more than the sum
 MAX_CROSSED: Final = 32  # numbers whose dependence is followed: 496 pairs, 4 kB a profile
 
 
@@ -253,9 +254,11 @@ class Coded:
     def _cross(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sums of products of levels; exact in float64, whose whole numbers reach far beyond any count of hundredths."""
         used, total = list(self.bins.crossed), np.zeros((len(self.bins.crossed),) * 2)
+        step = max(1, ONE_THREAD // max(1, len(used)) ** 2)
         for at in range(0, codes.shape[1], BLOCK_ROWS):
             x = self.bins.levels[codes[used, at : at + BLOCK_ROWS]]
-            total += x @ x.T
+            for part in (x[:, k : k + step] for k in range(0, x.shape[1], step)):
+                total += part @ part.T
         return np.asarray(np.rint(total[self.bins.pairs]), dtype=np.int64)
 
     def _parts(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -17,7 +17,8 @@ from alerts.policy import SEVERITY, Named, Policy, policy
 from alerts.syslog import cef
 from alerts.techniques import table, techniques
 from alerts.text import LINE_CHARS, duration, number, render, shown
-from detectors.decide.naming import Tool, look_alike
+from detectors.base import LOOKS
+from detectors.decide.naming import Tool, bound, look_alike
 from monitor.config import Config
 from monitor.model import UNREGISTERED, Action, Decision, Event, Family, Subject
 from tests.alerting import alert, attack, drift, missing, opened
@@ -46,6 +47,17 @@ def test_a_suspect_that_may_be_a_tool_is_called_one() -> None:
     assert "looks like a tool" not in render(
         alert(evidence={"look_alike": look_alike(Family.EVASION)}), Action.OPEN, tier=2
     )
+
+
+def test_why_an_incident_is_not_more_severe_yet_is_told() -> None:
+    """The reason for a bound on the severity, unless it is the tool that the text names anyway."""
+    few = bound(12, [0, 0, 0], [0] * len(LOOKS))
+    assert few is not None
+    evidence = {"look_alike": look_alike(Family.EVASION), "bounded": few.why}
+    text = render(alert(evidence=evidence), Action.OPEN, tier=2)
+    assert "not more severe yet: fewer than 40 queries speak against it" in text
+    tool = {"look_alike": Tool("explainer", 84, 97).told(), "bounded": Tool("explainer", 84, 97).why}
+    assert "not more severe yet" not in render(alert(evidence=tool), Action.OPEN, tier=2)
 
 
 @pytest.mark.parametrize("word", HOSTILE)
