@@ -43,7 +43,9 @@ from detectors.strata import Strata
 
 FIT_ROWS: Final = 100_000  # quantiles of a longer reference are read from evenly spaced rows
 BLOCK_ROWS: Final = 32_000  # rows whose codes are held at once
-ONE_THREAD: Final = 1 << 18  # products up to which OpenBLAS wakes no other threads, whose waiting costs more than the sum
+ONE_THREAD: Final = (
+    1 << 18
+)  # products up to which OpenBLAS wakes no other threads, whose waiting costs more than the sum
 MAX_CROSSED: Final = 32  # numbers whose dependence is followed: 496 pairs, 4 kB a profile
 
 

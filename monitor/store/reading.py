@@ -85,8 +85,7 @@ def _segment_rows(
     """A segment's own file: all of it is wanted, and batch and ordinal are not in it."""
     ((_, batch, ordinal),) = stretch.order
     columns = _present(parquet, needed)
-    for rows in parquet.iter_batches(batch_size=max_rows, columns=columns):
-        table = pa.Table.from_batches([rows])
+    for table in _batches(parquet, range(parquet.num_row_groups), columns, max_rows):
         for name, value in (("batch", batch), ("ordinal", ordinal)):
             if name in needed:
                 table = table.append_column(name, pa.repeat(pa.scalar(value, ORDER[name]), table.num_rows))
@@ -106,9 +105,17 @@ def _compacted_rows(
         held: Any = _statistics(parquet.metadata.row_group(group), place)
         if held is None or (held.min <= last and held.max >= first):
             groups.append(group)
-    for rows in parquet.iter_batches(batch_size=max_rows, row_groups=groups, columns=columns):
-        table = pa.Table.from_batches([rows])
+    for table in _batches(parquet, groups, columns, max_rows):
         yield table.filter(pc.is_in(table["segment"], value_set=names))
+
+
+def _batches(
+    parquet: pq.ParquetFile, groups: Iterable[int], columns: Sequence[str], max_rows: int
+) -> Iterator[pa.Table]:
+    """One row group after the other: what reads several at once keeps all of them in memory."""
+    for group in groups:
+        for rows in parquet.iter_batches(batch_size=max_rows, row_groups=[group], columns=columns):
+            yield pa.Table.from_batches([rows])
 
 
 def _statistics(group: Any, leaf: int) -> Any:
