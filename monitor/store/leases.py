@@ -84,11 +84,18 @@ class Hold:
     ttl_us: int
     began: float = field(default_factory=time.monotonic)
     renewed: float = field(default_factory=time.monotonic)
+    lost: bool = False
 
     def keep(self) -> None:
-        """Renew after a third of the lease. Raises FencedOut when it was lost: a process that stood still for longer."""
+        """Renew after a third of the lease. Called from deep inside the work, it never raises: one that was lost by standing still
+        for longer than it lasts is not taken back, and the commit is refused.
+        """
         now = time.monotonic()
-        if now - self.renewed >= self.ttl_us / SECOND_US / RENEWALS:
-            expires_us = self.now_us + round((now - self.began) * SECOND_US) + self.ttl_us
+        if self.lost or now - self.renewed < self.ttl_us / SECOND_US / RENEWALS:
+            return
+        expires_us = self.now_us + round((now - self.began) * SECOND_US) + self.ttl_us
+        try:
             renew(self.engine, self.name, self.owner, self.epoch, expires_us)
-            self.renewed = now
+        except FencedOut:
+            self.lost = True
+        self.renewed = now

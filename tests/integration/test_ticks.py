@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from multiprocessing import get_context
+from multiprocessing import get_context, synchronize
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from monitor.service.compose import Service, open_service
 from monitor.service.replay import replay
 from monitor.store import ledger
 from monitor.store.engine import migrate, open_state
-from monitor.store.schema import detections, transitions
+from monitor.store.schema import detections, segments, transitions
 from tests.stories import DAY_US, MODEL, Story, story, write_config, write_jsonl
 
 
@@ -121,10 +121,10 @@ def test_the_ledger_is_gapless(told: Story, tmp_path: Path) -> None:
     service.close()
 
 
-def schedule(folder: str, url: str, ticks: int, seed: int) -> None:
-    """A scheduler in a process of its own: publishes and ticks on wall time with a short lease."""
+def schedule(folder: str, url: str, stop: synchronize.Event, seed: int) -> None:
+    """A scheduler in a process of its own: publishes and ticks on wall time with a short lease, until it is told to stop."""
     service = open_service(load(Path(folder) / "lanner.yaml"), f"scheduler-{seed}")
-    for _ in range(ticks):
+    while not stop.is_set():
         at = time.time_ns() // 1000
         for table in service.tables.values():
             service.publisher().publish(table.model_id, at)
@@ -134,6 +134,16 @@ def schedule(folder: str, url: str, ticks: int, seed: int) -> None:
             print(type(error).__name__, error)
         time.sleep(0.05)
     service.close()
+
+
+def behind(service: Service) -> bool:
+    """Whether any event that was stored is not published or not judged yet."""
+    model_id = service.tables[MODEL].model_id
+    with service.engine.connect() as conn:
+        waiting = conn.scalar(sa.select(sa.func.count()).select_from(segments).where(~segments.c.published))
+    return bool(waiting) or ledger.standing(service.engine, model_id, MODEL, 0).position < service.log.latest_batch(
+        model_id
+    )
 
 
 @pytest.mark.faults
@@ -153,7 +163,8 @@ def test_two_schedulers_one_paused_past_its_lease(told: Story, tmp_path: Path, s
     parts = parts_of(service.config, told.log)
     claim = service.log.claim("s", "test", [("t", 0)])["t", 0]
     fork = get_context("spawn")
-    running = [fork.Process(target=schedule, args=(str(tmp_path), state_url, 120, n)) for n in (1, 2)]
+    stop = fork.Event()
+    running = [fork.Process(target=schedule, args=(str(tmp_path), state_url, stop, n)) for n in (1, 2)]
     for p in running:
         p.start()
     positions: list[int] = []
@@ -171,17 +182,16 @@ def test_two_schedulers_one_paused_past_its_lease(told: Story, tmp_path: Path, s
             time.sleep(12.5)
             os.kill(holder.pid or 0, signal.SIGCONT)
         time.sleep(0.03)
-    for p in running:
-        p.join(240)  # a slow machine learns for ten seconds before each first tick
-        assert p.exitcode == 0
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:  # whatever is left
-        at = time.time_ns() // 1000
-        for table in service.tables.values():
-            service.publisher().publish(table.model_id, at)
-        if service.model(MODEL, at).tick("feeder", at, clock="log", close=True):
-            break
+    deadline = time.monotonic() + 240  # a slow machine learns for ten seconds before each first tick
+    while behind(service) and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert not behind(service)
+    stop.set()
+    for p in running:
+        p.join(60)
+        assert p.exitcode == 0
+    at = time.time_ns() // 1000
+    assert service.model(MODEL, at).tick("feeder", at, clock="log", close=True)  # who stops gives the lease back
     rows = ledger.ledger_rows(service.engine, service.tables[MODEL].model_id, 0, 1 << 62)
     assert len({(r.monitor, r.end_us) for r in rows}) == len(rows) > 300
     assert positions == sorted(positions)
