@@ -90,8 +90,9 @@ class Jobs:
         self.ticked_us = self.now_us()
 
     def _tick(self, name: str) -> None:
-        at = self.now_us()
-        if self.service.model(name, at).tick(self.service.owner, at):
+        live = self.service.model(name, self.now_us())
+        at = self.now_us()  # learning may have taken longer than a lease lasts
+        if live.tick(self.service.owner, at):
             ledger.beat(self.service.engine, f"model:{name}", at, {"owner": self.service.owner})
             telemetry.observe("tick_duration_seconds", (self.now_us() - at) / SECOND_US, model=name)
 
