@@ -17,12 +17,12 @@ import sqlalchemy as sa
 from collectors.base import Advance, IngestBatch, Placed, Record
 from collectors.decode import decoder_for
 from monitor.config import Config, load
-from monitor.model import Action, Event, Transition
+from monitor.model import SECOND_US, Action, Event, Transition
 from monitor.service.compose import Service, open_service
 from monitor.service.replay import replay
 from monitor.store import ledger
 from monitor.store.engine import migrate, open_state
-from monitor.store.schema import detections, segments, transitions
+from monitor.store.schema import detections, leases, segments, transitions
 from tests.stories import DAY_US, MODEL, Story, story, write_config, write_jsonl
 
 
@@ -118,6 +118,28 @@ def test_the_ledger_is_gapless(told: Story, tmp_path: Path) -> None:
     for monitor in {r.monitor for r in rows}:
         ends = [r.end_us for r in rows if r.monitor == monitor]
         assert ends == list(range(ends[0], ends[-1] + 1, ends[1] - ends[0]))
+    service.close()
+
+
+def test_a_long_tick_renews_its_lease(told: Story, tmp_path: Path, state_url: str) -> None:
+    """After one tick over many windows the lease runs out later than when it was taken for its whole length."""
+    write_config(
+        tmp_path, clock="log", privacy={"principals": "plain"}, schedule={"lease": "1s"},
+        store={"path": "data", "database": state_url},
+    )  # fmt: skip
+    prepared(state_url)
+    service = open_service(load(tmp_path / "lanner.yaml"), "test")
+    live = service.model(MODEL, 0)
+    parts = parts_of(service.config, told.log)
+    claim = service.log.claim("s", "test", [("t", 0)])["t", 0]
+    placed, high = [Placed("t", 0, i, p) for i, p in enumerate(parts)], max(p.event_time_us for p in parts)
+    step = Advance("t", 0, claim.epoch, None, len(parts), high)
+    service.log.append(IngestBatch(source="s", received_us=high, parts=placed, advances=[step]))
+    service.publisher().publish(service.tables[MODEL].model_id, high)
+    assert live.tick("test", high, clock="log", close=True)
+    with service.engine.connect() as conn:
+        held = sa.select(leases.c.expires_us).where(leases.c.name == f"model:{live.watched.model_id}")
+        assert conn.scalar(held) > high + SECOND_US
     service.close()
 
 
