@@ -28,6 +28,7 @@ EACH: Final = (
     "doubt",
     "busy",
     "levels",
+    "noise",
     "past",
 )  # arrays of Chains with a row per principal
 FOLLOWED: Final = EACH[3:-1]  # those that search.follow goes on with
@@ -59,6 +60,7 @@ class Chains:
     doubt: NDArray[np.int64]
     busy: NDArray[np.float64]
     levels: NDArray[np.float32]  # (principals, 1 + 3 numeric)
+    noise: NDArray[np.float32]  # (principals, 3 + 2 numeric)
     past: NDArray[np.int32]  # (principals, counts)
     kept: Memory
     old: Part
@@ -178,7 +180,7 @@ class Chains:
     def _bytes(self) -> tuple[int, int]:
         """What a row takes, and a principal without its rows."""
         row = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.kept)
-        return row, 150 + sum(a.itemsize * a.shape[1] for a in (self.signs, self.levels, self.past))
+        return row, 150 + sum(a.itemsize * a.shape[1] for a in (self.signs, self.levels, self.noise, self.past))
 
     def _held(self) -> int:
         """Bytes of all; whoever is both among the old and the young counts twice."""
@@ -225,6 +227,7 @@ def _nobody(features: int, numeric: int, counts: int) -> tuple[Any, ...]:
     each = dict.fromkeys(EACH, none) | {"centre": none.astype(np.uint64), "busy": none.astype(np.float64)}
     each["signs"], each["past"] = np.zeros((0, numeric), np.int16), np.zeros((0, counts), np.int32)
     each["levels"] = np.zeros((0, 1 + 3 * numeric), np.float32)
+    each["noise"] = np.zeros((0, 3 + 2 * numeric), np.float32)
     return *each.values(), kept, Part(Ids(), {k: v for k, v in each.items() if k != "length"}, none, kept._asdict())
 
 

@@ -26,6 +26,9 @@ CLOUD_LEAST: Final = 0.35  # and, of so many numbers, some hardly moves: steps o
 CLOUD_MANY: Final = 10
 CENTRED: Final = 2.5  # deviations by which the signs of noise around a row may sum to other than zero, per number
 SKEW: Final = 3  # one number in so many may be skewed all the same
+SMALL: Final = 0.35**2
+WIDEST: Final = 2.5
+WIDER: Final = 0.15
 SAMPLES: Final = 20  # rows it takes to see that they lie around another row than before
 SPLIT: Final = 3.0  # standard deviations by which the squared sums of signs may pass those of fair coins when they do
 DOUBT: Final = 25  # rows that may turn out to lie around another row before they count; good copies earn it back
@@ -114,7 +117,7 @@ def _centred(rows: Any, i: int, memory: Any, j: int, places: Any, p: int, scale:
             places.signs[p, f] = int(places.signs[p, f] / 2)
     places.samples[p] += 1
     limit = CENTRED * np.sqrt(places.samples[p])
-    skewed, counted = 0, 0
+    skewed, counted, total = 0, 0, 0.0
     for f in range(rows.numbers.shape[1]):
         x, a = rows.numbers[i, f], memory.numbers[j, f]
         if scale.weight[f] > 0 and scale.low[f] < a < scale.high[f]:
@@ -124,7 +127,42 @@ def _centred(rows: Any, i: int, memory: Any, j: int, places: Any, p: int, scale:
             elif x < a:
                 places.signs[p, f] -= 1
             skewed += abs(places.signs[p, f]) > limit
+            total += places.signs[p, f] ** 2
+    if total <= places.samples[p] * (counted + 2 * np.sqrt(2.0 * counted)):
+        _note_noise(rows.numbers[i], memory.numbers[j], places.noise[p], scale)
     return bool(skewed <= counted // SKEW)
+
+
+@numba.njit(cache=True)
+def _note_noise(x: Any, anchor: Any, spread: Any, scale: Any) -> None:
+    """Add squared deviations."""
+    numbers = len(x)
+    if spread[0] >= LATELY:
+        spread[0] /= 2
+        spread[3:] /= 2
+    spread[0] += 1
+    for f in range(numbers):
+        if scale.weight[f] > 0 and np.isfinite(x[f]) and scale.low[f] < anchor[f] < scale.high[f]:
+            spread[3 + f] += 1
+            spread[3 + numbers + f] += min((x[f] - anchor[f]) ** 2 * scale.weight[f], OUTLIER)
+
+
+@numba.njit(cache=True)
+def like_noise(places: Any, p: int) -> bool:
+    """Whether what a caller moved by is of the size of an explainer's noise in most numbers; True for few copies.
+    """
+    spread = places.noise[p]
+    numbers = (len(spread) - 3) // 2
+    if spread[0] < SAMPLES:
+        return True
+    total, counted, moves = 0.0, 0, 0.0
+    for f in range(numbers):
+        n = spread[3 + f]
+        if n >= SAMPLES / 2:
+            total += min(spread[3 + numbers + f] / n, WIDEST)
+            counted += 1
+            moves += n
+    return bool(counted == 0 or total / counted <= 1 + WIDER + 3 * np.sqrt(2 / moves))
 
 
 @numba.njit(cache=True)

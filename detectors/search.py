@@ -22,6 +22,7 @@ from detectors.explained import (
     RECENT,
     VALID,
     by_columns,
+    like_noise,
     mosaic_of,
     noise_around,
     note_columns,
@@ -101,6 +102,7 @@ class Places(NamedTuple):
     doubt: NDArray[np.int64]
     busy: NDArray[np.float64]
     levels: NDArray[np.float32]
+    noise: NDArray[np.float32]
 
 
 class Scale(NamedTuple):
@@ -301,10 +303,15 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             redrawn = noise_around(rows, i, memory, places, p, scale)
             busy = places.busy[p] >= BUSY
             noise = (redrawn >= 0 and busy) or (redrawn != NONE and places.doubt[p] < (DOUBT if busy else FIRST))
+            noise = noise and like_noise(places, p)
             if noise:
                 places.doubt[p] = max(0, places.doubt[p] + (-1 if redrawn >= 0 and busy else 1))
             else:
-                redrawn = mosaic_of(rows, i, memory, low, high, scale)
+                redrawn = -1
+                if places.noise[p, 1] > -FIRST:
+                    redrawn = mosaic_of(rows, i, memory, low, high, scale)
+                if redrawn >= 0:
+                    places.noise[p, 1] -= 1
             near = near and redrawn < 0
             if redrawn >= 0 and not noise:  # samples with noise are far from each other
                 met.crowd[i], met.cross[i] = False, False
@@ -317,6 +324,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         met.near[i] = axis or (near and not honest)
         if (anchor >= 0 or varied) and not axis:
             met.excused[i] = WHAT_IF
+            places.noise[p, 1] = min(places.noise[p, 1] + 1, DOUBT)
         elif redrawn >= 0 or noise:
             met.excused[i] = SAMPLE if noise else MOSAIC
         invalid = rows.broken[i] >= 2 and met.excused[i] in (
