@@ -37,6 +37,7 @@ LOOK_ALIKES: Final = (  # what honest tools send that looks like a search to who
     "what_if",
     "explainer",  # samples around a row
     "drawn",  # rows that draw every column by itself: an explainer's, or a theft's
+    "slopes",  # steps up and down from a row, in several numbers: an analysis of what the answer depends on, or a search
 )
 
 

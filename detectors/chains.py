@@ -16,7 +16,7 @@ from detectors.search import Memory, Met, Places, Rows, Scale
 
 _TYPES: Final[dict[str, Any]] = {
     "codes": np.uint8, "marks": np.uint16, "numbers": np.float32, "hashes": np.uint64, "used": np.int64, "worth": np.uint8, "fields": np.uint64,
-    "invalid": np.uint64, "star": np.uint64, "stars": np.int32, "swept": np.uint64, "chain": np.uint64, "label": np.int32, "score": np.float32,
+    "invalid": np.uint64, "star": np.uint64, "stars": np.int32, "sloped": np.uint64, "swept": np.uint64, "chain": np.uint64, "label": np.int32, "score": np.float32,
 }  # fmt: skip
 EACH: Final = (
     "length",
@@ -29,6 +29,7 @@ EACH: Final = (
     "busy",
     "levels",
     "noise",
+    "whims",
     "past",
 )  # arrays of Chains with a row per principal
 FOLLOWED: Final = EACH[3:-1]  # those that search.follow goes on with
@@ -60,7 +61,8 @@ class Chains:
     doubt: NDArray[np.int64]
     busy: NDArray[np.float64]
     levels: NDArray[np.float32]  # (principals, 1 + 3 numeric)
-    noise: NDArray[np.float32]  # (principals, 3 + 2 numeric)
+    noise: NDArray[np.float32]  # (principals, 1 + 2 numeric)
+    whims: NDArray[np.int64]
     past: NDArray[np.int32]  # (principals, counts)
     kept: Memory
     old: Part
@@ -227,7 +229,7 @@ def _nobody(features: int, numeric: int, counts: int) -> tuple[Any, ...]:
     each = dict.fromkeys(EACH, none) | {"centre": none.astype(np.uint64), "busy": none.astype(np.float64)}
     each["signs"], each["past"] = np.zeros((0, numeric), np.int16), np.zeros((0, counts), np.int32)
     each["levels"] = np.zeros((0, 1 + 3 * numeric), np.float32)
-    each["noise"] = np.zeros((0, 3 + 2 * numeric), np.float32)
+    each["noise"] = np.zeros((0, 1 + 2 * numeric), np.float32)
     return *each.values(), kept, Part(Ids(), {k: v for k, v in each.items() if k != "length"}, none, kept._asdict())
 
 

@@ -26,10 +26,11 @@ CLOUD_LEAST: Final = 0.35  # and, of so many numbers, some hardly moves: steps o
 CLOUD_MANY: Final = 10
 CENTRED: Final = 2.5  # deviations by which the signs of noise around a row may sum to other than zero, per number
 SKEW: Final = 3  # one number in so many may be skewed all the same
-SMALL: Final = 0.35**2
-WIDEST: Final = 2.5
-WIDER: Final = 0.15
-SAMPLES: Final = 20  # rows it takes to see that they lie around another row than before
+SAMPLES: Final = 20  # rows it takes to see that they lie around another row than before, or are of another size than noise
+NOISE_MOST: Final = 2.5  # of one number's mean square, of which noise has 1: heavy tails must not decide
+NOISE_ASIDE: Final = 0.15  # by which the mean over numbers may be larger, since nobody knows the reference's spreads exactly
+NOISE_SURE: Final = 3.0  # and so many deviations
+EVENLY: Final = 2.0  # deviations by which signs may differ from those of fair coins while rows count as around one row
 SPLIT: Final = 3.0  # standard deviations by which the squared sums of signs may pass those of fair coins when they do
 DOUBT: Final = 25  # rows that may turn out to lie around another row before they count; good copies earn it back
 BUSY: Final = 0.3  # share of strange rows of late from which on a client may be an explainer
@@ -117,7 +118,7 @@ def _centred(rows: Any, i: int, memory: Any, j: int, places: Any, p: int, scale:
             places.signs[p, f] = int(places.signs[p, f] / 2)
     places.samples[p] += 1
     limit = CENTRED * np.sqrt(places.samples[p])
-    skewed, counted, total = 0, 0, 0.0
+    skewed, counted, total = 0, 0, 0
     for f in range(rows.numbers.shape[1]):
         x, a = rows.numbers[i, f], memory.numbers[j, f]
         if scale.weight[f] > 0 and scale.low[f] < a < scale.high[f]:
@@ -128,41 +129,41 @@ def _centred(rows: Any, i: int, memory: Any, j: int, places: Any, p: int, scale:
                 places.signs[p, f] -= 1
             skewed += abs(places.signs[p, f]) > limit
             total += places.signs[p, f] ** 2
-    if total <= places.samples[p] * (counted + 2 * np.sqrt(2.0 * counted)):
+    if total <= places.samples[p] * (counted + EVENLY * np.sqrt(2.0 * counted)):  # no longer once the case has changed
         _note_noise(rows.numbers[i], memory.numbers[j], places.noise[p], scale)
     return bool(skewed <= counted // SKEW)
 
 
 @numba.njit(cache=True)
-def _note_noise(x: Any, anchor: Any, spread: Any, scale: Any) -> None:
-    """Add squared deviations."""
+def _note_noise(x: Any, anchor: Any, sums: Any, scale: Any) -> None:
+    """Add the squared deviations of a copy from its row, in reference variances. sums: copies, then per number how many
+    could be compared and their squares.
+    """
     numbers = len(x)
-    if spread[0] >= LATELY:
-        spread[0] /= 2
-        spread[3:] /= 2
-    spread[0] += 1
+    if sums[0] >= LATELY:
+        sums[:] /= 2
+    sums[0] += 1
     for f in range(numbers):
         if scale.weight[f] > 0 and np.isfinite(x[f]) and scale.low[f] < anchor[f] < scale.high[f]:
-            spread[3 + f] += 1
-            spread[3 + numbers + f] += min((x[f] - anchor[f]) ** 2 * scale.weight[f], OUTLIER)
+            sums[1 + f] += 1
+            sums[1 + numbers + f] += min((x[f] - anchor[f]) ** 2 * scale.weight[f], OUTLIER)
 
 
 @numba.njit(cache=True)
-def like_noise(places: Any, p: int) -> bool:
-    """Whether what a caller moved by is of the size of an explainer's noise in most numbers; True for few copies.
+def of_noise(places: Any, p: int) -> bool:
+    """Whether a caller's copies of late deviate from their rows as an explainer's do, by one reference variance on average;
+    True while they are few. Rows drawn over whole ranges, or stepped away from many rows, deviate further.
     """
-    spread = places.noise[p]
-    numbers = (len(spread) - 3) // 2
-    if spread[0] < SAMPLES:
+    sums, numbers = places.noise[p], (places.noise.shape[1] - 1) // 2
+    if sums[0] < SAMPLES:
         return True
-    total, counted, moves = 0.0, 0, 0.0
+    total, counted, compared = 0.0, 0, 0.0
     for f in range(numbers):
-        n = spread[3 + f]
-        if n >= SAMPLES / 2:
-            total += min(spread[3 + numbers + f] / n, WIDEST)
+        if sums[1 + f] >= SAMPLES / 2:
+            total += min(sums[1 + numbers + f] / sums[1 + f], NOISE_MOST)
             counted += 1
-            moves += n
-    return bool(counted == 0 or total / counted <= 1 + WIDER + 3 * np.sqrt(2 / moves))
+            compared += sums[1 + f]
+    return bool(counted == 0 or total / counted <= 1 + NOISE_ASIDE + NOISE_SURE * np.sqrt(2 / compared))
 
 
 @numba.njit(cache=True)
@@ -190,7 +191,8 @@ def noise_around(rows: Any, i: int, memory: Any, places: Any, p: int, scale: Any
     """The honest row that row i is a noisy copy of as an explainer makes them, or NONE; DOUBTFUL when it could be.
 
     It is the one whose copies came before, as long as they lie around it; then the one that the rows since lie around
-    best. Who has had none yet may start from the oldest, who leaves one after a fair number of copies from what came since.
+    best. Who has had none yet may start from the oldest, who leaves one after a fair number of copies from what came since,
+    however odd it is: who explains its answers explains unusual ones too.
     """
     low, high = places.start[p], places.start[p] + places.length[p]
     left, last = places.samples[p] >= SAMPLES, 0
@@ -207,11 +209,11 @@ def noise_around(rows: Any, i: int, memory: Any, places: Any, p: int, scale: Any
         if memory.worth[j] >= CLEAN and _in_cloud(rows.numbers[i], memory.numbers[j], scale.weight):
             none = DOUBTFUL
             break
-    if none == NONE or (places.samples[p] > 0 and not left and places.seen[p] % LOOK):
+    if not left and (none == NONE or (places.samples[p] > 0 and places.seen[p] % LOOK)):
         return none
     found, least = none, SPLIT
     for j in range(low, high):
-        if memory.worth[j] < CLEAN or memory.hashes[j] == places.centre[p]:
+        if (memory.worth[j] < CLEAN and not (left and memory.used[j] > last)) or memory.hashes[j] == places.centre[p]:
             continue
         if not _in_cloud(rows.numbers[i], memory.numbers[j], scale.weight):
             continue

@@ -22,10 +22,10 @@ from detectors.explained import (
     RECENT,
     VALID,
     by_columns,
-    like_noise,
     mosaic_of,
     noise_around,
     note_columns,
+    of_noise,
 )
 
 FEW: Final = 2  # fields that a what-if changes at a time, whatever row it starts from
@@ -44,6 +44,8 @@ LEAN: Final = 2.0  # standard deviations by which moved fields of a crowd must b
 AXIS_BITS: Final = 3.0  # a single field moved by a small step: nearer than one in eight redrawn values
 AXES: Final = 6  # fields around one row that were each moved by small steps when it is a search along axes
 AXIS_INVALID: Final = 3  # or moved to values that nobody sends
+EVEN: Final = 0.02  # of the way between two steps that their middle may lie off the row
+SLOPED: Final = 2  # numbers around one row in which steps went up and down by the same amount, from which on it measures slopes
 PER_AXIS: Final = 3  # values per field: a what-if looks at many values of few fields
 
 
@@ -79,6 +81,7 @@ class Memory(NamedTuple):
     invalid: NDArray[np.uint64]  # fields that rows around it moved to values that nobody sends
     star: NDArray[np.uint64]  # fields that rows around it moved by small steps
     stars: NDArray[np.int32]  # how many rows did
+    sloped: NDArray[np.uint64]  # numbers in which rows around it stepped up and down by the same amount
     swept: NDArray[np.uint64]  # fields that what-ifs around it have changed
     chain: NDArray[np.uint64]  # fields in which it and the what-ifs before it have moved away from where they started
     label: NDArray[np.int32]
@@ -88,8 +91,8 @@ class Memory(NamedTuple):
 class Places(NamedTuple):
     """Per principal of the stretch: first row in Memory, room there, rows in use, events seen so far; the row (its hash)
     whose noisy copies it sends, how many of them came, per number how many more were above it than below, how many rows
-    were given the benefit of the doubt, the share of strange rows of late, and sums of the levels of numbers
-    (explained.note_columns).
+    were given the benefit of the doubt, the share of strange rows of late, sums of the levels of numbers
+    (explained.note_columns) and of the squares of noise (explained.of_noise), and what-ifs less rows with swapped values.
     """
 
     start: NDArray[np.int64]
@@ -103,6 +106,7 @@ class Places(NamedTuple):
     busy: NDArray[np.float64]
     levels: NDArray[np.float32]
     noise: NDArray[np.float32]
+    whims: NDArray[np.int64]
 
 
 class Scale(NamedTuple):
@@ -132,7 +136,7 @@ class Met(NamedTuple):
     (bits of the CROWDth nearest row and of the nearest one with another answer, 0 for a what-if). Of the row that it
     resembles most: step (bits), moved (fields that differ), flip (its label is another one) and gain (score of the label
     over that row's; NaN when it flipped or there is none). top: no strange row of its label scored higher. drawn: one of many
-    strange rows whose columns were drawn each by itself.
+    strange rows whose columns were drawn each by itself. slope: with an earlier one, a step up and down from one row.
     """
 
     fresh: NDArray[np.bool_]
@@ -153,6 +157,7 @@ class Met(NamedTuple):
     gain: NDArray[np.float32]
     top: NDArray[np.bool_]
     drawn: NDArray[np.bool_]
+    slope: NDArray[np.bool_]
 
 
 NOT, WHAT_IF, SAMPLE, MOSAIC = 0, 1, 2, 3  # Met.excused
@@ -190,6 +195,21 @@ def _on_axis(rows: Any, i: int, memory: Any, j: int, scale: Any) -> bool:
 
 
 @numba.njit(cache=True)
+def _slope(rows: Any, i: int, memory: Any, j: int, low: int, high: int, found: Any) -> bool:
+    """Whether row i and an earlier one step up and down from the honest row j by the same amount in one number, and others
+    did in another number: such central differences measure the slope of a score.
+    """
+    for m in range(low, high):
+        if found.differ[m - low] == 1 and m != j:
+            for f in range(rows.numbers.shape[1]):
+                x, y, a = rows.numbers[i, f], memory.numbers[m, f], memory.numbers[j, f]
+                if x != y and abs(x + y - 2 * a) <= EVEN * abs(x - y):
+                    memory.sloped[j] |= np.uint64(1) << np.uint64(f % 64)
+                    return _popcount(memory.sloped[j]) >= SLOPED
+    return False
+
+
+@numba.njit(cache=True)
 def _changed(rows: Any, i: int, memory: Any, j: int) -> Any:
     """The fields in which row i differs from the remembered row j, as bits."""
     fields = np.uint64(0)
@@ -214,7 +234,7 @@ def _remember(rows: Any, i: int, memory: Any, lanes: Any, places: Any, p: int, w
     memory.codes[at], memory.marks[at], memory.numbers[at] = rows.codes[i], rows.marks[i], rows.numbers[i]
     memory.hashes[at], memory.used[at], memory.worth[at] = rows.hashes[i], places.seen[p], worth
     memory.fields[at] = rows.fields[i]
-    memory.invalid[at], memory.star[at], memory.stars[at] = 0, 0, 0
+    memory.invalid[at], memory.star[at], memory.stars[at], memory.sloped[at] = 0, 0, 0, 0
     memory.label[at], memory.score[at], memory.chain[at], memory.swept[at] = rows.label[i], rows.score[i], chain, 0
 
 
@@ -303,15 +323,12 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             redrawn = noise_around(rows, i, memory, places, p, scale)
             busy = places.busy[p] >= BUSY
             noise = (redrawn >= 0 and busy) or (redrawn != NONE and places.doubt[p] < (DOUBT if busy else FIRST))
-            noise = noise and like_noise(places, p)
+            noise = noise and of_noise(places, p)
             if noise:
                 places.doubt[p] = max(0, places.doubt[p] + (-1 if redrawn >= 0 and busy else 1))
             else:
-                redrawn = -1
-                if places.noise[p, 1] > -FIRST:
-                    redrawn = mosaic_of(rows, i, memory, low, high, scale)
-                if redrawn >= 0:
-                    places.noise[p, 1] -= 1
+                redrawn = mosaic_of(rows, i, memory, low, high, scale) if places.whims[p] > -FIRST else -1
+                places.whims[p] -= redrawn >= 0
             near = near and redrawn < 0
             if redrawn >= 0 and not noise:  # samples with noise are far from each other
                 met.crowd[i], met.cross[i] = False, False
@@ -319,12 +336,14 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             note_columns(rows, i, places, p)
         else:
             memory.swept[anchor] |= _changed(rows, i, memory, anchor)
-        axis = anchor >= 0 and _on_axis(rows, i, memory, anchor, scale)
+        axis = anchor >= 0 and _on_axis(rows, i, memory, anchor, scale) and scale.bits < np.inf
+        met.slope[i] = anchor >= 0 and _slope(rows, i, memory, anchor, low, high, found)
+        axis = axis or met.slope[i]
         met.bits[i], met.differs[i] = best, differs
         met.near[i] = axis or (near and not honest)
         if (anchor >= 0 or varied) and not axis:
             met.excused[i] = WHAT_IF
-            places.noise[p, 1] = min(places.noise[p, 1] + 1, DOUBT)
+            places.whims[p] = min(places.whims[p] + 1, DOUBT)  # whoever swaps values swaps one, or all but one, as often
         elif redrawn >= 0 or noise:
             met.excused[i] = SAMPLE if noise else MOSAIC
         invalid = rows.broken[i] >= 2 and met.excused[i] in (

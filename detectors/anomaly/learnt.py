@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from detectors import answers, constraints, honest, plausibility, pool, signals, stats
+from detectors import answers, constraints, honest, plausibility, pool, search, signals, stats
 from detectors.answers import Answers
 from detectors.base import Calibration, Window
 from detectors.constraints import Broken, Constraints
@@ -121,7 +121,7 @@ def learn(
         raise CalibrationRefused("; ".join(f"{k}: {v}" for k, v in sorted(refused.items())))
     meta, arrays = (rules if rules is not None else Constraints.fit(frame, np.inf)).pack()
     meta |= {
-        "rows": rows.num_rows, "refused": refused, "bits": found.bits, "sampled_bits": found.sampled,
+        "rows": rows.num_rows, "refused": refused, "silent": _silent(refused, codes.shape[1]), "bits": found.bits, "sampled_bits": found.sampled,
         "crowd_bits": found.crowd, "cross_bits": found.cross, "benign_bits": found.benign, "self_bits": found.reach, "shared_bits": shared, "edge": edge, "what_ifs": found.what_ifs,
         "margins": given.levels(), "codes": [list(w) for w in encoder.words],
     }  # fmt: skip
@@ -136,6 +136,11 @@ def learn(
     }
     arrays["strange"] = strange if strange is not None else np.full(2, np.inf, np.float32)
     return meta, arrays
+
+
+def _silent(refused: Mapping[str, str], features: int) -> list[str]:
+    """Signals of which nothing is left. What measures slopes is seen without a threshold for resemblance (detectors.search)."""
+    return sorted(s for s in refused if s != "near" or features <= search.FEW + 1)
 
 
 def reference_rows(windows: Sequence[Window], min_rows: int) -> tuple[pa.Table, list[str], list[str]]:

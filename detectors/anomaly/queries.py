@@ -27,10 +27,10 @@ from detectors.search import NOT, WHAT_IF, Met, Rows
 from detectors.signals import Frame
 from monitor.model import Family
 
-VERSION: Final = 5
+VERSION: Final = 6
 SHOWN: Final = 4  # broken rules named per event
 ALIKE: Final = np.array([0, 1, 2, 2], np.uint8)  # search.Met.excused as what Evidence.alike says
-DRAWN: Final = np.uint8(3)  # and search.Met.drawn
+DRAWN, SLOPES = np.uint8(3), np.uint8(4)  # and search.Met.drawn and slope
 TELLING: Final = (
     0.05  # share of honest rows that look like what-ifs anyway, from which on looking like one says nothing
 )
@@ -134,7 +134,8 @@ class Queries:
         sent = sent._replace(who=who[at])
         met, on, share, others = self._follow(chains, pool, learnt, judging, names, sent, misfits)
         evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given, share)
-        evidence = replace(evidence, looks=_looks(met, on, evidence.flag, broken.single))
+        looks = _looks(met, on, evidence.flag, broken.single)
+        evidence = replace(evidence, looks=looks, alike=_alike(cal, met, evidence.flag, broken.single))
         known_by, tied = ties(rows, at, sent.who, names, window.callers())
         flagged = np.flatnonzero(evidence.flag)
         linked = [(int(at[i]), o) for i in flagged.tolist() if (o := others[i]) is not None]
@@ -193,7 +194,7 @@ class Queries:
             detector=self.name, family=self.family, principals=names, code=who.astype(np.int32), row=at,
             time_us=np.asarray(rows.column("event_time"), dtype=np.int64)[at], log_e=np.concatenate(bets, axis=1),
             flag=flag, columns=tuple(f"{s}/{r}" for s, rho in rates.items() for r in signals.tolerated(rho)),
-            votes=tokens.table()[kind] * flag[:, None], tokens=kind, alike=_alike(cal, met, flag),
+            votes=tokens.table()[kind] * flag[:, None], tokens=kind,
         )  # fmt: skip
 
     def _shares(
@@ -235,16 +236,17 @@ def _silent(
     out = {}
     for s in SIGNALS:
         excused = [s in DECLARED.get(declared[n].profile, ()) if n in declared else False for n in names]
-        out[s] = np.full(len(who), s in cal.meta["refused"]) | np.array(excused, dtype=bool)[who]
+        out[s] = np.full(len(who), s in cal.meta["silent"]) | np.array(excused, dtype=bool)[who]
     return out
 
 
-def _alike(cal: Calibration, met: Met, flag: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def _alike(cal: Calibration, met: Met, flag: NDArray[np.bool_], broken: NDArray[np.int64]) -> NDArray[np.uint8]:
     """What queries have in common with a tool's: excused ones, and flagged ones that draw each column by itself. In coarse
     tables honest rows are what-ifs as well.
     """
     alike = ALIKE[met.excused] * (met.fresh & ~flag)
     alike[met.drawn & flag] = DRAWN
+    alike[met.slope & (broken == 0)] = SLOPES
     if cal.meta["what_ifs"] > TELLING:
         alike[met.excused == WHAT_IF] = 0
     return np.asarray(alike, np.uint8)

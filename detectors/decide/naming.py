@@ -21,17 +21,22 @@ SURE: Final = 20.0  # nats that a fact says about its family, with which one is 
 FULL: Final = 40  # flagged queries before an incident may be more than minor
 TOOL_SHARE: Final = 1 / 2  # of a suspect's strange queries that a tool explains, from which on it may be one
 TOOL_LEAST: Final = 8  # of them
+TOOL_SURE: Final = 3 / 4  # of them, from which on no incident is opened,
+TOOL_SPARED: Final = 500  # flagged queries beside drawn ones, up to which that holds
 TOOL_MOST: Final = 100  # flagged queries beside drawn ones, from which on it is none whatever it explains
 ONE_CASE: Final = 5_000  # made-up rows that LIME sends about one case unless told otherwise: beyond, it is no tool's
 STEPS_LEAST: Final = 0.1  # share of flagged queries that are steps from others, from which on it is a search
 TORN_LEAST: Final = 0.3  # share that break several rules or combine what does not go together: rows are made up
+SAMPLED_LEAST: Final = 0.02  # share of all queries that are samples around a row, below which made-up rows are no explainer's
+MADE_UP: Final = 100  # flagged queries that it takes to see that
 ALIKE: Final[Mapping[str, str]] = {
     "what_if": "what-ifs of rows that it sent as they are",
     "explainer": "samples around rows that it sent as they are",
     "drawn": "rows that draw each column by itself, as LIME does unless told otherwise, and as theft does",
+    "slopes": "steps up and down from a row in several numbers, as an analysis of sensitivity takes, and as ZOO does",
 }
 APART: Final = "made-up rows that are no steps from each other"
-PROFILES: Final[Mapping[str, str]] = {"drawn": "explainer"}  # under which a tool is declared, where not its own name
+PROFILES: Final[Mapping[str, str]] = {"drawn": "explainer", "slopes": "what_if"}  # under which a tool is declared, where not its own name
 FACTS: Final[Mapping[str, tuple[str, str]]] = {  # the same of detectors whose flags are facts
     "exposure": ("batch", "a declared budget holds for whatever it is asked for"),
     "canaries": ("health_probe", "nobody who may send canaries is declared under this name"),
@@ -173,21 +178,35 @@ class Tool:
 
 
 def tool(flagged: int, excused: Sequence[int]) -> Tool | None:
-    """Whether a suspect may be a tool, by its flagged queries and those that each of LOOK_ALIKES explains; drawn ones are
-    flagged all the same.
+    """Whether a suspect may be a tool, by its flagged queries and those that each of LOOK_ALIKES explains; drawn ones and
+    slopes are flagged all the same.
 
-    >>> tool(13, [0, 84, 0])
+    >>> tool(13, [0, 84, 0, 0])
     Tool(like='explainer', excused=84, strange=97)
-    >>> tool(900, [0, 30, 850]).told()["profile"]
+    >>> tool(900, [0, 30, 850, 0]).told()["profile"]
     'explainer'
-    >>> tool(25, [10, 10, 0]) is None
+    >>> tool(25, [10, 10, 0, 0]) is None
     True
     """
-    *_, drawn = excused
-    n, strange = sum(excused), flagged + sum(excused) - drawn
-    if n < TOOL_LEAST or n < TOOL_SHARE * strange or flagged - drawn >= TOOL_MOST or drawn >= ONE_CASE:
+    *_, drawn, slopes = excused
+    n, others = sum(excused), flagged - drawn - slopes
+    strange = n + others
+    if n < TOOL_LEAST or n < TOOL_SHARE * strange or others >= TOOL_MOST or drawn >= ONE_CASE:
         return None
     return Tool(LOOK_ALIKES[max(range(len(excused)), key=lambda i: excused[i])], n, strange)
+
+
+def spared(flagged: int, excused: Sequence[int]) -> bool:
+    """Whether a caller is so much like a tool that no incident is opened: three in four of its strange queries are what-ifs
+    and samples, and hardly any a slope. Whoever imitates a tool pays for each query of its own with three of the tool's.
+
+    >>> spared(13, [0, 84, 0, 0]), spared(13, [30, 0, 0, 0]), spared(13, [60, 0, 0, 12])
+    (True, False, False)
+    """
+    what_ifs, samples, drawn, slopes = excused
+    explained, others = what_ifs + samples, flagged - drawn
+    enough = explained >= TOOL_LEAST > slopes
+    return enough and explained >= TOOL_SURE * (explained + others) and others < TOOL_SPARED
 
 
 class Bound(NamedTuple):
@@ -197,15 +216,18 @@ class Bound(NamedTuple):
     why: str
 
 
-def bound(flagged: int, excused: Sequence[int], looks: Sequence[int]) -> Bound | None:
+def bound(flagged: int, excused: Sequence[int], looks: Sequence[int], queries: int) -> Bound | None:
     """What a suspect's incident is bound by: a warning for what may be a tool; minor while few queries speak against it, and
-    for made-up rows that are no search, which explainers send as well as thieves, up to what is sent about one case. looks: one entry per LOOKS.
+    for made-up rows that are no search, some of them samples around a row, which explainers send as well as thieves, up to
+    what is sent about one case. looks: one entry per LOOKS; queries: all that were counted.
 
-    >>> bound(13, [0, 84, 0], [0] * 8).severity.value, bound(39, [0, 0, 0], [0] * 8).severity.value
+    >>> bound(13, [0, 84, 0, 0], [0] * 8, 97).severity.value, bound(39, [0, 0, 0, 0], [0] * 8, 40).severity.value
     ('warning', 'minor')
-    >>> bound(300, [0, 80, 0], [0, 0, 0, 0, 290, 200, 4, 30]).why
+    >>> bound(300, [0, 80, 0, 0], [0, 80, 0, 0, 290, 200, 4, 30], 400).why
     'made-up rows that are no steps from each other: an explainer sends up to 5,000 about one case'
-    >>> bound(300, [0, 80, 0], [0, 0, 0, 0, 290, 200, 40, 30]) is None
+    >>> bound(300, [0, 80, 0, 0], [0, 80, 0, 0, 290, 200, 40, 30], 400) is None  # a search
+    True
+    >>> bound(300, [0, 2, 0, 0], [0, 2, 0, 0, 290, 200, 4, 30], 400) is None  # made up, and hardly a sample of anything
     True
     """
     if said := tool(flagged, excused):
@@ -214,7 +236,8 @@ def bound(flagged: int, excused: Sequence[int], looks: Sequence[int]) -> Bound |
         return Bound(Severity.MINOR, f"fewer than {FULL} queries speak against it")
     seen = dict(zip(LOOKS, looks, strict=True))
     torn = max(seen["invalid"], seen["implausible"])
-    if flagged < ONE_CASE and seen["stepping"] < STEPS_LEAST * flagged and torn >= TORN_LEAST * flagged:
+    sampled = flagged < MADE_UP or seen["sampled"] >= SAMPLED_LEAST * queries
+    if sampled and flagged < ONE_CASE and seen["stepping"] < STEPS_LEAST * flagged and torn >= TORN_LEAST * flagged:
         return Bound(Severity.MINOR, f"{APART}: an explainer sends up to {ONE_CASE:,} about one case")
     return None
 

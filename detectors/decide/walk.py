@@ -94,7 +94,7 @@ class Walk:
             ledger.votes[subject].count(int(events.alike[place]), int(events.looks[place]))
         case = ledger.cases.get(subject)
         if case is None:
-            if flag and self.log_e(run.sums[i]) >= self.level:
+            if flag and self.log_e(run.sums[i]) >= self.level and not self.spared(subject, run.sums[i]):
                 self.open(run, i, now, subject)
             elif subject == p and run.sums[i].max() <= 0:  # nothing is left against the caller
                 ledger.examples.pop(p, None)
@@ -132,8 +132,13 @@ class Walk:
             return False
         said = self.ledger.votes[subject]
         may = self.lane.family is not None or sums[self.alone].max(initial=0) >= self.level * MICRO
-        may = may or naming.looser(naming.bound(said.flagged, said.alike, said.looks), case.cap)
+        may = may or naming.looser(naming.bound(said.flagged, said.alike, said.looks, said.queries), case.cap)
         return may and naming.looser(self.bound(subject, self.parts(sums)), case.cap)
+
+    def spared(self, subject: str, sums: NDArray[np.int64]) -> bool:
+        """Whether it is so much like a tool that no incident is opened."""
+        said = self.ledger.votes.get(subject, Votes())
+        return naming.spared(said.flagged, said.alike) and not self.certain(self.parts(sums))
 
     def guilty(self, p: str) -> bool:
         """Whether there is enough against a caller by itself to count it in with others."""
@@ -229,7 +234,7 @@ class Walk:
         if case is not None and case.young:
             return naming.Bound(Severity.WARNING, "its past is too short to compare it with")
         said = self.ledger.votes.get(subject, Votes())
-        return None if self.certain(parts) else naming.bound(said.flagged, said.alike, said.looks)
+        return None if self.certain(parts) else naming.bound(said.flagged, said.alike, said.looks, said.queries)
 
     def certain(self, parts: Mapping[str, float]) -> bool:
         """Whether there is more than how queries resemble each other: a declared budget, a canary, or another lane."""
