@@ -16,7 +16,7 @@ from typing import Any, Final
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc
+from scipy.special import chdtri
 
 from detectors import forest
 from detectors.base import Arrays
@@ -103,7 +103,7 @@ class Copies:
 
     def rows(self, codes: Codes) -> Codes:
         """Rows as copies take them: kept fields."""
-        return codes[:, self.kept]
+        return codes if len(self.kept) == codes.shape[1] else codes[:, self.kept]
 
     def trained(self, rows: Codes, label: NDArray[np.uint8], sent: NDArray[np.uint64], copies: int = 1) -> float | None:
         """Agreement (Cohen's kappa) with the model of copies trained on these rows and answers, each asked about its share.
@@ -136,12 +136,14 @@ class Copies:
         expected = share * len(label)
         off = float(((have[: len(share)] - expected) ** 2 / np.maximum(expected, 0.5)).sum())
         off += float((have[len(share) :] ** 2).sum()) / 0.5  # answers that the reference lacks
-        return bool(chdtrc(max(1, len(share) - 1), off) < UNLIKE)
+        return off > self._far
 
     def usual(self, n: float) -> float:
         """Kappa of a copy trained on so many rows like the reference's; beyond them the curve goes on as a power law."""
-        x, (at, slope) = np.log(max(n, 1.0)), self._curve
-        return float(1 - np.exp(np.interp(x, at, self.missed) + slope * max(x - at[-1], 0.0)))
+        if n not in self._read:
+            x, (at, slope) = np.log(max(n, 1.0)), self._curve
+            self._read[n] = float(1 - np.exp(np.interp(x, at, self.missed) + slope * max(x - at[-1], 0.0)))
+        return self._read[n]
 
     def likely(self, n: float, label: NDArray[np.uint8]) -> float:
         """The same for a caller of whom a sample of answers is known: how even they are moves kappa.
@@ -157,6 +159,16 @@ class Copies:
     def _shares(self) -> Floats:
         """Of each answer in the reference."""
         return np.asarray(np.bincount(self.answer, weights=self.weight) / self.weight.sum(), dtype=np.float64)
+
+    @cached_property
+    def _far(self) -> float:
+        """Chi-squared from which on answers are unlike the reference's."""
+        return float(chdtri(max(1, len(self._shares) - 1), UNLIKE))
+
+    @cached_property
+    def _read(self) -> dict[float, float]:
+        """What the curve has said: readings come at the same few numbers of rows."""
+        return {}
 
     @cached_property
     def _curve(self) -> tuple[Floats, float]:

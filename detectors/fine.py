@@ -8,6 +8,7 @@ sees the values would cut.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numba
@@ -47,10 +48,17 @@ class Fine:
     def codes(self, frame: Frame) -> Codes:
         """(n, features); numbers that are missing or infinite get the code of the middle."""
         out = np.empty((frame.n, len(frame.numeric) + len(frame.categorical)), dtype=np.uint8)
-        _nearest(frame.numbers, _edges(self.points), self.middle, out)
+        _nearest(frame.numbers, self._edges, self.middle, out)
         for j, vocabulary in enumerate(frame.vocabulary):
             out[:, len(frame.numeric) + j] = place(self.words[j], vocabulary)[frame.words[:, j]]
         return out
+
+    @cached_property
+    def _edges(self) -> Floats:
+        """Halfway between points; inf from the last point on."""
+        with np.errstate(invalid="ignore"):
+            edges = self.points[:, :-1] + (self.points[:, 1:] - self.points[:, :-1]) / 2
+        return np.where(np.isnan(edges), np.inf, edges)
 
 
 def _points(known: Floats) -> Floats:
@@ -59,13 +67,6 @@ def _points(known: Floats) -> Floats:
         return values
     tail = np.geomspace(min(1 / len(known), CROSSING), CROSSING, TAIL)
     return np.unique(np.quantile(known, [0, *tail, *np.linspace(CROSSING, 1 - CROSSING, EVEN), *(1 - tail), 1]))
-
-
-def _edges(points: Floats) -> Floats:
-    """Halfway between points; inf from the last point on."""
-    with np.errstate(invalid="ignore"):
-        edges = points[:, :-1] + (points[:, 1:] - points[:, :-1]) / 2
-    return np.where(np.isnan(edges), np.inf, edges)
 
 
 @numba.njit(cache=True)
