@@ -12,8 +12,8 @@ from typing import Any, Final
 import numba
 import numpy as np
 
+from detectors.fine import CODES
 from detectors.hashing import mix
-from detectors.signals import CODES
 
 LEAST: Final = 2  # rows of a leaf, at least
 FEW: Final = 24  # rows up to which they are sorted by insertion
@@ -21,18 +21,20 @@ STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 @numba.njit(cache=True)
-def votes(rows: Any, label: Any, field: Any, value: Any, asked: Any, classes: int, trees: int) -> Any:
+def votes(
+    rows: Any, label: Any, field: Any, value: Any, asked: Any, classes: int, trees: int, seed: int
+) -> Any:  # fmt: skip
     """Class probabilities, times `trees`, that the forest gives to the rows asked, (asked, classes).
 
     rows, asked: (fields, rows) codes. field, value: per column its field, and the category that it is about or -1 for a
-    number. Seeded: the same rows in the same order give the same forest.
+    number. The same rows in the same order with the same seed give the same forest.
     """
     n, most = rows.shape[1], asked.shape[1]
     out = np.zeros((most, classes), np.float32)
-    state, columns = np.zeros(1, np.uint64), np.arange(len(field))
+    state, columns = np.full(1, seed, np.uint64), np.arange(len(field))
     weight, row, ask = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(most, np.int64)
     spare, total, left = np.empty(max(n, most) + 1, np.int64), np.zeros(classes, np.int64), np.zeros(classes, np.int64)
-    stack = np.empty((2 * n + 2, 4), np.int64)
+    stack, start = np.empty((2 * n + 2, 4), np.int64), np.empty(CODES + 1, np.int64)
     for _ in range(trees):
         stack[0, 0], stack[0, 1], stack[0, 2], stack[0, 3] = 0, _drawn(state, weight, row), 0, most
         ask[:], top = np.arange(most), 1
@@ -44,7 +46,7 @@ def votes(rows: Any, label: Any, field: Any, value: Any, asked: Any, classes: in
                 total[label[row[i]]] += weight[row[i]]
             at, cut = -1, 0
             if b - a >= 2 * LEAST and total.max() < total.sum():
-                at, cut = _split(rows, label, weight, row[a:b], field, value, columns, total, left, spare, state)
+                at, cut = _split(rows, label, weight, row[a:b], field, value, columns, total, left, spare, start, state)
             if at < 0:
                 whole = total.sum()
                 for k in range(classes):
@@ -89,7 +91,7 @@ def _drawn(state: Any, weight: Any, row: Any) -> int:
 @numba.njit(cache=True)
 def _split(
     rows: Any, label: Any, weight: Any, here: Any, field: Any, value: Any, columns: Any, total: Any, left: Any,
-    spare: Any, state: Any,
+    spare: Any, start: Any, state: Any,
 ) -> tuple[int, int]:  # fmt: skip
     """The best cut among as many columns as a forest tries (more while all are constant); -1: none.
 
@@ -103,7 +105,7 @@ def _split(
         columns[k], columns[other] = columns[other], columns[k]
         c = columns[k]
         found = (
-            _number(rows[field[c]], label, weight, here, total, left, spare)
+            _number(rows[field[c]], label, weight, here, total, left, spare, start)
             if value[c] < 0
             else _category(rows[field[c]], value[c], label, weight, here, total, left)
         )
@@ -135,10 +137,12 @@ def _category(codes: Any, only: int, label: Any, weight: Any, here: Any, total: 
 
 
 @numba.njit(cache=True)
-def _number(codes: Any, label: Any, weight: Any, here: Any, total: Any, left: Any, spare: Any) -> tuple[float, int]:
+def _number(
+    codes: Any, label: Any, weight: Any, here: Any, total: Any, left: Any, spare: Any, start: Any
+) -> tuple[float, int]:
     """The best cut of a number and what it gains, as in `_category`."""
     n, best, cut = len(here), -1.0, 0
-    if not _sorted(codes, here, spare):
+    if not _sorted(codes, here, spare, start):
         return -2.0, 0
     whole, below, one, other = 0, 0, 0, 0
     for k in range(len(total)):
@@ -161,12 +165,13 @@ def _number(codes: Any, label: Any, weight: Any, here: Any, total: Any, left: An
 
 
 @numba.njit(cache=True)
-def _sorted(codes: Any, here: Any, spare: Any) -> bool:
-    """Rows by code into `spare`; False where all codes are the same."""
-    first, i = codes[here[0]], 1
-    while i < len(here) and codes[here[i]] == first:
-        i += 1
-    if i == len(here):
+def _sorted(codes: Any, here: Any, spare: Any, start: Any) -> bool:
+    """Rows by code into `spare`; False where all codes are the same. start: room for a count per code, and one."""
+    low = high = int(codes[here[0]])
+    for r in here:
+        code = int(codes[r])
+        low, high = min(low, code), max(high, code)
+    if low == high:
         return False
     if len(here) <= FEW:
         for i in range(len(here)):
@@ -176,10 +181,11 @@ def _sorted(codes: Any, here: Any, spare: Any) -> bool:
                 j -= 1
             spare[j] = r
         return True
-    start = np.zeros(CODES + 1, np.int64)
+    start[low : high + 2] = 0
     for r in here:
-        start[codes[r] + 1] += 1
-    start = np.cumsum(start)
+        start[int(codes[r]) + 1] += 1
+    for code in range(low + 1, high + 1):
+        start[code] += start[code - 1]
     for r in here:
         spare[start[codes[r]]] = r
         start[codes[r]] += 1

@@ -171,10 +171,14 @@ class Encoder:
         out = np.full((frame.n, len(frame.numeric) + len(frame.categorical)), MISSING, dtype=np.uint8)
         _code(frame.numbers, self.edges, out)
         for j, vocabulary in enumerate(frame.vocabulary):
-            place = {w: i for i, w in enumerate(self.words[j])}
-            known = np.array([*(place.get(w, OTHER) for w in vocabulary), MISSING], dtype=np.uint8)
-            out[:, len(frame.numeric) + j] = known[frame.words[:, j]]
+            out[:, len(frame.numeric) + j] = place(self.words[j], vocabulary)[frame.words[:, j]]
         return out
+
+
+def place(kept: Sequence[str], vocabulary: Sequence[str]) -> NDArray[np.uint8]:
+    """The code of each word of a vocabulary, and at place -1 that of a missing one."""
+    known = {w: i for i, w in enumerate(kept)}
+    return np.array([*(known.get(w, OTHER) for w in vocabulary), MISSING], dtype=np.uint8)
 
 
 @numba.njit(cache=True)

@@ -19,13 +19,13 @@ from detectors.aged import Ids, Part, grown
 from detectors.base import Arrays
 
 KEPT: Final = 512  # rows per caller
-FIRST: Final = 16.0  # distinct rows of the first reading
+FIRST: Final = 16.0  # distinct rows of the first reading,
+SHOWN_ROWS: Final = 64  # and of the first that anybody without a budget is told
 PER_DOUBLING: Final = 4  # readings until they have doubled
 OLD: Final = -1  # row number of what was kept before
 OVERHEAD: Final = 150  # bytes per caller beside the rows
-SAVED: Final = 1 << 18  # rows of the log that can be saved up,
-RESERVE: Final = 1 << 17  # and what small wishes must leave of them
-EACH: Final = ("read", "seen", "told", "missed")
+SAVED: Final = 1 << 18  # rows of the log that can be saved up
+EACH: Final = ("read", "seen", "told", "ahead")
 
 
 class Sample(NamedTuple):
@@ -71,7 +71,7 @@ def rows_at(step: int) -> int:
 @dataclass
 class Distinct:
     """Samples of all callers one after the other; per caller: rows kept, readings taken, when last seen, alarms told, and
-    missed (what its copy missed, by what a copy from as many usual rows misses, when last measured; 1 before).
+    ahead (of copies from as many usual rows, when last measured: detectors.copies; 0 before).
 
     old: callers not heard of late (detectors.aged). rows: of the log so far; spent: rows of the log that have been spent.
     """
@@ -81,7 +81,7 @@ class Distinct:
     read: NDArray[np.int64]
     seen: NDArray[np.int64]
     told: NDArray[np.int64]
-    missed: NDArray[np.float64]
+    ahead: NDArray[np.float64]
     kept: Sample
     old: Part
     rows: int = 0
@@ -92,14 +92,14 @@ class Distinct:
         """From what `save` made, or nobody."""
         none = np.zeros(0, np.int64)
         empty = Sample(np.zeros(0, np.uint64), np.zeros(0, np.uint8), np.zeros((0, fields), np.uint8))
-        each = {**dict.fromkeys(EACH, none), "missed": np.zeros(0)}
+        each = {**dict.fromkeys(EACH, none), "ahead": np.zeros(0)}
         nobody = Part(Ids(), each, none, empty._asdict())
         if meta is None:
             return cls([], none, none, none, none, np.zeros(0), empty, nobody)
-        length, read, seen, told, missed = (np.array(arrays[k]) for k in ("length", *EACH))
+        length, read, seen, told, ahead = (np.array(arrays[k]) for k in ("length", *EACH))
         kept = Sample(*(np.asarray(arrays[k]) for k in Sample._fields))
         old, rows, spent = Part.load(meta["old_ids"], arrays, nobody), int(meta["rows"]), int(meta["spent"])
-        return cls(list(meta["ids"]), length, read, seen, told, missed, kept, old, rows, spent)
+        return cls(list(meta["ids"]), length, read, seen, told, ahead, kept, old, rows, spent)
 
     def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """As JSON-ready values and plain arrays."""
@@ -119,7 +119,7 @@ class Distinct:
 
     def _set(self, young: Part) -> None:
         self.ids, self.length, self.kept = list(young.ids), young.length, Sample(**young.rows)
-        self.read, self.seen, self.told, self.missed = (young.each[k].copy() for k in EACH)
+        self.read, self.seen, self.told, self.ahead = (young.each[k].copy() for k in EACH)
 
     def limits(self, keys: Sequence[str]) -> NDArray[np.uint64]:
         """Per caller the hash from which on a row cannot enter its sample."""
@@ -154,7 +154,7 @@ class Distinct:
         self.length, self.read, self.seen, self.told = (
             np.pad(x, (0, grown)) for x in (self.length, self.read, self.seen, self.told)
         )
-        self.missed = np.pad(self.missed, (0, grown), constant_values=1.0)
+        self.ahead = np.pad(self.ahead, (0, grown))
         touched = np.zeros(len(self.ids), dtype=bool)
         touched[home] = True
         owner = np.repeat(np.arange(len(self.ids)), self.length)
@@ -188,27 +188,30 @@ class Distinct:
             if n < FIRST and (wanted is None or n < wanted):
                 continue
             times, own = when[b : b + n], hashes[b : b + n]
+            order, first = np.sort(times), _first(times)
+            if first is None:
+                continue
             reached = [(rows_at(s), s) for s in range(int(self.read[c]), steps(_count(own)))]
             if wanted is not None and not self.told[c] & 1:
                 reached.append((wanted, -1))
             for distinct, s in reached:
-                row = _moment(own, times, distinct)
+                row = _moment(own, times, order, first, distinct)
                 if row is None:
                     continue
                 self.read[c] = max(int(self.read[c]), s + 1)
-                if s < 0 or s % PER_DOUBLING == 0 or key in dense:
+                if s < 0 or (s % PER_DOUBLING == 0 and distinct >= SHOWN_ROWS) or key in dense:
                     until = at[b + np.flatnonzero(times <= row)[:KEPT]]
                     out.append(Reading(key, row, distinct, s, rows.take(until)))
         return sorted(out, key=lambda r: (r.row, r.key, r.step))
 
-    def pays(self, row: int, price: int, *, small: bool, always: bool) -> bool:
+    def pays(self, row: int, price: int, *, leaves: int, always: bool) -> bool:
         """Whether so many rows of the log can be spent at a row of the stretch, and spend them.
 
-        Every row of the log is one to spend, SAVED at most are saved up. small: not from the RESERVE; always: at any rate.
+        Every row of the log is one to spend, SAVED at most are saved up. leaves: so many must be left; always: at any rate.
         """
         now = self.rows + row
         spent = max(self.spent, now - SAVED) + price
-        if not always and spent > now - (RESERVE if small else 0):
+        if not always and spent > now - leaves:
             return False
         self.spent = min(spent, now)
         return True
@@ -265,10 +268,20 @@ def _count(hashes: NDArray[np.uint64]) -> float:
     return max(float(KEPT), (KEPT - 1) / (float(hashes[KEPT - 1]) / 2.0**64))
 
 
-def _moment(hashes: NDArray[np.uint64], when: NDArray[np.int64], distinct: int) -> int | None:
-    """The row with which so many distinct rows were reached, or the first that shows it; None: not yet, or no new row."""
-    need, fresh = min(distinct, KEPT), when[when > OLD]
-    times = when if distinct <= KEPT else when[hashes <= _bound(distinct)]
-    if len(times) < need or not len(fresh):
-        return None
-    return max(int(np.sort(times)[need - 1]), int(fresh.min()))
+def _first(when: NDArray[np.int64]) -> int | None:
+    """The first row of the stretch that is new."""
+    fresh = when[when > OLD]
+    return int(fresh.min()) if len(fresh) else None
+
+
+def _moment(
+    hashes: NDArray[np.uint64], when: NDArray[np.int64], order: NDArray[np.int64], first: int, distinct: int
+) -> int | None:
+    """The row with which so many distinct rows were reached, or the first that shows it; None: not yet.
+
+    order: `when`, sorted; first: the first row that is new.
+    """
+    if distinct > KEPT:
+        order = np.sort(when[hashes <= _bound(distinct)])
+    need = min(distinct, KEPT)
+    return max(int(order[need - 1]), first) if len(order) >= need else None

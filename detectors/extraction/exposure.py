@@ -15,20 +15,24 @@ from numpy.typing import NDArray
 from detectors import stats
 from detectors.base import Calibration, Caller, Detection, Evidence, Feedback, Measured, State, Window, own_state
 from detectors.cells import Cells
-from detectors.copies import Copies
+from detectors.copies import Copies, ahead, onward
+from detectors.fine import Fine
 from detectors.hashing import mix
-from detectors.signals import Encoder, Frame, framed
-from detectors.sketch import KEPT, PER_DOUBLING, Distinct, Reading, Sample
+from detectors.signals import Frame, framed
+from detectors.sketch import KEPT, PER_DOUBLING, SAVED, SHOWN_ROWS, Distinct, Reading, Sample
 from detectors.streamed import evenly
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict, finite
 
-VERSION: Final = 2
+VERSION: Final = 3
 REFERENCE_ROWS: Final = 6_000  # a longer reference is thinned evenly
 CERTAIN: Final = 50.0  # nats of an event that is a fact and no inference
-SHOWN_ROWS: Final = 64  # distinct rows from which on the gauge is shown
 MAX_CLASSES: Final = 200
 PRICE: Final = 16  # rows of the log for each row that a copy is trained on
+RESERVE: Final = SAVED // 2  # what small samples must leave of the rows saved up,
+PLENTY: Final = SAVED * 7 // 8  # and several copies of one sample: of few rows they differ much,
+TOGETHER: Final = 512  # so as many as have so many rows together,
+MOST: Final = 4  # but not more
 NEAR: Final = 0.15  # of kappa below a budget, from where on copies are trained at every reading
 EVERY: Final = 1 << 14  # rows of the log after which whoever is too many is forgotten
 ROWS_TOLD, KAPPA_TOLD = 1, 2  # bits of Distinct.told
@@ -55,12 +59,13 @@ class Exposure:
 
     Math: the KEPT smallest keyed hashes of a caller's distinct rows are a fair sample of them and tell their number
     (detectors.sketch). Whenever the distinct rows double, kappa is read from the learning curve of a random forest on the
-    reference, if the sample is like the reference: it covers as many cells, and its answers come in the same shares. If
-    not, such a forest is trained on the sample and its answers, and asked about rows of the reference that the caller has
-    not sent: Cohen's kappa with the model. What it missed, by what a copy from as many reference rows misses, shifts the
-    curve until the next one is trained (detectors.copies); the curve also says what rows beyond the sample add. With a
-    declared kappa a copy is always trained, near the budget four times per doubling. The others are paid for with rows of
-    the log, so that no crowd of callers can make training dear; who goes without is read from its last curve (`estimated`).
+    reference, if the sample is like the reference: it covers as many cells, and its answers come in the same shares; how
+    even they are moves it a little. If not, such a forest is trained on the sample and its answers, and asked about rows of
+    the reference that the caller has not sent: Cohen's kappa with the model (of few rows the mean of up to four forests). How
+    far it is ahead of a copy from as many reference rows, or behind, shifts the curve until the next one is trained
+    (detectors.copies); the curve also says what rows beyond the sample add. With a declared kappa a copy is always trained,
+    near the budget four times per doubling. The others are paid for with rows of the log, so that no crowd of callers can
+    make training dear; who goes without is read from its last curve (`estimated`).
 
     Coverage: of the cells of two fields each (detectors.cells) the share that the sample reaches, beside the median and
     the middle 90 % of as many rows of the reference. More than usual: rows are drawn to spread out; less: they vary few
@@ -113,17 +118,22 @@ class Exposure:
             raise CalibrationRefused(
                 f"the reference's answers have {len(classes)} labels; 2 to {MAX_CLASSES} can be copied"
             )
-        encoder = Encoder.fit(frame)
+        fine = Fine.fit(frame)
         rng = stats.seeded(windows[0].model, self.name, reference_hash)
         chosen, salt = frame.take(distinct), int(rng.integers(1 << 62))
-        codes = encoder.codes(chosen)
+        codes = fine.codes(chosen)
         copies = Copies.learn(codes, len(numeric), label[distinct], _salted(chosen.whole(), salt), rng)
-        cells = Cells.learn(copies.rows(codes), encoder.edges[copies.kept[copies.kept < len(numeric)]], rng)
+        cells = Cells.learn(copies.rows(codes), fine.points[copies.kept[copies.kept < len(numeric)]], rng)
         meta = {
             "numeric": numeric, "categorical": categorical, "classes": list(classes), "rows": len(distinct),
-            "codes": [list(w) for w in encoder.words], "salt": str(salt), "max_mb": self.max_mb,
+            "codes": [list(w) for w in fine.words], "salt": str(salt), "max_mb": self.max_mb,
         }  # fmt: skip
-        arrays = {"edges": encoder.edges, **copies.pack(), **cells.pack()}
+        arrays: dict[str, NDArray[Any]] = {
+            "points": fine.points,
+            "middle": fine.middle,
+            **copies.pack(),
+            **cells.pack(),
+        }
         return Calibration(self.name, VERSION, reference_hash, meta, arrays)
 
     def measure(
@@ -137,7 +147,7 @@ class Exposure:
         who, names = _encoded(rows, "principal")
         at, times = np.flatnonzero((who >= 0) & (label >= 0)), np.asarray(rows["event_time"], dtype=np.int64)
         keys, budgets, code, row = _callers(rows, who, names, at, window.callers())
-        frame = framed(window, learnt.encoder_numeric, learnt.encoder_categorical)
+        frame = framed(window, learnt.numeric, learnt.categorical)
         hashes = _salted(frame.whole(), int(cal.meta["salt"]))
         gauges: list[tuple[int, Detection]] = []
         passed: dict[int, dict[str, Any]] = {}
@@ -208,9 +218,9 @@ class Exposure:
 class _Learnt(NamedTuple):
     """A calibration unpacked."""
 
-    encoder: Encoder
-    encoder_numeric: tuple[str, ...]
-    encoder_categorical: tuple[str, ...]
+    fine: Fine
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
     classes: tuple[str, ...]
     copies: Copies
     cells: Cells
@@ -229,9 +239,10 @@ def _learnt(cal: Calibration) -> _Learnt:
 
 
 def _unpacked(cal: Calibration) -> _Learnt:
-    encoder = Encoder(np.asarray(cal.arrays["edges"]), tuple(tuple(w) for w in cal.meta["codes"]))
+    points, middle = (np.asarray(cal.arrays[k]) for k in ("points", "middle"))
+    fine = Fine(points, middle, tuple(tuple(w) for w in cal.meta["codes"]))
     numeric, categorical, classes = (tuple(cal.meta[k]) for k in ("numeric", "categorical", "classes"))
-    return _Learnt(encoder, numeric, categorical, classes, Copies.unpack(cal.arrays), Cells.unpack(cal.arrays))
+    return _Learnt(fine, numeric, categorical, classes, Copies.unpack(cal.arrays), Cells.unpack(cal.arrays))
 
 
 def _pieces(before: int, n: int) -> list[tuple[int, int]]:
@@ -255,7 +266,7 @@ def _take_in(
     fits = np.flatnonzero(hashes[row] < known.limits(keys)[code])
     code, row = code[fits], row[fits]
     asked, back = np.unique(row, return_inverse=True)
-    codes = learnt.copies.rows(learnt.encoder.codes(frame.take(asked)))
+    codes = learnt.copies.rows(learnt.fine.codes(frame.take(asked)))
     new = Sample(hashes[asked], label[asked].astype(np.uint8), codes).take(back)
     limits = {k: b.rows for k, b in budgets.items() if b.rows is not None}
     return known.add(keys, last, code, row, new, limits, frozenset(budgets))
@@ -264,26 +275,34 @@ def _take_in(
 def _kappa(known: Distinct, caller: int, learnt: _Learnt, r: Reading, budget: float | None) -> dict[str, Any]:
     """The expected kappa, and at doublings coverage. budget: kappa that is not passed as yet."""
     n, copies, says = len(r.sample.hash), learnt.copies, {}
-    usual = 1 - copies.usual(r.distinct)
+    usual = copies.usual(r.distinct)
     due = r.step % PER_DOUBLING == 0 and n >= SHOWN_ROWS
-    ask = budget is not None and 1 - known.missed[caller] * usual >= budget - NEAR
+    ask = budget is not None and onward(known.ahead[caller], usual) >= budget - NEAR
     if due:
         reached = learnt.cells.reached(r.sample.codes)
         says = _coverage(learnt.cells, reached, n)
-        if learnt.cells.odd(reached, n) or copies.unlike(r.sample.label) or budget is not None:
+        if learnt.cells.odd(reached, r.sample.codes) or copies.unlike(r.sample.label) or budget is not None:
             ask = True
         else:
-            known.missed[caller] = 1.0
+            known.ahead[caller] = ahead(copies.likely(r.distinct, r.sample.label), usual)
     if ask:
-        trained = None
-        if known.pays(r.row, PRICE * n, small=n < KEPT, always=budget is not None):
-            trained = copies.trained(r.sample.codes, r.sample.label, r.sample.hash)
+        trained = _trained(known, learnt.copies, r, always=budget is not None)
         if trained is None:
             says["estimated"] = True
         else:
-            known.missed[caller] = (1 - trained) / (1 - copies.usual(n))
-    kappa = float(np.clip(1 - known.missed[caller] * usual, 0.0, 1.0))
+            known.ahead[caller] = ahead(trained, copies.usual(n))
+    kappa = float(np.clip(onward(known.ahead[caller], usual), 0.0, 1.0))
     return {"kappa": finite(round(kappa, 3)), "distinct_rows": r.distinct, **says}
+
+
+def _trained(known: Distinct, copies: Copies, r: Reading, *, always: bool) -> float | None:
+    """Kappa of copies of the sample, as many as can be paid for; None: none can. Half of a copy's price is for asking it."""
+    n = len(r.sample.hash)
+    for several in (int(np.clip(TOGETHER // n, 1, MOST)), 1):
+        leaves = PLENTY if several > 1 else RESERVE if n < KEPT else 0
+        if known.pays(r.row, PRICE * n * (several + 1) // 2, leaves=leaves, always=always and several == 1):
+            return copies.trained(r.sample.codes, r.sample.label, r.sample.hash, several)
+    return None
 
 
 def _coverage(cells: Cells, reached: float | None, n: int) -> dict[str, Any]:

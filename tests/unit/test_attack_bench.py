@@ -150,7 +150,7 @@ def test_the_recorded_run_stands_between_its_markers(small: tuple[Scene, list[Ou
     for part in (
         "### Judging split",
         "### Design split",
-        "| breast_cancer | 1 | 100% |",
+        "| breast_cancer | 1 | 100% | +0.05 | 0.050 | +0.05 |",
         "50,000 events",
         "| unmasked |",
     ):
@@ -163,6 +163,17 @@ def test_kappa_of_copies() -> None:
     truth = np.array([0, 1, 0, 1])
     assert exposure.kappa(truth, truth) == 1
     assert exposure.kappa(np.zeros(4, int), truth) == 0
+
+
+def test_the_truth_of_the_gauge_is_what_copies_are_worth(small: tuple[Scene, list[Outcome]]) -> None:
+    """The more answers, the better the copy; the best is never worse than the forest by much; one answer is worth nothing."""
+    made = small[0]
+    stream = next(s for s in made.streams if s.actor.kind == "knockoff_real")
+    few, many = (exposure.worth(made, stream, n, np.random.default_rng(n)) for n in (20, 200))
+    assert few["forest"] < many["forest"] <= 1
+    assert set(many) == {"forest", "boosting", "logistic"}
+    same = replace(stream, scores=np.tile([1.0, 0.0], (len(stream.rows), 1)))
+    assert set(exposure.worth(made, same, 200, np.random.default_rng(1)).values()) == {0.0}
 
 
 def test_an_analyst_never_leaves_the_values_that_occur() -> None:

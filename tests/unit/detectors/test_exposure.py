@@ -187,7 +187,7 @@ def test_who_is_forgotten_does_not_depend_on_cuts(calibration: Calibration, monk
         assert state is not None
         known = Distinct.load(state.meta, state.arrays, len(calibration.arrays["kept"]))
         known.recall([*known.old.ids])
-        results.append((found, sorted(zip(known.ids, known.length.tolist(), known.missed.tolist(), strict=True))))
+        results.append((found, sorted(zip(known.ids, known.length.tolist(), known.ahead.tolist(), strict=True))))
     assert 10 < len(results[0][1]) < 500
     assert all(len(r[0]) == len(results[0][0]) and r[1] == results[0][1] for r in results)
     assert all(sorted(map(str, r[0])) == sorted(map(str, results[0][0])) for r in results)
@@ -230,7 +230,7 @@ def test_rows_that_were_sent_are_not_asked_about(calibration: Calibration) -> No
     flattered = copies.trained(rows[order], label[order], np.zeros(0, np.uint64))
     assert honest is not None
     assert flattered is not None
-    assert honest < flattered - 0.05
+    assert honest < flattered - 0.03
     assert copies.trained(rows[np.argsort(copies.hash)], label, np.sort(copies.hash)) is None
 
 
