@@ -26,9 +26,13 @@ CLOUD_LEAST: Final = 0.35  # and, of so many numbers, some hardly moves: steps o
 CLOUD_MANY: Final = 10
 CENTRED: Final = 2.5  # deviations by which the signs of noise around a row may sum to other than zero, per number
 SKEW: Final = 3  # one number in so many may be skewed all the same
-SAMPLES: Final = 20  # rows it takes to see that they lie around another row than before, or are of another size than noise
+SAMPLES: Final = (
+    20  # rows it takes to see that they lie around another row than before, or are of another size than noise
+)
 NOISE_MOST: Final = 2.5  # of one number's mean square, of which noise has 1: heavy tails must not decide
-NOISE_ASIDE: Final = 0.15  # by which the mean over numbers may be larger, since nobody knows the reference's spreads exactly
+NOISE_ASIDE: Final = (
+    0.15  # by which the mean over numbers may be larger, since nobody knows the reference's spreads exactly
+)
 NOISE_SURE: Final = 3.0  # and so many deviations
 EVENLY: Final = 2.0  # deviations by which signs may differ from those of fair coins while rows count as around one row
 SPLIT: Final = 3.0  # standard deviations by which the squared sums of signs may pass those of fair coins when they do

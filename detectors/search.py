@@ -45,7 +45,9 @@ AXIS_BITS: Final = 3.0  # a single field moved by a small step: nearer than one 
 AXES: Final = 6  # fields around one row that were each moved by small steps when it is a search along axes
 AXIS_INVALID: Final = 3  # or moved to values that nobody sends
 EVEN: Final = 0.02  # of the way between two steps that their middle may lie off the row
-SLOPED: Final = 2  # numbers around one row in which steps went up and down by the same amount, from which on it measures slopes
+SLOPED: Final = (
+    2  # numbers around one row in which steps went up and down by the same amount, from which on it measures slopes
+)
 PER_AXIS: Final = 3  # values per field: a what-if looks at many values of few fields
 
 
@@ -343,7 +345,9 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         met.near[i] = axis or (near and not honest)
         if (anchor >= 0 or varied) and not axis:
             met.excused[i] = WHAT_IF
-            places.whims[p] = min(places.whims[p] + 1, DOUBT)  # whoever swaps values swaps one, or all but one, as often
+            places.whims[p] = min(
+                places.whims[p] + 1, DOUBT
+            )  # whoever swaps values swaps one, or all but one, as often
         elif redrawn >= 0 or noise:
             met.excused[i] = SAMPLE if noise else MOSAIC
         invalid = rows.broken[i] >= 2 and met.excused[i] in (

@@ -27,7 +27,9 @@ TOOL_MOST: Final = 100  # flagged queries beside drawn ones, from which on it is
 ONE_CASE: Final = 5_000  # made-up rows that LIME sends about one case unless told otherwise: beyond, it is no tool's
 STEPS_LEAST: Final = 0.1  # share of flagged queries that are steps from others, from which on it is a search
 TORN_LEAST: Final = 0.3  # share that break several rules or combine what does not go together: rows are made up
-SAMPLED_LEAST: Final = 0.02  # share of all queries that are samples around a row, below which made-up rows are no explainer's
+SAMPLED_LEAST: Final = (
+    0.02  # share of all queries that are samples around a row, below which made-up rows are no explainer's
+)
 MADE_UP: Final = 100  # flagged queries that it takes to see that
 ALIKE: Final[Mapping[str, str]] = {
     "what_if": "what-ifs of rows that it sent as they are",
@@ -36,7 +38,10 @@ ALIKE: Final[Mapping[str, str]] = {
     "slopes": "steps up and down from a row in several numbers, as an analysis of sensitivity takes, and as ZOO does",
 }
 APART: Final = "made-up rows that are no steps from each other"
-PROFILES: Final[Mapping[str, str]] = {"drawn": "explainer", "slopes": "what_if"}  # under which a tool is declared, where not its own name
+PROFILES: Final[Mapping[str, str]] = {
+    "drawn": "explainer",
+    "slopes": "what_if",
+}  # under which a tool is declared, where not its own name
 FACTS: Final[Mapping[str, tuple[str, str]]] = {  # the same of detectors whose flags are facts
     "exposure": ("batch", "a declared budget holds for whatever it is asked for"),
     "canaries": ("health_probe", "nobody who may send canaries is declared under this name"),

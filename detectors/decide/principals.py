@@ -64,6 +64,12 @@ class Votes:
     queries: int = 0
     looks: list[int] = field(default_factory=lambda: [0] * len(LOOKS))
 
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Votes:
+        """From what was stored, also when fewer look-alikes were known."""
+        alike = [*stored["alike"], *[0] * len(LOOK_ALIKES)][: len(LOOK_ALIKES)]
+        return cls(**{**stored, "alike": alike})
+
     def count(self, alike: int, looks: int) -> None:
         """One more query. alike: 1 + place in LOOK_ALIKES, or 0; looks: a bit per entry of LOOKS."""
         self.queries += 1
@@ -121,7 +127,7 @@ class Ledger:
         ledger = cls(list(meta["ids"]), list(meta["columns"]), sums, onset_us, count, last_us, old)
         ledger.cases = {p: Case(**{**c, "cap": c["cap"] and Severity(c["cap"])}) for p, c in meta["cases"].items()}
         ledger.examples = {p: list(e) for p, e in meta["examples"].items()}
-        ledger.votes = {p: Votes(**v) for p, v in meta["votes"].items()}
+        ledger.votes = {p: Votes.of(v) for p, v in meta["votes"].items()}
         ledger.groups = {g: list(m) for g, m in meta["groups"]}
         ledger.links, ledger.named = dict(meta["links"]), dict(meta["named"])
         ledger.readings = {p: dict(r) for p, r in meta["readings"].items()}

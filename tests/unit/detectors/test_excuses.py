@@ -42,40 +42,44 @@ def test_rows_over_whole_ranges_are_no_noise_around_a_case(seed: int) -> None:
     """Noise has the reference's variance; what is drawn over whole ranges has more, wherever it is looked at from."""
     rng = np.random.default_rng([41, seed])
     known = numbers(tied(600, rng))
-    assert looks(around(known[:4], known.std(axis=0), rng), rng)["explainer"] > 0.75
+    assert looks(around(known[:4], known.std(axis=0), rng), rng)["explainer"] > 0.55
     low, high = np.quantile(known, [0.005, 0.995], axis=0)
-    assert looks(valid(rng.uniform(low, high, (400, 8))), rng)["explainer"] < 0.15
+    assert looks(valid(rng.uniform(low, high, (400, 8))), rng)["explainer"] < 0.25
 
 
 def test_an_explainer_may_explain_an_unusual_case() -> None:
-    """After usual cases one that breaks what hangs together: copies of it are still an explainer's; without them, not."""
+    """After usual cases one that breaks rules and what hangs together: copies of it are still an explainer's; without the
+    usual ones before, not.
+    """
     rng = np.random.default_rng(43)
     known = numbers(tied(600, rng))
-    cases, spread = known[:3].copy(), known.std(axis=0)
-    cases[2, 1:5] = -3 * np.sign(cases[2, 0]) * np.array([1, -1, 1, 1])
-    rows = around(cases, spread, rng)
-    assert looks(rows, np.random.default_rng(1))["explainer"] > 0.75
-    assert looks(rows[200:], np.random.default_rng(1))["explainer"] < 0.5
+    cases = known[:3].copy()
+    cases[2, :5] = [2.5, -2.5, 2.5, -2.5, -2.5]
+    rows = around(cases, known.std(axis=0), rng)
+    rows[200, 6:] = 0.1234, 9
+    after, alone = looks(rows, np.random.default_rng(1)), looks(rows[200:], np.random.default_rng(1))
+    assert after["explainer"] > 0.7
+    assert alone["explainer"] < 0.4
 
 
-def swapped(known: Matrix, fewest: int, rng: Rng, rows: int = 300) -> Matrix:
-    """A case with at least so many numbers from other rows, as SHAP sends them; one number, or all but one, as often."""
-    out = np.repeat(known[:1], rows, axis=0)
-    for i in range(1, rows):
-        k = int(rng.integers(fewest, 8)) if fewest > 1 or rng.random() < 0.4 else int(rng.choice([1, 7]))
+def swapped(known: Matrix, ends: float, rng: Rng) -> Matrix:
+    """A case with numbers of other rows: six or seven, or, in a share of the rows, one or two, as SHAP sends them."""
+    out = np.repeat(known[:1], len(known), axis=0)
+    for i in range(1, len(known)):
+        k = int(rng.choice([1, 2])) if rng.random() < ends else int(rng.integers(6, 8))
         taken = rng.permutation(8)[:k]
-        out[i, taken] = known[int(rng.integers(1, 20)), taken]
+        out[i, taken] = known[i, taken]
     return out
 
 
 def test_whoever_swaps_values_swaps_one_as_often() -> None:
     """SHAP changes one field, or keeps one, in most rows; rows that share some fields with a case by chance never do."""
     rng = np.random.default_rng(44)
-    known = numbers(events(200, rng))
+    known = numbers(tied(300, rng))
     found = []
-    for fewest in (1, 3):
-        log = as_log(sent(swapped(known, fewest, rng), events(1, rng), "client"))
-        state = Queries().measure(calibration(), None, log).state
+    for ends in (0.6, 0.0):
+        log = as_log(sent(swapped(known, ends, rng), tied(1, rng), "client"))
+        state = Queries().measure(tied_calibration(), None, log).state
         found.append(int(state.arrays["whims"][0]))
     assert found[0] > 0
     assert found[1] < 0

@@ -10,7 +10,7 @@ import pytest
 
 from alerts.policy import Named, Policy
 from detectors.base import LOOKS, TECHNIQUES, Evidence
-from detectors.decide.naming import FULL, ONE_CASE
+from detectors.decide.naming import FULL, MADE_UP, ONE_CASE, TOOL_SPARED
 from monitor.model import SECOND_US, Family, Severity
 from tests.fusing import Log, evidence
 
@@ -100,23 +100,60 @@ def test_few_queries_are_minor_whoever_sends_them() -> None:
     assert tier1.severity(full) is Severity.CRITICAL
 
 
-def made_up(n: int, look: str, first_row: int = 0) -> Evidence:
-    """Flagged queries of one caller that all look like `look`."""
+def test_whoever_sends_hardly_anything_but_a_tools_queries_opens_no_incident() -> None:
+    """Three in four strange queries are an explainer's, up to 500 others: no incident, wherever the log is cut. The query
+    that makes it less opens one, and so does a fact.
+    """
+    flags = [i % 5 == 0 for i in range(200)]
+    for cuts in (1, 11):
+        log, first = Log(), 0
+        for part in np.array_split(np.array(flags), cuts):
+            log(searched(part.tolist(), first_row=first))
+            first += len(part)
+        assert log.decisions == []
+        log(searched([True] * 30, first_row=len(flags)))
+        assert log.decisions[0].time_us == (200 + 13) * SECOND_US  # 40 and 14 besides 160 are more than a quarter
+        assert log.decisions[0].severity is Severity.WARNING
+    log = Log()
+    log(searched([i % 5 == 0 for i in range(2600)]))
+    assert log.decisions[0].time_us == 5 * (TOOL_SPARED - 1) * SECOND_US
+    log = Log()
+    log(
+        searched(flags),
+        replace(evidence(["a"] * 200, flags, detector="exposure"), family=Family.EXTRACTION),
+    )
+    assert log.decisions
+
+
+def made_up(n: int, look: str, first_row: int = 0, sampled: int = 0) -> Evidence:
+    """Flagged queries of one caller that all look like `look`, and every so many-th like a sample around a row as well."""
     looks = np.full(n, 1 << LOOKS.index(look), np.uint8)
+    if sampled:
+        looks[::sampled] |= 1 << LOOKS.index("sampled")
     known = evidence(["a"] * n, [True] * n, first_row=first_row)
     return replace(known, looks=looks, alike=np.zeros(n, np.uint8))
 
 
 def test_made_up_rows_are_minor_until_they_are_more_than_one_explanation() -> None:
-    """Rows that break rules and are no steps from each other: a thief's or an explainer's, told with the reason for the bound."""
+    """Rows that break rules and are no steps from each other, some of them samples: a thief's or an explainer's, told with the
+    reason for the bound.
+    """
     log = Log()
     for k in range(0, ONE_CASE + 10, 501):
-        log(made_up(501, "invalid", k))
+        log(made_up(501, "invalid", k, sampled=20))
     assert {d.severity for d in log.decisions} == {Severity.MINOR, None}
     full = next(d for d in log.decisions if d.severity is None)
     assert full.time_us == (ONE_CASE - 1) * SECOND_US
     assert "5,000 about one case" in log.decisions[-2].evidence["bounded"]
     assert "bounded" not in full.evidence
+
+
+def test_made_up_rows_without_samples_are_a_theft() -> None:
+    """Hardly any of them is a sample around a row: no explainer's, which is plain from a hundred on."""
+    log = Log()
+    log(made_up(2 * MADE_UP, "invalid", sampled=80))
+    full = next(d for d in log.decisions if d.severity is None)
+    assert full.time_us == (MADE_UP - 1) * SECOND_US
 
 
 def test_steps_among_made_up_rows_are_a_search() -> None:
