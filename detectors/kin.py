@@ -29,13 +29,14 @@ def note(
 
     bits, differ: of row i beside each of them, the first at 0; weight: detectors.search.Scale.weight; seen: events so far.
     """
-    parent, most = -1, np.float32(-1.0)
+    parent, most, clean = -1, np.float32(-1.0), 0
     for j in range(low, high):
-        met.clean[i] += memory.worth[j] == CLEAN
-        b = bits[j - low]
-        if b > most or (b == most and memory.used[j] > memory.used[parent]):
-            parent, most = j, b
-    met.strange[i] = True
+        clean += memory.worth[j] == CLEAN
+    for k in range(high - low):
+        b = bits[k]
+        if b > most or (b == most and memory.used[low + k] > memory.used[parent]):
+            parent, most = low + k, b
+    met.strange[i], met.clean[i] = True, clean
     if parent < 0:
         return
     met.kept[i], met.changed[i] = most, differ[parent - low]
@@ -59,16 +60,15 @@ def line(x: Any, numbers: Any, low: int, high: int, parent: int, weight: Any) ->
             pivot, most = f, step
     if moved < 2:
         return NO_LINE
-    found = NO_LINE
+    found, went, least = NO_LINE, x[pivot] - u[pivot], OFF * OFF * most
     for j in range(low, high):
-        if numbers[j, pivot] == u[pivot]:
+        whole = numbers[j, pivot] - u[pivot]
+        if not (went * whole > 0 and abs(went) < abs(whole)):
             continue
-        t = (x[pivot] - u[pivot]) / (numbers[j, pivot] - u[pivot])
-        if not 0 < t < 1:
-            continue
+        t = went / whole
         on = True
         for f in range(len(x)):
-            if (x[f] - u[f] - t * (numbers[j, f] - u[f])) ** 2 * weight[f] > OFF * OFF * most:
+            if (x[f] - u[f] - t * (numbers[j, f] - u[f])) ** 2 * weight[f] > least:
                 on = False
                 break
         if on:
