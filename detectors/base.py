@@ -33,6 +33,20 @@ TECHNIQUES: Final[Mapping[str, Family]] = {  # how attackers go about it, and wh
     "climbing": Family.INVERSION,
 }
 NAMED: Final = tuple(dict.fromkeys(TECHNIQUES.values()))  # what an attack can turn out to be
+TRAITS: Final[
+    Mapping[str, int]
+] = {  # what strange queries are like among their sender's others, and how many levels that has
+    "kept": 5,  # how much of its parent's row is left, the earlier row that it resembles most
+    "fields": 4,  # how many fields differ from that one
+    "line": 3,  # whether it lies between that one and another
+    "siblings": 4,  # strange queries that came from the same one before
+    "parent": 3,  # whether that one is strange, valid or clean
+    "clean": 4,  # clean rows that are remembered of the sender
+    "broken": 4,  # rules that it breaks
+    "idle": 4,  # queries since the parent was of use
+    "edge": 2,  # whether the model was unsure
+}
+UNTOLD: Final = 255  # instead of a level
 LOOK_ALIKES: Final = (  # what honest tools send that looks like a search to whoever does not know them
     "what_if",
     "explainer",  # samples around a row
@@ -280,7 +294,7 @@ class Evidence:
     details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # row -> why, only for flagged rows, bounded
     columns: tuple[str, ...] = ()  # name of each column of log_e, "signal/bet"; shown as the detector's parts
     votes: NDArray[np.float64] | None = None  # (events, TECHNIQUES): what each event says about the technique, in nats
-    tokens: NDArray[np.int64] | None = None  # (events,): the kind of query behind the votes, to learn them from
+    traits: NDArray[np.uint8] | None = None  # (events, TRAITS): the level of each, UNTOLD where nothing is said
     alike: NDArray[np.uint8] | None = None  # (events,): 1 + place in LOOK_ALIKES of what it looks like, 0: nothing
     looks: NDArray[np.uint8] | None = None  # (events,): what it looks like, a bit per entry of LOOKS
     readings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # row -> what a gauge says of its caller

@@ -16,7 +16,7 @@ from detectors.search import Memory, Met, Places, Rows, Scale
 
 _TYPES: Final[dict[str, Any]] = {
     "codes": np.uint8, "marks": np.uint16, "numbers": np.float32, "hashes": np.uint64, "used": np.int64, "worth": np.uint8, "fields": np.uint64,
-    "invalid": np.uint64, "star": np.uint64, "stars": np.int32, "sloped": np.uint64, "swept": np.uint64, "chain": np.uint64, "label": np.int32, "score": np.float32,
+    "invalid": np.uint64, "star": np.uint64, "stars": np.int32, "sloped": np.uint64, "swept": np.uint64, "chain": np.uint64, "kids": np.uint8, "label": np.int32,
 }  # fmt: skip
 EACH: Final = (
     "length",
@@ -235,10 +235,12 @@ def _nobody(features: int, numeric: int, counts: int) -> tuple[Any, ...]:
 
 def unmet(n: int) -> Met:
     """Room for what is found out about n rows."""
-    types = {**dict.fromkeys(Met._fields, np.bool_), "excused": np.uint8, "differs": np.int16, "moved": np.int16}
-    types |= dict.fromkeys(("bits", "third", "other", "step", "gain"), np.float32)
+    types: dict[str, Any] = {**dict.fromkeys(Met._fields, np.bool_), "idle": np.int64}
+    types |= dict.fromkeys(("excused", "parent", "siblings", "line"), np.uint8)
+    types |= dict.fromkeys(("differs", "moved", "changed", "clean"), np.int16)
+    types |= dict.fromkeys(("bits", "third", "other", "step", "kept"), np.float32)
     met = Met._make(np.zeros(n, types[k]) for k in Met._fields)
-    met.fresh[:], met.gain[:] = True, np.nan
+    met.fresh[:] = True
     return met
 
 

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors import beside
+from detectors import beside, kin
 from detectors.beside import SPREAD
 from detectors.explained import (
     BUSY,
@@ -39,7 +39,6 @@ CHAIN: Final = 5  # fields in which what-ifs may move away, one after the other,
 CROWD: Final = 3  # earlier rows that must be near when a row joins a crowd
 WANDERED: Final = 3  # fields more than that in which a chain has moved when small steps no longer count as what-if
 FOLLOWED: Final = 5  # near rows that far away that it takes
-NEAR_TOP: Final = 0.02  # of a score: as good as the highest so far
 LEAN: Final = 2.0  # standard deviations by which moved fields of a crowd must be nearer than redrawn ones
 AXIS_BITS: Final = 3.0  # a single field moved by a small step: nearer than one in eight redrawn values
 AXES: Final = 6  # fields around one row that were each moved by small steps when it is a search along axes
@@ -67,7 +66,6 @@ class Rows(NamedTuple):
     odd: NDArray[np.bool_]
     edge: NDArray[np.bool_]
     label: NDArray[np.int32]
-    score: NDArray[np.float32]
 
 
 class Memory(NamedTuple):
@@ -86,8 +84,8 @@ class Memory(NamedTuple):
     sloped: NDArray[np.uint64]  # numbers in which rows around it stepped up and down by the same amount
     swept: NDArray[np.uint64]  # fields that what-ifs around it have changed
     chain: NDArray[np.uint64]  # fields in which it and the what-ifs before it have moved away from where they started
+    kids: NDArray[np.uint8]  # strange rows that came from it (detectors.kin)
     label: NDArray[np.int32]
-    score: NDArray[np.float32]
 
 
 class Places(NamedTuple):
@@ -136,9 +134,10 @@ class Met(NamedTuple):
     """Per row: fresh (not a repeat of a remembered row), schema, near, odd, edge, crowd, cross (the signals), excused (part
     of a what-if or an explainer's sample around an honest row), bits and differs of the nearest small step, third and other
     (bits of the CROWDth nearest row and of the nearest one with another answer, 0 for a what-if). Of the row that it
-    resembles most: step (bits), moved (fields that differ), flip (its label is another one) and gain (score of the label
-    over that row's; NaN when it flipped or there is none). top: no strange row of its label scored higher. drawn: one of many
-    strange rows whose columns were drawn each by itself. slope: with an earlier one, a step up and down from one row.
+    resembles most: step (bits) and moved (fields that differ). drawn: one of many strange rows whose columns were drawn
+    each by itself. slope: with an earlier one, a step up and down from one row. strange: looked at by detectors.kin, and only then is said: kept (bits that it shares with its parent), changed
+    (fields that differ), parent (its worth), idle (events since that was of use), siblings (strange rows that came from it before), line (whether it lies
+    between it and another row), clean (remembered rows that are).
     """
 
     fresh: NDArray[np.bool_]
@@ -155,11 +154,16 @@ class Met(NamedTuple):
     other: NDArray[np.float32]
     step: NDArray[np.float32]
     moved: NDArray[np.int16]
-    flip: NDArray[np.bool_]
-    gain: NDArray[np.float32]
-    top: NDArray[np.bool_]
     drawn: NDArray[np.bool_]
     slope: NDArray[np.bool_]
+    strange: NDArray[np.bool_]
+    kept: NDArray[np.float32]
+    changed: NDArray[np.int16]
+    parent: NDArray[np.uint8]
+    idle: NDArray[np.int64]
+    siblings: NDArray[np.uint8]
+    line: NDArray[np.uint8]
+    clean: NDArray[np.int16]
 
 
 NOT, WHAT_IF, SAMPLE, MOSAIC = 0, 1, 2, 3  # Met.excused
@@ -236,8 +240,9 @@ def _remember(rows: Any, i: int, memory: Any, lanes: Any, places: Any, p: int, w
     memory.codes[at], memory.marks[at], memory.numbers[at] = rows.codes[i], rows.marks[i], rows.numbers[i]
     memory.hashes[at], memory.used[at], memory.worth[at] = rows.hashes[i], places.seen[p], worth
     memory.fields[at] = rows.fields[i]
-    memory.invalid[at], memory.star[at], memory.stars[at], memory.sloped[at] = 0, 0, 0, 0
-    memory.label[at], memory.score[at], memory.chain[at], memory.swept[at] = rows.label[i], rows.score[i], chain, 0
+    memory.invalid[at], memory.star[at], memory.stars[at], memory.kids[at] = 0, 0, 0, 0
+    memory.sloped[at] = 0
+    memory.label[at], memory.chain[at], memory.swept[at] = rows.label[i], chain, 0
 
 
 @numba.njit(cache=True)
@@ -264,21 +269,18 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             memory.used[known] = places.seen[p]
             met.fresh[i] = False
             continue
-        best, differs, steps, wandered, highest, fewest = 0.0, 0, False, 0, -np.inf, 1 << 15
+        best, differs, steps, wandered, fewest = 0.0, 0, False, 0, 1 << 15
         anchor, redrawn, closest, varied, noise = -1, -1, wide + 1, False, False
-        step, nearest, moves, other = 0.0, -1, 0, 0.0
+        step, moves, other = 0.0, 0, 0.0
         crowd = np.zeros(CROWD)
         chain, length = np.uint64(0), 65
         beside.compare(rows, i, lanes, low, high, scale, found)
-        for j in range(low, high):
-            if memory.worth[j] == 0 and memory.label[j] == rows.label[i]:
-                highest = max(highest, memory.score[j])
         for j in range(low, high):
             k = j - low
             differ, bits, moved = found.differ[k], found.bits[k], found.moved[k]
             mean, spread = found.mean[k], found.spread[k]
             if bits > step:
-                step, nearest, moves = bits, j, differ
+                step, moves = bits, differ
             if memory.worth[j] >= VALID:
                 fewest = min(fewest, differ)
             leans = moved >= mean + LEAN * spread
@@ -362,10 +364,8 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         met.odd[i] = rows.odd[i] and met.excused[i] == NOT and not steps and not near
         met.edge[i] = rows.edge[i] and met.excused[i] in (NOT, MOSAIC)
         met.step[i], met.moved[i] = step, moves
-        if nearest >= 0:
-            met.flip[i] = rows.label[i] != memory.label[nearest]
-            met.gain[i] = np.nan if met.flip[i] else rows.score[i] - memory.score[nearest]
-        met.top[i] = rows.score[i] >= highest - NEAR_TOP
+        if strange or axis or torn:
+            kin.note(rows, i, memory, low, high, found.bits, found.differ, scale.weight, places.seen[p], met)
         for j in (anchor, redrawn):
             if j >= 0:
                 memory.used[j] = places.seen[p]

@@ -1,34 +1,54 @@
-"""Learn what flagged queries say about techniques, on the design split only: writes detectors/anomaly/tokens.json.
+"""Learn what strange queries say about techniques: writes detectors/decide/techniques.json.
 
-python -m benchmarks.attacks.naming
+python -m benchmarks.attacks.naming [--cache FOLDER]
+
+On data sets of the design split only, but with every family of models, so that the table learns attacks and not models: each
+design victim with its own traffic, and the same data behind two of the families of EXTRA in turns, whose traffic is made
+where FOLDER does not hold it (some twenty minutes).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.attacks.judge import table, watch
-from benchmarks.attacks.split import DESIGN
+from benchmarks.attacks.split import DESIGN, Split
 from benchmarks.attacks.traffic import scene, together
+from benchmarks.traffic.data import CACHE
 from detectors.anomaly.queries import Queries
-from detectors.anomaly.tokens import TOKENS
-from detectors.base import TECHNIQUES
+from detectors.base import TECHNIQUES, UNTOLD
+from detectors.decide.techniques import COUNTS, FIRST, SHARE, shares
+from detectors.stats import Floats
 from monitor.service.windows import Stretch
 
-FIRST = 150  # flagged queries of an attacker that count
-SMOOTH = 0.2  # share of a technique's tokens that is spread evenly
-TEMPER = 0.5  # queries of one attacker resemble each other: a query says half of what it would if they did not
-ABSENT = 0.1  # a membership test looks like a boundary search; without a training record each query speaks a little against it
-GROUPS = ("unmasked", "valid", "snap", "noise")
-KINDS = {
+OUT: Final = Path(__file__).parents[2] / "detectors" / "decide" / "techniques.json"
+EXTRA: Final = ("mlp", "tree", "forest")  # families of models besides the victim's own
+SEED: Final = 101  # of their traffic
+FLAGGED: Final = (8, 20, 50, 100)  # flagged queries of an attacker after which the table is to know him
+LEAST: Final = 4  # of them, where there are never more
+INVERSE: Final = 0.3  # strength of the penalty on squared weights, inverse (scikit-learn's C)
+ABSENT: Final = 1.5  # nats: a membership test looks like a boundary search; without a training record that is likelier
+DISGUISED: Final = ("unmasked", "valid", "snap", "noise")
+MIXED: Final = (
+    "padded-20%",
+    "padded-10%",
+    "late",
+    "late-10%",
+    "columns",
+)  # and honest queries; with the victim's own model
+KINDS: Final = {
     "knockoff_random": "made_up_rows",
     "copycat": "made_up_rows",
     "adaptive_retraining": "made_up_rows",
+    "columns": "made_up_rows",
     "jbda": "augmentation",
     "line_search": "bisection",
     "hop_skip_jump": "boundary_search",
@@ -40,35 +60,74 @@ KINDS = {
 }
 
 
-def main(names: Sequence[str]) -> None:
-    """Count the tokens of every attacker's first flagged queries, each attacker as much as any other."""
-    techniques = list(TECHNIQUES)
-    out = Path(__file__).parents[2] / "detectors" / "anomaly" / "tokens.json"
-    out.write_text(
-        json.dumps(np.zeros((TOKENS, len(techniques))).tolist()), encoding="utf-8"
-    )  # nobody votes while learning
-    counts = np.zeros((len(techniques), TOKENS))
-    for name in names or tuple(DESIGN.victims):
-        made = scene(DESIGN, name, ",".join(GROUPS))
-        detector, calibration = watch(made.reference, {"queries": Queries()}).detectors["queries"]
-        for stream in made.streams:
-            a = stream.actor
-            if not a.hostile or a.group not in GROUPS or a.kind not in KINDS:
-                continue
-            log = together(DESIGN, made, [stream])[0]
-            window = Stretch(name, int(log.time_us.min()), int(log.time_us.max()), table(log))
-            found = detector.measure(calibration, None, window).evidence
-            if found is None or found.tokens is None or not found.flag.any():
-                continue
-            said = np.bincount(found.tokens[found.flag][:FIRST], minlength=TOKENS)
-            counts[techniques.index(KINDS[a.kind])] += said / said.sum()
-    counts /= np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
-    nats = TEMPER * np.log((counts + SMOOTH / TOKENS) / (1 + SMOOTH))
-    nats[techniques.index("record_variation")] = nats[techniques.index("boundary_search")] - ABSENT
-    out.write_text(json.dumps(np.round(nats.T - nats.mean(axis=0)[:, None], 3).tolist()) + "\n", encoding="utf-8")
+@dataclass(frozen=True)
+class Sample:
+    """What was counted of an attacker up to some flagged query, the victim's data and family of models, and the truth."""
+
+    data: str
+    family: str
+    technique: str
+    counts: tuple[int, ...]
+
+
+def splits(name: str) -> Iterator[tuple[Split, tuple[str, ...]]]:
+    """The worlds in which one design data set is attacked, and the groups of attackers to learn from."""
+    yield DESIGN, (*DISGUISED, *MIXED)
+    place = list(DESIGN.victims).index(name)
+    for family in (EXTRA[place % len(EXTRA)], EXTRA[(place + 1) % len(EXTRA)]):
+        yield replace(DESIGN, name=f"naming-{family}", seed=SEED, victims={name: family}), DISGUISED
+
+
+def samples(split: Split, name: str, groups: Sequence[str], cache: Path) -> Iterator[Sample]:
+    """What the detector sees of every attacker on one victim."""
+    made = scene(split, name, ",".join(f" {g}/" for g in groups), cache)
+    detector, calibration = watch(made.reference, {"queries": Queries()}).detectors["queries"]
+    for stream in made.streams:
+        a = stream.actor
+        if a.group not in groups or a.kind not in KINDS:
+            continue
+        log = together(split, made, [stream])[0]
+        window = Stretch(name, int(log.time_us.min()), int(log.time_us.max()), table(log))
+        found = detector.measure(calibration, None, window).evidence
+        if found is None or found.traits is None:
+            continue
+        for counts in grown(found.traits[found.traits[:, 0] != UNTOLD]):
+            yield Sample(name, split.victims[name], KINDS[a.kind], counts)
+
+
+def grown(traits: NDArray[np.uint8]) -> Iterator[tuple[int, ...]]:
+    """The counts after each of FLAGGED rows, or after all where there are fewer."""
+    ends = [n for n in FLAGGED if n <= len(traits)] or [len(traits)]
+    for n in ends if ends[0] >= LEAST else ():
+        yield tuple(np.bincount((traits[:n] + np.array(FIRST)).ravel(), minlength=COUNTS).tolist())
+
+
+def fit(known: Sequence[Sample]) -> Floats:
+    """(1 + COUNTS, TECHNIQUES): the nats of detectors.decide.techniques.table; each technique counts as much as any other."""
+    from sklearn.linear_model import LogisticRegression
+
+    names = list(TECHNIQUES)
+    x = np.stack([shares(s.counts) for s in known])
+    y = np.array([names.index(s.technique) for s in known])
+    model = LogisticRegression(C=INVERSE, class_weight="balanced", solver="newton-cg", max_iter=2_000, tol=1e-9)
+    model.fit(x, y)  # to the very optimum: the table is the same whatever the number of threads
+    nats = np.zeros((1 + COUNTS, len(names)))
+    nats[0, model.classes_], nats[1:, model.classes_] = model.intercept_, model.coef_.T
+    nats[:, names.index("record_variation")] = nats[:, names.index("boundary_search")]
+    nats[0, names.index("record_variation")] -= ABSENT
+    return np.round(nats, 3)
+
+
+def main(cache: Path) -> None:
+    """Learn from every world and write the table."""
+    known = [
+        s for name in DESIGN.victims for split, groups in splits(name) for s in samples(split, name, groups, cache)
+    ]
+    OUT.write_text(json.dumps(fit(known).tolist()) + "\n", encoding="utf-8")
+    print(f"{len(known)} samples, log shares from {SHARE}")
 
 
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--data", nargs="*", default=[])
-    main(p.parse_args().data)
+    p.add_argument("--cache", type=Path, default=CACHE / "attacks", help="where traffic is kept")
+    main(p.parse_args().cache)

@@ -218,5 +218,5 @@ def as_rows(
         numbers = np.ascontiguousarray(frame.numbers, dtype=np.float32)
     return Rows(
         none, codes, frame.marks(), numbers, frame.whole(),
-        *broken, no if odd is None else odd, no.copy() if edge is None else edge, given.label, given.score,
+        *broken, no if odd is None else odd, no.copy() if edge is None else edge, given.label,
     )  # fmt: skip

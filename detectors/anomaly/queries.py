@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors import signals
-from detectors.anomaly import own, tokens
+from detectors.anomaly import own
 from detectors.anomaly.learnt import SIGNALS, Learnt, as_rows, callers, learn
 from detectors.anomaly.peers import Peers
+from detectors.anomaly.traits import traits
 from detectors.anomaly.ways import WAYS, Ways, ties
 from detectors.answers import Answers
 from detectors.base import LOOKS, Calibration, Caller, Evidence, Feedback, Measured, State, Window
@@ -56,7 +57,7 @@ class Queries:
     was as unsure as it seldom is. *shared*: it is a small step from a recent row of another caller (detectors.pool),
     which ties the two; so does a flagged row with a credential or from an address by which another caller was flagged. What ties callers otherwise is
     handed to fuse(), which adds up what is too little of each (detectors.decide.pools). Exact repeats are no evidence; what-ifs and samples of explainers are excused (detectors.search).
-    Flagged rows vote for the technique (detectors.anomaly.tokens).
+    What flagged rows are like tells the technique (detectors.anomaly.traits).
 
     Math: per flag F with tolerated rate rho, e-values (r/rho)^F ((1-r)/(1-rho))^(1-F) for r in {2 rho + .05, .3, .6,
     .95}; fuse() runs a CUSUM of each per principal and averages them (detectors.decide). A principal whose own past is
@@ -133,9 +134,7 @@ class Queries:
         sent = as_rows(frame, codes, given, broken, odd, given.margin <= learnt.edge)
         sent = sent._replace(who=who[at])
         met, on, share, others = self._follow(chains, pool, learnt, judging, names, sent, misfits)
-        evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, given, share)
-        looks = _looks(met, on, evidence.flag, broken.single)
-        evidence = replace(evidence, looks=looks, alike=_alike(cal, met, evidence.flag, broken.single))
+        evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, share, broken.single)
         known_by, tied = ties(rows, at, sent.who, names, window.callers())
         flagged = np.flatnonzero(evidence.flag)
         linked = [(int(at[i]), o) for i in flagged.tolist() if (o := others[i]) is not None]
@@ -181,7 +180,7 @@ class Queries:
 
     def _evidence(
         self, cal: Calibration, window: Window, rows: pa.Table, at: NDArray[np.int64], names: tuple[str, ...],
-        who: NDArray[np.int64], met: Met, on: dict[str, NDArray[np.bool_]], given: Answers, share: NDArray[np.uint8],
+        who: NDArray[np.int64], met: Met, on: dict[str, NDArray[np.bool_]], share: NDArray[np.uint8], broken: NDArray[np.int64],
     ) -> Evidence:  # fmt: skip
         rates, silent, bets = self._rho(), _silent(cal, names, who, window.callers()), []
         for j, (s, rho) in enumerate(rates.items()):
@@ -189,12 +188,12 @@ class Queries:
             on[s] = on[s] & ~silent[s]
         flag = np.logical_or.reduce(list(on.values()))
         features = len(cal.meta["numeric"]) + len(cal.meta["categorical"])
-        kind = tokens.tokens(met, given.margin, cal.meta["margins"], cal.meta["self_bits"], features)
+        like = traits(met, broken, on["edge"], flag, cal.meta["self_bits"], features)
         return Evidence(
             detector=self.name, family=self.family, principals=names, code=who.astype(np.int32), row=at,
             time_us=np.asarray(rows.column("event_time"), dtype=np.int64)[at], log_e=np.concatenate(bets, axis=1),
             flag=flag, columns=tuple(f"{s}/{r}" for s, rho in rates.items() for r in signals.tolerated(rho)),
-            votes=tokens.table()[kind] * flag[:, None], tokens=kind,
+            traits=like, alike=_alike(cal, met, flag, broken), looks=_looks(met, on, flag, broken),
         )  # fmt: skip
 
     def _shares(

@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.base import NAMED, TECHNIQUES, Evidence, Feedback, State
+from detectors.base import NAMED, TECHNIQUES, TRAITS, UNTOLD, Evidence, Feedback, State
 from detectors.decide.made import Decided
 from detectors.decide.naming import SURE
 from detectors.decide.pools import Pooled
@@ -144,7 +144,7 @@ def _part(e: Evidence, low: int, high: int) -> Evidence:
     return replace(
         e, code=e.code[at], row=e.row[at], time_us=e.time_us[at], log_e=e.log_e[at], flag=e.flag[at],
         votes=None if e.votes is None else e.votes[at], alike=None if e.alike is None else e.alike[at],
-        looks=None if e.looks is None else e.looks[at],
+        looks=None if e.looks is None else e.looks[at], traits=None if e.traits is None else e.traits[at],
         tied=None if e.tied is None else e.tied[at], young=None if e.young is None else e.young[at],
         readings={r: said for r, said in e.readings.items() if low <= r <= high},
         links=None if links is None else links[(links[:, 0] >= low) & (links[:, 0] <= high)],
@@ -158,7 +158,7 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
     row = np.unique(np.concatenate([e.row for e in given]))
     who, time_us = np.zeros(len(row), np.int64), np.zeros(len(row), np.int64)
     log_e, flag = np.zeros((len(row), len(ledger.columns)), np.int64), np.zeros(len(row), dtype=bool)
-    votes = np.zeros((len(row), len(TECHNIQUES)))
+    votes, traits = np.zeros((len(row), len(TECHNIQUES))), np.full((len(row), len(TRAITS)), UNTOLD, np.uint8)
     (alike, looks), young = np.zeros((2, len(row)), np.uint8), np.zeros(len(row), dtype=bool)
     links: dict[int, list[str]] = {}
     for e, own in zip(given, columns, strict=True):
@@ -170,6 +170,8 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
         flag[at] |= e.flag
         if e.votes is not None:
             votes[at] += e.votes
+        elif e.traits is not None:
+            traits[at] = e.traits
         elif e.family in NAMED:
             votes[at, list(TECHNIQUES.values()).index(e.family)] += SURE * e.flag
         if e.alike is not None:
@@ -187,7 +189,7 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
         for r, said in e.readings.items():
             readings.setdefault(r, {}).update(said)
     return Events(
-        who, row, time_us, log_e, flag, votes, alike, looks, [e.details for e in given], links, young, clock, excusing, readings,
+        who, row, time_us, log_e, flag, votes, traits, alike, looks, [e.details for e in given], links, young, clock, excusing, readings,
         [e for e in given if e.tied is not None],
     )  # fmt: skip
 

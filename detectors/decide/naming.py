@@ -1,7 +1,7 @@
 """What a suspect is after: the family of an attack, from what its flagged queries looked like.
 
-Each flagged query is a token: how it relates to the suspect's other queries, and how sure the model was of its answer.
-Tokens speak for techniques by log-likelihoods; the family of the best technique is named when it leads by LEAD.
+What its queries are like speaks for techniques (detectors.decide.techniques), and so do detectors that know a technique by a
+fact; the family of the best technique is named when it leads by LEAD.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from detectors.base import LOOK_ALIKES, LOOKS, NAMED, TECHNIQUES
 from monitor.model import Family, Severity
 
-LEAD: Final = 1.0  # nats by which a family must lead the next; votes are tempered, so this is more than it looks
+LEAD: Final = 0.7  # nats by which a family must lead the next: twice as likely
 PLACES: Final = tuple(tuple(i for i, g in enumerate(TECHNIQUES.values()) if g is f) for f in NAMED)
 ENOUGH: Final = 6  # flagged queries before a name is given
 SURE: Final = 20.0  # nats that a fact says about its family, with which one is enough

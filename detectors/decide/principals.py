@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.aged import Ids, Part, grown
-from detectors.base import LOOK_ALIKES, LOOKS, TECHNIQUES
+from detectors.base import LOOK_ALIKES, LOOKS, TECHNIQUES, UNTOLD
 from detectors.decide.pools import MOST as MOST_POOLS
 from detectors.decide.pools import Pools
+from detectors.decide.techniques import COUNTS, FIRST, said
 from monitor.model import Severity
 
 MICRO: Final = 1_000_000  # sums are kept in millionths of a nat
@@ -24,6 +25,7 @@ MAX_LINKS: Final = 20_000  # pairs of callers whose links are counted at once
 MAX_READINGS: Final = 5_000  # callers whose gauges are remembered, those read last
 STEP: Final = 4_096  # events of a lane after which somebody may be forgotten; fewer where there is little room
 BITS: Final = tuple(tuple(k for k in range(len(LOOKS)) if b >> k & 1) for b in range(1 << len(LOOKS)))
+OFTEN, SELDOM = 64, 8  # so many strange queries of a suspect are each asked what family they make, then one in so many
 WIDE: Final = ("sums", "onset_us", "count")  # with a column per bet
 ARRAYS: Final = (*WIDE, "last_us")
 
@@ -54,8 +56,9 @@ class Case:
 
 @dataclass
 class Votes:
-    """What strange queries of a subject say. nats: per entry of TECHNIQUES; flagged: queries; alike: queries that look like
-    each of LOOK_ALIKES, flagged or excused; queries: all that were counted, looks: those that look like each of LOOKS.
+    """What strange queries of a subject say. nats: per entry of TECHNIQUES, of detectors that vote; flagged: queries; alike:
+    queries that look like each of LOOK_ALIKES, flagged or excused; queries: all that were counted, looks: those that look
+    like each of LOOKS; traits: flagged ones at each level of each of TRAITS.
     """
 
     nats: list[float] = field(default_factory=lambda: [0.0] * len(TECHNIQUES))
@@ -63,6 +66,25 @@ class Votes:
     alike: list[int] = field(default_factory=lambda: [0] * len(LOOK_ALIKES))
     queries: int = 0
     looks: list[int] = field(default_factory=lambda: [0] * len(LOOKS))
+    traits: list[int] = field(default_factory=lambda: [0] * COUNTS)
+
+    @property
+    def said(self) -> list[float]:
+        """Nats per entry of TECHNIQUES, of votes and traits."""
+        return [a + b for a, b in zip(self.nats, said(self.traits), strict=True)]
+
+    @property
+    def due(self) -> bool:
+        """Whether another family may lead: of many queries not each is asked about."""
+        return self.flagged <= OFTEN or self.flagged % SELDOM == 0
+
+    def flag(self, nats: Sequence[float], traits: Sequence[int]) -> None:
+        """One more strange query: what it votes for, and the level of each trait."""
+        self.nats = [a + b for a, b in zip(self.nats, nats, strict=True)]
+        self.flagged += 1
+        for first, level in zip(FIRST, traits, strict=True):
+            if level != UNTOLD:
+                self.traits[first + level] += 1
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Votes:
@@ -84,6 +106,7 @@ class Votes:
             [a + b for a, b in zip(self.nats, other.nats, strict=True)], self.flagged + other.flagged,
             [a + b for a, b in zip(self.alike, other.alike, strict=True)], self.queries + other.queries,
             [a + b for a, b in zip(self.looks, other.looks, strict=True)],
+            [a + b for a, b in zip(self.traits, other.traits, strict=True)],
         )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ class Events:
     log_e: NDArray[np.int64]  # (events, columns of the ledger), millionths
     flag: NDArray[np.bool_]
     votes: NDArray[np.float64]  # (events, TECHNIQUES)
+    traits: NDArray[np.uint8]  # as in detectors.base.Evidence
     alike: NDArray[np.uint8]  # as in detectors.base.Evidence
     looks: NDArray[np.uint8]  # the same
     details: Sequence[Mapping[int, Mapping[str, Any]]]  # of every detector: by row, why it was flagged

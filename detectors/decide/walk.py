@@ -105,7 +105,7 @@ class Walk:
         case.flagged += flag
         news = case.queries & (case.queries - 1) == 0
         if flag:
-            news |= case.quiet or self.leading(subject).value != ledger.named.get(subject)
+            news |= case.quiet or self.renamed(subject)
             case.quiet, case.last_us = False, max(case.last_us, now)
             case.young &= bool(self.events.young[place])
             news |= self.lifted(subject, case, run.sums[i])
@@ -213,15 +213,20 @@ class Walk:
         if self.lane.family is not None:
             return naming.Named(self.lane.family, "", 1.0)
         votes = self.ledger.votes.get(subject, Votes())
-        return replace(naming.named(votes.nats, votes.flagged), family=self.leading(subject))
+        return replace(naming.named(votes.said, votes.flagged), family=self.leading(subject))
 
     def leading(self, subject: str) -> Family:
         """The family alone."""
         if self.lane.family is not None:
             return self.lane.family
         votes = self.ledger.votes.get(subject)
-        found = naming.leading(votes.nats, votes.flagged) if votes is not None else Family.ANOMALY
+        found = naming.leading(votes.said, votes.flagged) if votes is not None else Family.ANOMALY
         return Family(self.ledger.named.get(subject, found.value)) if found is Family.ANOMALY else found
+
+    def renamed(self, subject: str) -> bool:
+        """Whether it is after something else than was told."""
+        votes = self.ledger.votes.get(subject)
+        return (votes is None or votes.due) and self.leading(subject).value != self.ledger.named.get(subject)
 
     def tool(self, subject: str, parts: Mapping[str, float]) -> naming.Tool | None:
         """The tool that the subject may be."""
@@ -265,8 +270,7 @@ class Walk:
     def note(self, p: str, subject: str, place: int) -> None:
         """Keep what a flagged event looked like and what it says about the family."""
         votes = self.ledger.votes.setdefault(subject, Votes())
-        votes.nats = [a + b for a, b in zip(votes.nats, self.events.votes[place].tolist(), strict=True)]
-        votes.flagged += 1
+        votes.flag(self.events.votes[place].tolist(), self.events.traits[place].tolist())
         votes.count(int(self.events.alike[place]), int(self.events.looks[place]))
         if self.events.told(place):
             kept = self.noted.setdefault(p, [])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.attacks import exposure, publishing, report
+from benchmarks.attacks import exposure, naming, publishing, report
 from benchmarks.attacks.actors import attackers, honest
 from benchmarks.attacks.baselines import Baselines
 from benchmarks.attacks.cost import Cost
@@ -17,6 +17,8 @@ from benchmarks.attacks.score import Outcome, exact, outcomes, paging
 from benchmarks.attacks.split import DESIGN, JUDGING
 from benchmarks.attacks.traffic import Scene, scene, together
 from benchmarks.traffic import DATA, FAMILIES, Column, benign, victim
+from detectors.base import TECHNIQUES, TRAITS
+from detectors.decide.techniques import FIRST, shares
 from monitor.model import Decision, Event, Family, Severity, Subject
 
 FEW = "unmasked/knockoff_random,unmasked/inversion,in-distribution,sybil-5/copycat,probe/0,segment/0,what_if-declared/0"
@@ -31,6 +33,31 @@ def test_the_splits_share_no_data_no_models_no_seed_and_no_range() -> None:
     assert set(DESIGN.ranges) == set(JUDGING.ranges)
     assert not [name for name, r in DESIGN.ranges.items() if r == JUDGING.ranges[name]]
     assert set(DESIGN.victims) | set(JUDGING.victims) <= set(DATA)
+
+
+def test_names_of_attacks_are_learnt_on_design_data_only() -> None:
+    """Other families of models stand behind them, each world with its own seed and cache; never behind judging data."""
+    worlds = [w for name in DESIGN.victims for w, _ in naming.splits(name)]
+    assert not set(JUDGING.victims) & {name for w in worlds for name in w.victims}
+    assert {f for w in worlds for f in w.victims.values()} == set(FAMILIES)
+    assert JUDGING.seed not in {w.seed for w in worlds}
+    assert len({w.name for w in worlds}) == 1 + len(naming.EXTRA)
+
+
+def test_the_table_of_techniques_tells_what_it_was_taught() -> None:
+    """Counts after fixed numbers of flagged queries; techniques that differ in one trait are told apart by it."""
+    alike = np.zeros((60, len(TRAITS)), np.uint8)
+    known = []
+    for level, technique in enumerate(("made_up_rows", "bisection", "boundary_search")):
+        alike[:, list(TRAITS).index("line")] = level
+        counts = list(naming.grown(alike))
+        assert [sum(c[: FIRST[1]]) for c in counts] == [8, 20, 50]
+        known += [naming.Sample("d", "mlp", technique, c) for c in counts]
+    rows = naming.fit(known)
+    for s in known:
+        nats = rows[0] + shares(s.counts) @ rows[1:]
+        assert list(TECHNIQUES)[int(nats.argmax())] == s.technique
+    assert list(naming.grown(alike[: naming.LEAST - 1])) == []
 
 
 def test_judging_is_as_large_as_was_asked_for() -> None:
