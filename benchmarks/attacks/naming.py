@@ -1,10 +1,6 @@
 """Learn what strange queries say about techniques: writes detectors/decide/techniques.json.
 
-python -m benchmarks.attacks.naming [--cache FOLDER]
-
-On data sets of the design split only, but with every family of models, so that the table learns attacks and not models: each
-design victim with its own traffic, and the same data behind two of the families of EXTRA in turns, whose traffic is made
-where FOLDER does not hold it (some twenty minutes).
+python -m benchmarks.attacks.naming
 """
 
 from __future__ import annotations
@@ -12,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.attacks.judge import table, watch
-from benchmarks.attacks.split import DESIGN, Split
+from benchmarks.attacks.split import DESIGN
 from benchmarks.attacks.traffic import scene, together
-from benchmarks.traffic.data import CACHE
 from detectors.anomaly.queries import Queries
 from detectors.base import TECHNIQUES, UNTOLD
 from detectors.decide.techniques import COUNTS, FIRST, SHARE, shares
@@ -30,20 +25,11 @@ from detectors.stats import Floats
 from monitor.service.windows import Stretch
 
 OUT: Final = Path(__file__).parents[2] / "detectors" / "decide" / "techniques.json"
-EXTRA: Final = ("mlp", "tree", "forest")  # families of models besides the victim's own
-SEED: Final = 101  # of their traffic
 FLAGGED: Final = (8, 20, 50, 100)  # flagged queries of an attacker after which the table is to know him
 LEAST: Final = 4  # of them, where there are never more
 INVERSE: Final = 0.3  # strength of the penalty on squared weights, inverse (scikit-learn's C)
 ABSENT: Final = 1.5  # nats: a membership test looks like a boundary search; without a training record that is likelier
-DISGUISED: Final = ("unmasked", "valid", "snap", "noise")
-MIXED: Final = (
-    "padded-20%",
-    "padded-10%",
-    "late",
-    "late-10%",
-    "columns",
-)  # and honest queries; with the victim's own model
+GROUPS: Final = ("unmasked", "valid", "snap", "noise", "padded-20%", "padded-10%", "late", "late-10%", "columns")
 KINDS: Final = {
     "knockoff_random": "made_up_rows",
     "copycat": "made_up_rows",
@@ -62,37 +48,28 @@ KINDS: Final = {
 
 @dataclass(frozen=True)
 class Sample:
-    """What was counted of an attacker up to some flagged query, the victim's data and family of models, and the truth."""
+    """What was counted of an attacker up to some flagged query, the victim's data, and the truth."""
 
     data: str
-    family: str
     technique: str
     counts: tuple[int, ...]
 
 
-def splits(name: str) -> Iterator[tuple[Split, tuple[str, ...]]]:
-    """The worlds in which one design data set is attacked, and the groups of attackers to learn from."""
-    yield DESIGN, (*DISGUISED, *MIXED)
-    place = list(DESIGN.victims).index(name)
-    for family in (EXTRA[place % len(EXTRA)], EXTRA[(place + 1) % len(EXTRA)]):
-        yield replace(DESIGN, name=f"naming-{family}", seed=SEED, victims={name: family}), DISGUISED
-
-
-def samples(split: Split, name: str, groups: Sequence[str], cache: Path) -> Iterator[Sample]:
-    """What the detector sees of every attacker on one victim."""
-    made = scene(split, name, ",".join(f" {g}/" for g in groups), cache)
+def samples(name: str) -> Iterator[Sample]:
+    """What the detector sees of every attacker on one victim of the design split."""
+    made = scene(DESIGN, name, ",".join(f" {g}/" for g in GROUPS))
     detector, calibration = watch(made.reference, {"queries": Queries()}).detectors["queries"]
     for stream in made.streams:
         a = stream.actor
-        if a.group not in groups or a.kind not in KINDS:
+        if a.group not in GROUPS or a.kind not in KINDS:
             continue
-        log = together(split, made, [stream])[0]
+        log = together(DESIGN, made, [stream])[0]
         window = Stretch(name, int(log.time_us.min()), int(log.time_us.max()), table(log))
         found = detector.measure(calibration, None, window).evidence
         if found is None or found.traits is None:
             continue
         for counts in grown(found.traits[found.traits[:, 0] != UNTOLD]):
-            yield Sample(name, split.victims[name], KINDS[a.kind], counts)
+            yield Sample(name, KINDS[a.kind], counts)
 
 
 def grown(traits: NDArray[np.uint8]) -> Iterator[tuple[int, ...]]:
@@ -118,16 +95,13 @@ def fit(known: Sequence[Sample]) -> Floats:
     return np.round(nats, 3)
 
 
-def main(cache: Path) -> None:
-    """Learn from every world and write the table."""
-    known = [
-        s for name in DESIGN.victims for split, groups in splits(name) for s in samples(split, name, groups, cache)
-    ]
+def main() -> None:
+    """Learn from every victim of the design split and write the table."""
+    known = [s for name in DESIGN.victims for s in samples(name)]
     OUT.write_text(json.dumps(fit(known).tolist()) + "\n", encoding="utf-8")
     print(f"{len(known)} samples, log shares from {SHARE}")
 
 
 if __name__ == "__main__":
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--cache", type=Path, default=CACHE / "attacks", help="where traffic is kept")
-    main(p.parse_args().cache)
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    main()

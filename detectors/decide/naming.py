@@ -232,7 +232,7 @@ def bound(flagged: int, excused: Sequence[int], looks: Sequence[int], queries: i
     'made-up rows that are no steps from each other: an explainer sends up to 5,000 about one case'
     >>> bound(300, [0, 80, 0, 0], [0, 80, 0, 0, 290, 200, 40, 30], 400) is None  # a search
     True
-    >>> bound(300, [0, 2, 0, 0], [0, 2, 0, 0, 290, 200, 4, 30], 400) is None  # made up, and hardly a sample of anything
+    >>> bound(300, [0, 1, 0, 0], [0, 1, 0, 0, 290, 200, 4, 30], 400) is None  # made up, and hardly a sample of anything
     True
     """
     if said := tool(flagged, excused):

@@ -35,15 +35,6 @@ def test_the_splits_share_no_data_no_models_no_seed_and_no_range() -> None:
     assert set(DESIGN.victims) | set(JUDGING.victims) <= set(DATA)
 
 
-def test_names_of_attacks_are_learnt_on_design_data_only() -> None:
-    """Other families of models stand behind them, each world with its own seed and cache; never behind judging data."""
-    worlds = [w for name in DESIGN.victims for w, _ in naming.splits(name)]
-    assert not set(JUDGING.victims) & {name for w in worlds for name in w.victims}
-    assert {f for w in worlds for f in w.victims.values()} == set(FAMILIES)
-    assert JUDGING.seed not in {w.seed for w in worlds}
-    assert len({w.name for w in worlds}) == 1 + len(naming.EXTRA)
-
-
 def test_the_table_of_techniques_tells_what_it_was_taught() -> None:
     """Counts after fixed numbers of flagged queries; techniques that differ in one trait are told apart by it."""
     alike = np.zeros((60, len(TRAITS)), np.uint8)
@@ -52,7 +43,7 @@ def test_the_table_of_techniques_tells_what_it_was_taught() -> None:
         alike[:, list(TRAITS).index("line")] = level
         counts = list(naming.grown(alike))
         assert [sum(c[: FIRST[1]]) for c in counts] == [8, 20, 50]
-        known += [naming.Sample("d", "mlp", technique, c) for c in counts]
+        known += [naming.Sample("d", technique, c) for c in counts]
     rows = naming.fit(known)
     for s in known:
         nats = rows[0] + shares(s.counts) @ rows[1:]
@@ -100,11 +91,12 @@ def test_a_run_names_the_loud_attackers_and_no_probe(small: tuple[Scene, list[Ou
 
 
 def test_who_pages_is_told_apart_from_who_alarms(small: tuple[Scene, list[Outcome]]) -> None:
-    """A search pages; nobody pages without an alarm; an incident that stays a warning or minor pages nobody."""
+    """A search pages, and so do made-up rows that no explainer sends; nobody pages without an alarm; an incident that stays a
+    warning or minor pages nobody.
+    """
     by = {o.name: o for o in small[1]}
     assert by["unmasked/inversion/0"].pages
-    assert by["unmasked/knockoff_random/0"].alarmed  # some hundred made-up rows, which explainers send too
-    assert not by["unmasked/knockoff_random/0"].pages
+    assert by["unmasked/knockoff_random/0"].pages
     assert all(o.alarmed for o in small[1] if o.pages)
     d = Decision("m", Event.ATTACK_SUSPECTED, Family.EVASION, Subject("principal", "p"), True, 0, (0, 0), "queries")
     assert paging([d])

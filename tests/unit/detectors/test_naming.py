@@ -149,9 +149,9 @@ def test_made_up_rows_are_minor_until_they_are_more_than_one_explanation() -> No
 
 
 def test_made_up_rows_without_samples_are_a_theft() -> None:
-    """Hardly any of them is a sample around a row: no explainer's, which is plain from a hundred on."""
+    """None of them is a sample around a row: no explainer's, which is plain from a hundred on."""
     log = Log()
-    log(made_up(2 * MADE_UP, "invalid", sampled=120))
+    log(made_up(2 * MADE_UP, "invalid"))
     full = next(d for d in log.decisions if d.severity is None)
     assert full.time_us == (MADE_UP - 1) * SECOND_US
 
