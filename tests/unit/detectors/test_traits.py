@@ -118,7 +118,7 @@ def test_the_table_knows_the_plainest_attacks() -> None:
     around = {"kept": 1, "fields": 3, "clean": 1, "broken": 3, "idle": 1}
     assert likeliest(drawn, drawn | {"siblings": 1, "idle": 2}) is Family.EXTRACTION
     assert likeliest(halved, around, around | {"siblings": 1}, around | {"siblings": 2, "edge": 1}) is Family.EVASION
-    record = {"kept": 1, "fields": 3, "parent": 2, "clean": 2, "idle": 2}
+    record = {"kept": 2, "fields": 3, "parent": 2, "clean": 2, "idle": 1}
     assert likeliest(record, record | {"siblings": 1}, record | {"siblings": 3, "broken": 1}) is Family.MEMBERSHIP
     best = {"kept": 3, "fields": 1, "broken": 3, "idle": 1}
     assert (
