@@ -5,8 +5,8 @@ detectors.base.TRAITS, 33 numbers per suspect, whatever it sends.
 
 Maths: multinomial logistic regression on x_k = log(c_k / n + SHARE) - log SHARE, where c_k of n queries have level k: what
 never comes is 0, what comes in a tenth of them says much already, and what comes in all of them little more. The logits
-are nats for each entry of TECHNIQUES. They are learnt on the design split of the attack evaluation and on more families
-of models (`python -m benchmarks.attacks.naming`), never on what is judged.
+are nats for each entry of TECHNIQUES. They are learnt on the design split of the attack evaluation
+(`python -m benchmarks.attacks.naming`), never on what is judged.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from detectors.profile import FIT_ROWS, Bins
 from detectors.streamed import Streamed
 from monitor.config import Config, ModelConfig
 from monitor.errors import ConfigError, DecodeError, Mistake, UsageError
-from monitor.model import InferenceEvent
+from monitor.model import HOUR_US, InferenceEvent, rfc3339
 from monitor.store.columns import to_table, view
 from monitor.store.deltasource import delta_rows
 from monitor.store.eventlog import ModelTable
@@ -33,6 +33,9 @@ ANSWERS: Final = (
     "class_names",
     "extra",
 )  # and texts, to cut beside features
+LONGEST_US: Final = (
+    50 * 366 * 24 * HOUR_US
+)  # from the first to the last row: longer are mistakes, and every hour is a window
 UNTIMED_MS: Final = 100_000_000_000  # what decoders take for a time and no log holds: the first moment that they accept
 
 BASE_COLUMNS: Final = (  # what detectors may ask for beside the features
@@ -52,20 +55,34 @@ def reference_events(config: Config, name: str, file: Path) -> Iterator[Inferenc
     """Events of a reference file or table. Rows need neither a model nor a time: a reference says what is normal, not when.
 
     A table is the folder of a Delta table or of Parquet files, which are taken by name. Raises ConfigError naming the
-    line of the first row that cannot be read: a broken reference calibrates nothing.
+    line of the first row that cannot be read, or whose time is decades from another's: a broken reference calibrates nothing.
     """
-    decode = decoder_for("native", config)
+    decode, first, last = decoder_for("native", config), 0, 0
     for record in _records(file):
         try:
             for event in decode(_complete(record, name)):
                 if isinstance(event, InferenceEvent):
                     if event.event_time_us == UNTIMED_MS * 1000:
                         event.event_time_us = 0
+                    elif (now := event.event_time_us) and not first <= now <= last:
+                        first, last = min(first or now, now), max(last, now)
+                        if last - first > LONGEST_US:
+                            raise _unusable(file, record, _apart(now, first, last))
                     yield event
         except DecodeError as error:
-            raise ConfigError(
-                [Mistake(str(file), record.offset + 1, f"this reference row cannot be used: {error}")]
-            ) from error
+            raise _unusable(file, record, str(error)) from error
+
+
+def _unusable(file: Path, record: Record, why: str) -> ConfigError:
+    return ConfigError([Mistake(str(file), record.offset + 1, f"this reference row cannot be used: {why}")])
+
+
+def _apart(now: int, first: int, last: int) -> str:
+    other = rfc3339(last if now == first else first)
+    return (
+        f"its event_time {rfc3339(now)} is more than 50 years from {other} of an earlier row; correct or leave out the wrong "
+        "one, or leave event_time out of all rows where times do not matter"
+    )
 
 
 def _complete(record: Record, name: str) -> Record:
