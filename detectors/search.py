@@ -196,7 +196,7 @@ def _on_axis(rows: Any, i: int, memory: Any, j: int, scale: Any) -> bool:
     axes = _popcount(memory.star[j])
     return bool(
         _popcount(memory.invalid[j]) >= AXIS_INVALID
-        or (scale.bits < np.inf and axes >= max(AXES, features // 5) and memory.stars[j] <= PER_AXIS * axes)
+        or (axes >= max(AXES, features // 5) and memory.stars[j] <= PER_AXIS * axes)
     )
 
 
@@ -340,7 +340,7 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
             note_columns(rows, i, places, p)
         else:
             memory.swept[anchor] |= _changed(rows, i, memory, anchor)
-        axis = anchor >= 0 and _on_axis(rows, i, memory, anchor, scale)
+        axis = anchor >= 0 and _on_axis(rows, i, memory, anchor, scale) and scale.bits < np.inf
         met.slope[i] = anchor >= 0 and _slope(rows, i, memory, anchor, low, high, found)
         axis = axis or met.slope[i]
         met.bits[i], met.differs[i] = best, differs

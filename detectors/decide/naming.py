@@ -27,10 +27,6 @@ TOOL_MOST: Final = 100  # flagged queries beside drawn ones, from which on it is
 ONE_CASE: Final = 5_000  # made-up rows that LIME sends about one case unless told otherwise: beyond, it is no tool's
 STEPS_LEAST: Final = 0.1  # share of flagged queries that are steps from others, from which on it is a search
 TORN_LEAST: Final = 0.3  # share that break several rules or combine what does not go together: rows are made up
-SAMPLED_LEAST: Final = (
-    0.02  # share of all queries that are samples around a row, below which made-up rows are no explainer's
-)
-MADE_UP: Final = 100  # flagged queries that it takes to see that
 ALIKE: Final[Mapping[str, str]] = {
     "what_if": "what-ifs of rows that it sent as they are",
     "explainer": "samples around rows that it sent as they are",
@@ -221,18 +217,15 @@ class Bound(NamedTuple):
     why: str
 
 
-def bound(flagged: int, excused: Sequence[int], looks: Sequence[int], queries: int) -> Bound | None:
+def bound(flagged: int, excused: Sequence[int], looks: Sequence[int]) -> Bound | None:
     """What a suspect's incident is bound by: a warning for what may be a tool; minor while few queries speak against it, and
-    for made-up rows that are no search, some of them samples around a row, which explainers send as well as thieves, up to
-    what is sent about one case. looks: one entry per LOOKS; queries: all that were counted.
+    for made-up rows that are no search, which explainers send as well as thieves, up to what is sent about one case. looks: one entry per LOOKS.
 
-    >>> bound(13, [0, 84, 0, 0], [0] * 8, 97).severity.value, bound(39, [0, 0, 0, 0], [0] * 8, 40).severity.value
+    >>> bound(13, [0, 84, 0, 0], [0] * 8).severity.value, bound(39, [0, 0, 0, 0], [0] * 8).severity.value
     ('warning', 'minor')
-    >>> bound(300, [0, 80, 0, 0], [0, 80, 0, 0, 290, 200, 4, 30], 400).why
+    >>> bound(300, [0, 80, 0, 0], [0, 0, 0, 0, 290, 200, 4, 30]).why
     'made-up rows that are no steps from each other: an explainer sends up to 5,000 about one case'
-    >>> bound(300, [0, 80, 0, 0], [0, 80, 0, 0, 290, 200, 40, 30], 400) is None  # a search
-    True
-    >>> bound(300, [0, 1, 0, 0], [0, 1, 0, 0, 290, 200, 4, 30], 400) is None  # made up, and hardly a sample of anything
+    >>> bound(300, [0, 80, 0, 0], [0, 0, 0, 0, 290, 200, 40, 30]) is None
     True
     """
     if said := tool(flagged, excused):
@@ -241,8 +234,7 @@ def bound(flagged: int, excused: Sequence[int], looks: Sequence[int], queries: i
         return Bound(Severity.MINOR, f"fewer than {FULL} queries speak against it")
     seen = dict(zip(LOOKS, looks, strict=True))
     torn = max(seen["invalid"], seen["implausible"])
-    sampled = flagged < MADE_UP or seen["sampled"] >= SAMPLED_LEAST * queries
-    if sampled and flagged < ONE_CASE and seen["stepping"] < STEPS_LEAST * flagged and torn >= TORN_LEAST * flagged:
+    if flagged < ONE_CASE and seen["stepping"] < STEPS_LEAST * flagged and torn >= TORN_LEAST * flagged:
         return Bound(Severity.MINOR, f"{APART}: an explainer sends up to {ONE_CASE:,} about one case")
     return None
 

@@ -132,7 +132,7 @@ class Walk:
             return False
         said = self.ledger.votes[subject]
         may = self.lane.family is not None or sums[self.alone].max(initial=0) >= self.level * MICRO
-        may = may or naming.looser(naming.bound(said.flagged, said.alike, said.looks, said.queries), case.cap)
+        may = may or naming.looser(naming.bound(said.flagged, said.alike, said.looks), case.cap)
         return may and naming.looser(self.bound(subject, self.parts(sums)), case.cap)
 
     def spared(self, subject: str, sums: NDArray[np.int64]) -> bool:
@@ -239,7 +239,7 @@ class Walk:
         if case is not None and case.young:
             return naming.Bound(Severity.WARNING, "its past is too short to compare it with")
         said = self.ledger.votes.get(subject, Votes())
-        return None if self.certain(parts) else naming.bound(said.flagged, said.alike, said.looks, said.queries)
+        return None if self.certain(parts) else naming.bound(said.flagged, said.alike, said.looks)
 
     def certain(self, parts: Mapping[str, float]) -> bool:
         """Whether there is more than how queries resemble each other: a declared budget, a canary, or another lane."""

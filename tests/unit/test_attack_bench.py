@@ -91,12 +91,11 @@ def test_a_run_names_the_loud_attackers_and_no_probe(small: tuple[Scene, list[Ou
 
 
 def test_who_pages_is_told_apart_from_who_alarms(small: tuple[Scene, list[Outcome]]) -> None:
-    """A search pages, and so do made-up rows that no explainer sends; nobody pages without an alarm; an incident that stays a
-    warning or minor pages nobody.
-    """
+    """A search pages; nobody pages without an alarm; an incident that stays a warning or minor pages nobody."""
     by = {o.name: o for o in small[1]}
     assert by["unmasked/inversion/0"].pages
-    assert by["unmasked/knockoff_random/0"].pages
+    assert by["unmasked/knockoff_random/0"].alarmed  # some hundred made-up rows, which explainers send too
+    assert not by["unmasked/knockoff_random/0"].pages
     assert all(o.alarmed for o in small[1] if o.pages)
     d = Decision("m", Event.ATTACK_SUSPECTED, Family.EVASION, Subject("principal", "p"), True, 0, (0, 0), "queries")
     assert paging([d])

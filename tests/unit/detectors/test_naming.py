@@ -10,7 +10,7 @@ import pytest
 
 from alerts.policy import Named, Policy
 from detectors.base import LOOKS, TECHNIQUES, Evidence
-from detectors.decide.naming import FULL, MADE_UP, ONE_CASE, TOOL_SPARED
+from detectors.decide.naming import FULL, ONE_CASE, TOOL_SPARED
 from monitor.model import SECOND_US, Family, Severity
 from tests.fusing import Log, evidence
 
@@ -125,35 +125,23 @@ def test_whoever_sends_hardly_anything_but_a_tools_queries_opens_no_incident() -
     assert log.decisions
 
 
-def made_up(n: int, look: str, first_row: int = 0, sampled: int = 0) -> Evidence:
-    """Flagged queries of one caller that all look like `look`, and every so many-th like a sample around a row as well."""
+def made_up(n: int, look: str, first_row: int = 0) -> Evidence:
+    """Flagged queries of one caller that all look like `look`."""
     looks = np.full(n, 1 << LOOKS.index(look), np.uint8)
-    if sampled:
-        looks[::sampled] |= 1 << LOOKS.index("sampled")
     known = evidence(["a"] * n, [True] * n, first_row=first_row)
     return replace(known, looks=looks, alike=np.zeros(n, np.uint8))
 
 
 def test_made_up_rows_are_minor_until_they_are_more_than_one_explanation() -> None:
-    """Rows that break rules and are no steps from each other, some of them samples: a thief's or an explainer's, told with the
-    reason for the bound.
-    """
+    """Rows that break rules and are no steps from each other: a thief's or an explainer's, told with the reason for the bound."""
     log = Log()
     for k in range(0, ONE_CASE + 10, 501):
-        log(made_up(501, "invalid", k, sampled=20))
+        log(made_up(501, "invalid", k))
     assert {d.severity for d in log.decisions} == {Severity.MINOR, None}
     full = next(d for d in log.decisions if d.severity is None)
     assert full.time_us == (ONE_CASE - 1) * SECOND_US
     assert "5,000 about one case" in log.decisions[-2].evidence["bounded"]
     assert "bounded" not in full.evidence
-
-
-def test_made_up_rows_without_samples_are_a_theft() -> None:
-    """None of them is a sample around a row: no explainer's, which is plain from a hundred on."""
-    log = Log()
-    log(made_up(2 * MADE_UP, "invalid"))
-    full = next(d for d in log.decisions if d.severity is None)
-    assert full.time_us == (MADE_UP - 1) * SECOND_US
 
 
 def test_steps_among_made_up_rows_are_a_search() -> None:
