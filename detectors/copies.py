@@ -29,6 +29,7 @@ ENOUGH: Final = 30  # of them that a caller must not have sent itself
 FIELDS: Final = 64  # fields that are kept, those with most to say about the answer
 UNLIKE: Final = 0.01  # chance of answers of a reference sample to be called unlike the reference's
 CATEGORIES: Final = 32  # per field that copies tell apart, the most frequent
+READ: Final = 4_096  # values of the curve that are kept at hand
 FOLDS: Final = 3  # of the reference; copies of the learning curve are trained on all but one, and asked about that one
 SMALLEST: Final = 16  # rows of the smallest copy of the learning curve
 LAST: Final = 4  # points at its end that continue it
@@ -141,6 +142,8 @@ class Copies:
     def usual(self, n: float) -> float:
         """Kappa of a copy trained on so many rows like the reference's; beyond them the curve goes on as a power law."""
         if n not in self._read:
+            if len(self._read) >= READ:
+                self._read.clear()
             x, (at, slope) = np.log(max(n, 1.0)), self._curve
             self._read[n] = float(1 - np.exp(np.interp(x, at, self.missed) + slope * max(x - at[-1], 0.0)))
         return self._read[n]
