@@ -63,4 +63,6 @@ def test_label_only_membership_is_told_from_evasion_and_from_scoring_again(tmp_p
     assert known["tester"][1] in ("record_variation", "noisy_copies")
     assert known["evader"][0] != "membership"
     (tmp_path / "lanner.yaml").write_text(f"models: {{m: {{{model}}}}}\n")
-    assert opened(tmp_path).get("tester", ("",))[0] != "membership"
+    assert (
+        opened(tmp_path)["tester"][1] != "record_variation"
+    )  # noise around rows that stand tells a test, not which records
