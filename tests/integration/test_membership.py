@@ -61,7 +61,7 @@ def test_label_only_membership_is_told_from_evasion_and_from_scoring_again(tmp_p
     assert set(known) == {"tester", "evader", "thief"}
     assert known["tester"][0] == "membership"
     assert known["tester"][1] in ("record_variation", "noisy_copies")
-    assert known["evader"][0] != "membership"
+    assert known["evader"][1] != "record_variation"  # its noise looks like a test's, around rows that are no records
     (tmp_path / "lanner.yaml").write_text(f"models: {{m: {{{model}}}}}\n")
     assert (
         opened(tmp_path)["tester"][1] != "record_variation"
