@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.signals import Codes, Encoder, Frame, place
+from detectors.signals import Codes, Encoder, Frame, bin_of, place
 from detectors.stats import Floats
 
 CODES: Final = 256
@@ -71,13 +71,7 @@ def _points(known: Floats) -> Floats:
 
 @numba.njit(cache=True)
 def _nearest(numbers: Any, edges: Any, middle: Any, out: Any) -> None:
-    """How many of each number's edges lie at or below it."""
+    """The nearest point of each number; of one that is missing, the middle."""
     for j in range(numbers.shape[1]):
         for i in range(numbers.shape[0]):
-            code = int(middle[j])
-            if np.isfinite(numbers[i, j]):
-                code, step = 0, CODES // 2
-                while step:  # CODES - 1 edges in order: eight halvings
-                    code += step * (edges[j, code + step - 1] <= numbers[i, j])
-                    step //= 2
-            out[i, j] = code
+            out[i, j] = bin_of(numbers[i, j], edges[j]) if np.isfinite(numbers[i, j]) else middle[j]

@@ -182,16 +182,22 @@ def place(kept: Sequence[str], vocabulary: Sequence[str]) -> NDArray[np.uint8]:
 
 
 @numba.njit(cache=True)
+def bin_of(x: float, edges: Any) -> int:
+    """How many of the edges lie at or below x; they are in order, and one fewer than a power of two."""
+    code, step = 0, (len(edges) + 1) // 2
+    while step:
+        code += step * (edges[code + step - 1] <= x)
+        step //= 2
+    return code
+
+
+@numba.njit(cache=True)
 def _code(numbers: Any, edges: Any, out: Any) -> None:
     """How many of each number's edges lie at or below it; infinities and NaN stay as they are in `out`."""
     for j in range(numbers.shape[1]):
         for i in range(numbers.shape[0]):
             if np.isfinite(numbers[i, j]):
-                code, step = 0, LEVELS // 2
-                while step:  # LEVELS - 1 edges in order: six halvings
-                    code += step * (edges[j, code + step - 1] <= numbers[i, j])
-                    step //= 2
-                out[i, j] = code
+                out[i, j] = bin_of(numbers[i, j], edges[j])
 
 
 def surprise(codes: Codes, numeric: int) -> NDArray[np.float32]:

@@ -23,15 +23,15 @@ def lines(path: Path, x: np.ndarray[Any, Any], **fields: Any) -> list[dict[str, 
     return made
 
 
-def opened(folder: Path) -> dict[str, tuple[str, str]]:
-    """Subject -> last family and technique of its attack incident."""
+def opened(folder: Path) -> dict[str, tuple[str, set[str]]]:
+    """Subject -> last family of its attack incident, and the detectors that speak against it."""
     found = replay(load(folder / "lanner.yaml", env={}), [folder / "log.jsonl"]).transitions
     attacks = [t.alert for t in found if t.alert.event.value == "AttackSuspected" and t.action is not Action.CLEAR]
-    return {a.subject.id: (a.family.value, str(a.evidence["technique"])) for a in attacks}
+    return {a.subject.id: (a.family.value, {str(d["name"]) for d in a.evidence["detectors"]}) for a in attacks}
 
 
-def test_label_only_membership_is_told_from_evasion_and_from_scoring_again(tmp_path: Path) -> None:
-    """The same walk: around training records it is membership, around other rows it is not; repeating them is nothing."""
+def test_label_only_membership_is_told_from_other_walks_and_from_scoring_again(tmp_path: Path) -> None:
+    """The same walk: around training records they speak against it, around other rows only its noise does; repeats are nothing."""
     rng = np.random.default_rng(3)
     lines(tmp_path / "ref.jsonl", rng.normal(size=(1500, 8)))
     training = rng.normal(size=(300, 8)).round(4)
@@ -60,9 +60,9 @@ def test_label_only_membership_is_told_from_evasion_and_from_scoring_again(tmp_p
     known = opened(tmp_path)
     assert set(known) == {"tester", "evader", "thief"}
     assert known["tester"][0] == "membership"
-    assert known["tester"][1] in ("record_variation", "noisy_copies")
-    assert known["evader"][1] != "record_variation"  # its noise looks like a test's, around rows that are no records
-    (tmp_path / "lanner.yaml").write_text(f"models: {{m: {{{model}}}}}\n")
+    assert "membership/record" in known["tester"][1]
     assert (
-        opened(tmp_path)["tester"][1] != "record_variation"
-    )  # noise around rows that stand tells a test, not which records
+        "membership/record" not in known["evader"][1]
+    )  # its noise looks like a test's, but around no training records
+    (tmp_path / "lanner.yaml").write_text(f"models: {{m: {{{model}}}}}\n")
+    assert "membership/record" not in opened(tmp_path)["tester"][1]
