@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from detectors.binned import given
 from detectors.stats import Floats
 
 COLUMNS: Final = ("prediction_label", "scores")
@@ -37,13 +38,13 @@ class Answers:
         n = rows.num_rows
         label = np.full(n, -1, dtype=np.int32)
         score, margin = np.full(n, np.nan, np.float32), np.full(n, np.nan, np.float32)
-        if "prediction_label" in rows.column_names and not pa.types.is_null(rows.schema.field("prediction_label").type):
-            coded = pc.dictionary_encode(rows["prediction_label"].cast(pa.string()).combine_chunks())
+        if (labels := given(rows, "prediction_label")) is not None:
+            coded = pc.dictionary_encode(labels.cast(pa.string()).combine_chunks())
             words = [zlib.crc32(w.encode(errors="surrogatepass")) & 0x7FFFFFFF for w in coded.dictionary.to_pylist()]
             index = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
             label = np.array([*words, -1], dtype=np.int32)[index]
-        if "scores" in rows.column_names and not pa.types.is_null(rows.schema.field("scores").type):
-            lists = rows["scores"].combine_chunks()
+        if (scores := given(rows, "scores")) is not None:
+            lists = scores.combine_chunks()
             lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
             for k in np.unique(lengths[lengths > 0]).tolist():
                 at = np.flatnonzero(lengths == k)

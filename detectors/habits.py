@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors.base import Evidence, State, Window
+from detectors.binned import given
 from monitor.model import HOUR_US, Family
 
 NEVER: Final = -(1 << 31)  # an hour before all others
@@ -283,9 +284,9 @@ class Stretch:
 
 def encoded(rows: pa.Table, column: str) -> tuple[Ints, tuple[str, ...]]:
     """A text column as indices into its distinct values, -1 for missing ones; all missing when there is no such column."""
-    if column not in rows.column_names or pa.types.is_null(rows.schema.field(column).type):
+    if (values := given(rows, column)) is None:
         return np.full(rows.num_rows, -1, dtype=np.int64), ()
-    held = pc.dictionary_encode(rows[column].cast(pa.string()).combine_chunks())
+    held = pc.dictionary_encode(values.cast(pa.string()).combine_chunks())
     index = pc.fill_null(held.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
     return index, tuple(held.dictionary.to_pylist())
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from detectors import hashing
 from detectors.base import Window
+from detectors.binned import floats, given
 from detectors.stats import Floats
 
 LEVELS: Final = 64  # quantile bins of a number; categories that keep a code
@@ -58,18 +59,14 @@ class Frame:
         hashes = np.zeros((n, len(numeric) + len(categorical)), dtype=np.uint64)
         vocabulary: list[tuple[str, ...]] = []
         for j, name in enumerate(numeric):
-            column = _column(rows, f"feature:{name}")
-            if column is None:
-                continue
-            x = column.cast(pa.float64())
-            x = pc.fill_null(x, np.nan) if x.null_count else x
-            numbers[:, j] = x.to_numpy(zero_copy_only=False) + 0.0  # -0.0 is 0.0
+            numbers[:, j] = floats(rows, f"feature:{name}") + 0.0  # -0.0 is 0.0
         hashes[:, : len(numeric)] = number_hashes(numbers)
         for j, name in enumerate(categorical):
-            column = _column(rows, f"feature:{name}")
-            if column is None:
+            held = given(rows, f"feature:{name}")
+            if held is None:
                 vocabulary.append(())
                 continue
+            column = held.combine_chunks()
             if not pa.types.is_dictionary(column.type):
                 column = pc.dictionary_encode(column)
             values = tuple(str(v) for v in column.dictionary.to_pylist())
@@ -129,12 +126,6 @@ def number_hashes(numbers: Floats) -> NDArray[np.uint64]:
 @lru_cache(maxsize=65_536)  # the same words come again and again
 def _digest(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little") | 1
-
-
-def _column(rows: pa.Table, name: str) -> pa.Array | None:
-    if name not in rows.column_names or pa.types.is_null(rows.schema.field(name).type):
-        return None
-    return rows[name].combine_chunks()
 
 
 @dataclass(frozen=True)

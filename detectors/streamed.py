@@ -31,7 +31,8 @@ class Streamed:
             return rows
 
         def read(columns: Sequence[str] | None) -> Iterator[pa.Table]:
-            yield rows if columns is None else rows.select([c for c in columns if c in rows.column_names])
+            held = set(rows.column_names)
+            yield rows if columns is None else rows.select([c for c in columns if c in held])
 
         return cls(rows.num_rows, read)
 

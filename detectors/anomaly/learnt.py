@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from detectors import answers, constraints, honest, plausibility, pool, search, signals, stats
 from detectors.answers import Answers
 from detectors.base import Calibration, Window
+from detectors.binned import given
 from detectors.constraints import Broken, Constraints
 from detectors.plausibility import Joint
 from detectors.search import Rows, Scale
@@ -195,9 +196,9 @@ def columns(numeric: Sequence[str], categorical: Sequence[str]) -> list[str]:
 
 def callers(rows: pa.Table) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Each row's principal as an index into the names, -1 for none; names in order of appearance."""
-    if "principal" not in rows.column_names or pa.types.is_null(rows.schema.field("principal").type):
+    if (values := given(rows, "principal")) is None:
         return np.full(rows.num_rows, -1, dtype=np.int64), ()
-    encoded = pc.dictionary_encode(rows["principal"].cast(pa.string()).combine_chunks())
+    encoded = pc.dictionary_encode(values.cast(pa.string()).combine_chunks())
     index = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
     return index, tuple(encoded.dictionary.to_pylist())
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from detectors import stats
 from detectors.base import Calibration, Caller, Detection, Evidence, Feedback, Measured, State, Window, own_state
+from detectors.binned import given
 from detectors.cells import Cells
 from detectors.copies import Copies, ahead, onward
 from detectors.fine import Fine
@@ -320,9 +321,9 @@ def _state(known: Distinct, cal: Calibration) -> State:
 
 def _encoded(rows: pa.Table, column: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """A text column as numbers, -1 for missing, and its values in order of appearance."""
-    if column not in rows.column_names or pa.types.is_null(rows.schema.field(column).type):
+    if (values := given(rows, column)) is None:
         return np.full(rows.num_rows, -1, np.int64), ()
-    encoded = pc.dictionary_encode(rows[column].cast(pa.string()).combine_chunks())
+    encoded = pc.dictionary_encode(values.cast(pa.string()).combine_chunks())
     index = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
     return index, tuple(encoded.dictionary.to_pylist())
 
