@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Streams, Window, few_rows
-from detectors.binned import NUMBER, floats, stands_for
+from detectors.binned import NUMBER, floats, given, stands_for
 from detectors.profile import Profile, merged
 from detectors.signals import Frame
 from detectors.stats import Floats
@@ -96,9 +96,9 @@ class Rules:
         names = _rules(learnt)
         once = {f: pa.array([v for v, n in seen.kinds[f].items() if n == 1], pa.string()) for f in kinds}
         found = []
-        for table in rows.tables():
+        for table, size in zip(rows.tables(), seen.sizes, strict=True):
             weight = _weight(table)
-            found.append(_shares(table, learnt, weight))
+            found.append(_shares(table, learnt, weight, size))
             for f, alone in once.items():  # what one window alone showed was new in it
                 new = np.asarray(pc.is_in(_words(table, f), value_set=alone))
                 found[-1][names.index(f"{f}/new/1")] = _share(new, weight)
@@ -129,7 +129,8 @@ class Rules:
         if window.n >= self.min_rows:
             rows = window.rows(_columns(learnt.features)).slice(0, MAX_ROWS)
             events = _weight(rows)
-            share, sure = _shares(rows, learnt, events), _effective(rows, events)
+            size = _sizes(rows, learnt.features, events)
+            share, sure = _shares(rows, learnt, events, size), _effective(rows, events)
             usual = np.array(cal.arrays["most"])
             repeats = names.index(f"{ROWS}/duplicates/1")
             by_chance = min(1.0, cal.meta["equal_pairs"] * (rows.num_rows - 1) / 2)
@@ -149,7 +150,7 @@ class Rules:
                 for i in np.flatnonzero(bad)[:20]
             ]  # fmt: skip
             broken = [r["rule"] for r in evidence["broken"]]
-            if units := {**_units(window.profile(), broken), **_factors(rows, learnt, broken, events)}:
+            if units := {**_units(window.profile(), broken), **_factors(learnt, broken, size)}:
                 evidence["units"] = units
         else:
             evidence["reason"] = few_rows(window, self.min_rows)
@@ -197,12 +198,8 @@ def _rules(learnt: Learnt) -> tuple[str, ...]:
 
 
 def _words(rows: pa.Table, feature: str) -> pa.ChunkedArray:
-    name = f"feature:{feature}"
-    return (
-        rows[name].cast(pa.string())
-        if name in rows.column_names
-        else pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
-    )
+    held = given(rows, f"feature:{feature}")
+    return pa.chunked_array([pa.nulls(rows.num_rows, pa.string())]) if held is None else held.cast(pa.string())
 
 
 def _weight(rows: pa.Table) -> Floats | None:
@@ -287,7 +284,8 @@ def _middle(x: Floats, weight: Floats | None = None) -> float:
         total = np.cumsum(weight[order])
         return float(x[order][np.searchsorted(total, total[-1] / 2)])
     x = x[np.isfinite(x)]
-    return float(np.quantile(x, 0.5, method="lower")) if len(x) else np.nan
+    half = (len(x) - 1) // 2
+    return float(np.partition(x, half)[half]) if len(x) else np.nan
 
 
 def _near_unit(ratio: float) -> float | None:
@@ -298,10 +296,10 @@ def _near_unit(ratio: float) -> float | None:
     return None
 
 
-def _factors(rows: pa.Table, learnt: Learnt, broken: Sequence[str], weight: Floats | None) -> dict[str, float]:
+def _factors(learnt: Learnt, broken: Sequence[str], size: Floats) -> dict[str, float]:
     """The factor of each number whose unit has changed."""
     numbers = [f for f, number in learnt.features.items() if number]
-    ratio = _sizes(rows, learnt.features, weight) / learnt.typical
+    ratio = size / learnt.typical
     found = {f: _near_unit(float(r)) for f, r in zip(numbers, ratio, strict=True) if f"{f}/unit" in broken}
     return {f: u for f, u in found.items() if u is not None}
 
@@ -318,9 +316,9 @@ def _ranges(some: pa.Table, ends: Floats, features: dict[str, bool], widening: f
     return low, high
 
 
-def _shares(rows: pa.Table, learnt: Learnt, weight: Floats | None) -> Floats:
-    """The share of events that break each rule; a constant and a changed unit are all or nothing. Repeats are those of the
-    log: what a sample left out may have been their twins.
+def _shares(rows: pa.Table, learnt: Learnt, weight: Floats | None, size: Floats) -> Floats:
+    """The share of events that break each rule; a constant and a changed unit (by the typical sizes) are all or nothing.
+    Repeats are those of the log: what a sample left out may have been their twins.
     """
     n = max(1, rows.num_rows)
     features = learnt.features
@@ -329,11 +327,11 @@ def _shares(rows: pa.Table, learnt: Learnt, weight: Floats | None) -> Floats:
         x = floats(rows, f"feature:{f}")
         outside.append(_share((x < learnt.low[i]) | (x > learnt.high[i]), weight))
     for f in features:
-        held = f"feature:{f}" in rows.column_names
-        known = rows[f"feature:{f}"].drop_null() if held else pa.chunked_array([pa.array([], pa.null())])
+        held = given(rows, f"feature:{f}")
+        known = () if held is None else held.drop_null()
         constant.append(float(len(known) >= n / 2 and len(known) > 1 and len(pc.unique(known)) == 1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = _sizes(rows, features, weight) / learnt.typical
+        ratio = size / learnt.typical
     unit = [float(_near_unit(float(r)) is not None) for r in ratio]
     new = []
     for f, kinds in learnt.kinds.items():
@@ -343,8 +341,8 @@ def _shares(rows: pa.Table, learnt: Learnt, weight: Floats | None) -> Floats:
     distinct = len(_groups(rows, learnt)) or n
     absent = np.zeros(rows.num_rows, dtype=bool)
     for f in learnt.always:
-        held = f"feature:{f}" in rows.column_names
-        absent |= np.asarray(rows[f"feature:{f}"].is_null()) if held else True
+        held = given(rows, f"feature:{f}")
+        absent |= True if held is None else np.asarray(held.is_null())
     return np.array([
         *outside, *constant, *unit, *new, _share_true(rows, "mismatched", weight), _flagged(rows, "unknown_feature", weight),
         _share(absent, weight), 1 - distinct / n,
@@ -353,7 +351,8 @@ def _shares(rows: pa.Table, learnt: Learnt, weight: Floats | None) -> Floats:
 
 def _groups(rows: pa.Table, learnt: Learnt) -> NDArray[np.int64]:
     """How often each distinct row comes; nothing without fields."""
-    held = {f: number for f, number in learnt.features.items() if f"feature:{f}" in rows.column_names}
+    names = set(rows.column_names)
+    held = {f: number for f, number in learnt.features.items() if f"feature:{f}" in names}
     if not held or not rows.num_rows:
         return np.zeros(0, np.int64)
     numeric, categorical = ([f for f, number in held.items() if number is kind] for kind in (True, False))
