@@ -267,8 +267,7 @@ def _repeats(n: int) -> int:
 
 def _falling(grid: list[int], kappas: Floats) -> Floats:
     """Logarithm of what copies miss, never rising with their rows (averaged where it does, weighed by repeats)."""
-    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415  # slow to import, needed once a reference
+    from scipy.optimize import isotonic_regression  # noqa: PLC0415  # slow to import, needed once a reference
 
-    x = np.log(grid)
-    curve = IsotonicRegression().fit(x, kappas, sample_weight=[_repeats(n) for n in grid]).predict(x)
+    curve = isotonic_regression(kappas, weights=[_repeats(n) for n in grid]).x
     return np.asarray(np.log(np.maximum(1 - curve, 1e-3)), dtype=np.float64)
