@@ -129,7 +129,7 @@ class Rules:
         if window.n >= self.min_rows:
             rows = window.rows(_columns(learnt.features)).slice(0, MAX_ROWS)
             events = _weight(rows)
-            size = _sizes(rows, learnt.features, events)
+            size = _sizes((floats(rows, f"feature:{f}") for f, number in learnt.features.items() if number), events)
             share, sure = _shares(rows, learnt, events, size), _effective(rows, events)
             usual = np.array(cal.arrays["most"])
             repeats = names.index(f"{ROWS}/duplicates/1")
@@ -216,7 +216,7 @@ def _effective(rows: pa.Table, weight: Floats | None) -> float:
 def _share(hit: NDArray[np.bool_], weight: Floats | None) -> float:
     """The share of events."""
     if weight is None:
-        return float(hit.sum()) / max(1, len(hit))
+        return np.count_nonzero(hit) / max(1, len(hit))
     return float(weight @ hit) / max(1.0, float(weight.sum()))
 
 
@@ -254,10 +254,9 @@ def _seen(rows: Streamed, features: dict[str, bool]) -> Seen:
     for table in rows.tables():
         weight = _weight(table)
         found.sure.append(_effective(table, weight))
-        found.sizes.append(_sizes(table, features, weight))
-        for i, f in enumerate(numbers):
-            x = floats(table, f"feature:{f}")
-            x = x[np.isfinite(x)]
+        columns = [floats(table, f"feature:{f}") for f in numbers]
+        found.sizes.append(_sizes(columns, weight))
+        for i, x in enumerate(c[np.isfinite(c)] for c in columns):
             ends[:, i] = x.min(initial=ends[0, i]), x.max(initial=ends[1, i])
         for f, windows in found.kinds.items():
             if len(windows) <= MAX_KINDS:  # more are too many to tell a new one
@@ -267,11 +266,10 @@ def _seen(rows: Streamed, features: dict[str, bool]) -> Seen:
     return found
 
 
-def _sizes(rows: pa.Table, features: dict[str, bool], weight: Floats | None) -> Floats:
+def _sizes(columns: Iterable[Floats], weight: Floats | None) -> Floats:
     """Per number the typical size of its values other than 0: what a change of unit multiplies."""
     out = []
-    for f in (f for f, number in features.items() if number):
-        x = np.abs(floats(rows, f"feature:{f}"))
+    for x in map(np.abs, columns):
         ok = np.isfinite(x) & (x > 0)
         out.append(_middle(x[ok], None if weight is None else weight[ok]))
     return np.array(out)
@@ -290,10 +288,7 @@ def _middle(x: Floats, weight: Floats | None = None) -> float:
 
 def _near_unit(ratio: float) -> float | None:
     """The factor (or one over it) that a ratio of typical sizes is near, None for none."""
-    for u in (*UNITS, *(1 / u for u in UNITS)):
-        if np.isfinite(ratio) and u / NEAR < ratio < u * NEAR:
-            return u
-    return None
+    return next((u for u in (*UNITS, *(1 / u for u in UNITS)) if u / NEAR < ratio < u * NEAR), None)
 
 
 def _factors(learnt: Learnt, broken: Sequence[str], size: Floats) -> dict[str, float]:
