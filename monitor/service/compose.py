@@ -91,7 +91,7 @@ def open_service(config: Config, owner: str) -> Service:
         if engine.dialect.name == "sqlite" and is_new(engine):
             migrate(engine)  # a new embedded store needs no separate step; PostgreSQL is migrated on purpose
         check_migrated(engine)
-        schemas = {name: reference_schema(config, name, model) for name, model in config.models.items()}
+        schemas = {n: reference_schema(config, n, m, references.schemas(engine, n)) for n, m in config.models.items()}
         tables = registry.register(engine, config.environment, schemas)
         grown = {n: s for n, s in references.current_schemas(engine).items() if n in tables}
         tables |= {name: registry.grow(engine, name, schema) for name, schema in grown.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -129,14 +129,20 @@ def file_hash(file: Path) -> str:
     return digest.hexdigest()
 
 
-def reference_schema(config: Config, name: str, model: ModelConfig) -> FeatureSchema:
-    """Typed features of a model before its reference is frozen: of the file that its configuration names, overruled by
-    what it says.
+def reference_schema(
+    config: Config, name: str, model: ModelConfig, known: Mapping[str, FeatureSchema]
+) -> FeatureSchema:
+    """Typed features of a model before it has tables: of the file that its configuration names, overruled by what it says.
+
+    `known`: those of references that were frozen, by hash. A file among them is not read again: every start would wait.
     """
     declared = {f: c.type for f, c in model.features.items() if c.type}
-    source = None if model.reference is None else model.reference.file
-    events = iter(()) if source is None else reference_events(config, name, config.path(source))
-    return FeatureSchema.infer(events, declared)
+    if model.reference is None or model.reference.file is None:
+        return FeatureSchema.infer((), declared)
+    file = config.path(model.reference.file)
+    if known and (held := known.get(file_hash(file))) is not None:
+        return held.plus(FeatureSchema.infer((), declared))
+    return FeatureSchema.infer(reference_events(config, name, file), declared)
 
 
 def write_events(path: Path, events: Iterator[InferenceEvent], table: ModelTable) -> int:

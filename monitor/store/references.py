@@ -100,6 +100,14 @@ def current_schemas(engine: sa.Engine) -> dict[str, FeatureSchema]:
         return {r.name: FeatureSchema.from_json(r.body["schema"]) for r in rows if r.body.get("schema")}
 
 
+def schemas(engine: sa.Engine, name: str) -> dict[str, FeatureSchema]:
+    """The typed features of every reference of a model, by hash."""
+    query = sa.select(table.c.reference_hash, table.c.body).join(models, table.c.model_id == models.c.model_id)
+    with read(engine) as conn:
+        rows = conn.execute(query.where(models.c.name == name)).all()
+        return {r.reference_hash: FeatureSchema.from_json(r.body["schema"]) for r in rows if r.body.get("schema")}
+
+
 def of_model(engine: sa.Engine, model_id: str) -> list[ReferenceRow]:
     """Every reference of a model, the newest first."""
     with read(engine) as conn:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from monitor.cli.reference import reference
 from monitor.errors import StoreError, UsageError
 from monitor.model import HOUR_US, Alert, Event, Family, Subject, rfc3339
-from monitor.service import health, references, renewal
+from monitor.service import frozen, health, references, renewal
 from monitor.service.compose import open_service
 from monitor.store import alertlog, ledger, queries
 from monitor.store import references as store
@@ -232,3 +232,22 @@ def test_a_check_tells_findings_and_an_exit_code(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="versions fit"):
         said(tmp_path, "show", MODEL, "7")
     found.close()
+
+
+def test_a_frozen_file_is_not_read_again_at_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features of a file that was frozen stand in the store; another file is read, and a new field that the configuration
+    names gets its column all the same.
+    """
+    jsonl(tmp_path / "a.jsonl", made(range(30)))
+    jsonl(tmp_path / "b.jsonl", made(range(40)))
+    with closing(service(tmp_path, {"reference": {"file": "a.jsonl"}})) as first:
+        first.model(MODEL, 1)
+        before = first.tables
+    monkeypatch.setattr(frozen, "reference_events", None)  # what cannot be called is not called
+    with closing(open_service(first.config, "again")) as again:
+        assert again.tables == before
+    named = {"reference": {"file": "a.jsonl"}, "features": {"z": {"type": "number"}}}
+    with closing(service(tmp_path, named)) as more:
+        assert more.tables[MODEL].schema.numeric == ("x", "y", "z")
+    with pytest.raises(TypeError):
+        service(tmp_path, {"reference": {"file": "b.jsonl"}})
