@@ -350,18 +350,14 @@ def _logical(
     if column in ("event_time", "ingest_time"):
         return table[column].cast(TIME).cast(pa.int64())
     if not column.startswith("feature:"):
-        return (
-            table[column]
-            if column in table.column_names
-            else pa.chunked_array([pa.nulls(table.num_rows, TYPES[column])])
-        )
+        return table[column] if _has(table, column) else pa.chunked_array([pa.nulls(table.num_rows, TYPES[column])])
     name = column.removeprefix("feature:")
     numeric = name in schema.numeric
     coded = name in schema.coded or name not in schema.categorical
     own = numeric_column(name) if numeric else categorical_column(name)
     kind = pa.float64() if numeric else pa.string()
-    values = table[own] if own in table.column_names else pa.chunked_array([pa.nulls(table.num_rows, kind)])
-    if not numeric and coded and (other := numeric_column(name)) in table.column_names:
+    values = table[own] if _has(table, own) else pa.chunked_array([pa.nulls(table.num_rows, kind)])
+    if not numeric and coded and _has(table, other := numeric_column(name)):
         texts = [None if v is None else number_text(v) for v in table[other].to_pylist()]
         values = pc.coalesce(values, pa.array(texts, pa.string()))
     fit: Callable[[Any], Any] = as_number if numeric else (lambda value: as_category(value, coded))
@@ -371,6 +367,10 @@ def _logical(
     mask = np.zeros(table.num_rows, dtype=bool)
     mask[list(found)] = True
     return pc.replace_with_mask(values.combine_chunks(), mask, pa.array(list(found.values()), kind))
+
+
+def _has(table: pa.Table, column: str) -> bool:
+    return bool(table.schema.get_field_index(column) >= 0)  # to list the names for every column is quadratic
 
 
 def held(table: pa.Table) -> dict[int, dict[str, Any]]:
