@@ -34,10 +34,12 @@ $(DONE): requirements.lock pyproject.toml
 demo: $(DONE)
 	$(PY) -m benchmarks.demo
 
+# Each of the test processes starts its own servers (some 2 GB of memory); JOBS=1 runs all tests in one.
 # Models answer thousands of small calls in tests; on a busy machine more threads only wait for each other.
+JOBS ?= 2
 test: export OMP_NUM_THREADS ?= 1
 test: $(DONE)
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 check: $(DONE)
 	$(VENV)/bin/ruff check .

@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -35,7 +36,7 @@ BUDGET_MIN = {
     "docs": 3,
 }  # unit and contract share
 _spent_s: dict[str, float] = {}
-_group_of: dict[str, str] = {}
+_used: set[tuple[str, str]] = set()  # by the other test processes
 
 
 @pytest.fixture(scope="session")
@@ -104,21 +105,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = own or (folder[1] if folder[0] == "tests" and len(folder) > 2 else "unit")
         if own is None:
             item.add_marker(group)
-        _group_of[item.nodeid] = group
+        item.user_properties.append(("group", group))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Add up what each group takes."""
-    group = _group_of.get(report.nodeid, "unit")
+    group = str(dict(report.user_properties)["group"])
     _spent_s[group] = _spent_s.get(group, 0.0) + report.duration
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several test processes tells the first which servers it used."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["used"] = list(servers.USED.items())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What such a process told; nothing if it was killed."""
+    _used.update(map(tuple, getattr(node, "workeroutput", {}).get("used", ())))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name the real servers that were used and compare each group's time with its budget."""
+    """Name the real servers that were used and compare each group's time, added up over processes, with its budget."""
     write = terminalreporter.write_line
     terminalreporter.section("real parts and time")
     write(f"SQLite: {sqlite3.sqlite_version}")
-    for name, what in servers.USED.items():
+    for name, what in sorted(_used.union(servers.USED.items())):
         write(f"{name}: {what}")
     for group, spent in sorted(_spent_s.items()):
         budget = f" of {BUDGET_MIN[group]} min" if group in BUDGET_MIN else ""

@@ -14,7 +14,7 @@ from typing import Any
 LANNER = Path(sys.executable).with_name("lanner")
 
 
-def eventually(what: Callable[[], Any], timeout_s: float = 40.0) -> Any:
+def eventually(what: Callable[[], Any], timeout_s: float = 120.0) -> Any:
     """Poll until something is true; its value. AssertionError with the last value otherwise."""
     end, value = time.monotonic() + timeout_s, None
     while time.monotonic() < end:

@@ -28,7 +28,6 @@ from tests.crash.worker import MODEL, POINTS, Job, expected, message
 from tests.servers.kafka import Kafka
 
 ROUNDS = 6  # kills at every point on each store: 8 points x 6 rounds x 2 stores = 96, and 10 in group mode
-pytestmark = pytest.mark.timeout(420)
 
 
 class Nursery:

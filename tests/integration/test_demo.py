@@ -7,12 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.servers import ROOT
 
 
-@pytest.mark.timeout(300)
 def test_the_demo_tells_its_story_and_ends_cleanly() -> None:
     """Drift opens and clears, the attackers' incidents stand on the page, and no process is left behind."""
     done = subprocess.run(
@@ -20,7 +17,6 @@ def test_the_demo_tells_its_story_and_ends_cleanly() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -25,7 +25,7 @@ LANNER = Path(sys.executable).parent / "lanner"
 
 def lanner(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The command as a user calls it."""
-    return subprocess.run([LANNER, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=110, check=False)
+    return subprocess.run([LANNER, *map(str, args)], capture_output=True, text=True, cwd=cwd, check=False)
 
 
 @pytest.fixture(scope="module")

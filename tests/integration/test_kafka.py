@@ -200,7 +200,7 @@ def test_members_that_come_and_go_store_everything_once(topic: Topic) -> None:
     topic.put(range(600, 900))
     members.pop(0).end()
     topic.put(range(900, 1200))
-    eventually(lambda: len(log.events) >= 1200, 60)
+    eventually(lambda: len(log.events) >= 1200)
     for member in members:
         member.end()
     assert numbers(log) == list(range(1200))
@@ -216,7 +216,7 @@ def test_new_partitions_are_found(topic: Topic) -> None:
     topic.partitions = 4
     eventually(lambda: len(topic.admin.describe_topics([topic.name])[0]["partitions"]) == 4)
     topic.put(range(10, 50))
-    eventually(lambda: len(log.events) >= 50, 60)
+    eventually(lambda: len(log.events) >= 50)
     member.end()
     assert numbers(log) == list(range(50))
     assert len(log.next_offsets) == 4
@@ -310,7 +310,7 @@ def test_a_broker_that_restarts_costs_nothing(kafka_server: Kafka) -> None:
     eventually(lambda: None in running.collector.lag().values())
     kafka_server.restart()
     topic.put(range(20, 40))
-    eventually(lambda: len(log.events) >= 40, 60)
+    eventually(lambda: len(log.events) >= 40)
     running.end()
     topic.admin.close()
     assert numbers(log) == list(range(40))

@@ -86,7 +86,6 @@ def test_incidents_are_filtered_and_paged(seeded: sa.Engine) -> None:
     assert end is None
 
 
-@pytest.mark.timeout(300)  # Evidently's imports alone take seconds
 def test_evidently_reports_in_a_child_without_network() -> None:
     """Evidently's page is made from a sample whose hostile names and values are spelled out."""
     rng = np.random.default_rng(1)
@@ -107,7 +106,7 @@ def test_the_report_command_writes_a_file_and_prints_only_json(tmp_path: Path) -
 
     def lanner(*args: str) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).parent / "lanner"), "report", *args, "--no-evidently"]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     done = lanner("card-fraud", "--out", "reports", "--json")
     assert done.returncode == 0, done.stderr

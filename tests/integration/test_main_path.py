@@ -8,7 +8,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
@@ -50,7 +49,6 @@ def alerts_of(alerta: Alerta, environment: str) -> list[dict[str, Any]]:
         return list(json.load(answer)["alerts"])
 
 
-@pytest.mark.timeout(300)
 def test_from_kafka_to_alerta(kafka: str, alerta: Alerta, state_url: str, tmp_path: Path) -> None:
     """A drift opens, is updated and clears in Alerta; the attacker's incident stands open; every event is stored once."""
     name = topic(kafka, f"scores-{tmp_path.name}-{abs(hash(state_url)) % 10**6}")
@@ -86,12 +84,12 @@ def test_from_kafka_to_alerta(kafka: str, alerta: Alerta, state_url: str, tmp_pa
         def shown(event: str) -> list[dict[str, Any]]:
             return [a for a in alerts_of(alerta, environment) if a["event"] == event]
 
-        (drift,) = eventually(lambda: shown("FeatureDrift"), 60)
+        (drift,) = eventually(lambda: shown("FeatureDrift"))
         assert drift["status"] == "open"
         assert drift["resource"] == f"model:{MODEL}"
         produce(kafka, name, events[half:])
-        eventually(lambda: shown("AttackSuspected"), 60)
-        (drift,) = eventually(lambda: [a for a in shown("FeatureDrift") if a["status"] == "closed"], 60)
+        eventually(lambda: shown("AttackSuspected"))
+        (drift,) = eventually(lambda: [a for a in shown("FeatureDrift") if a["status"] == "closed"])
         assert drift["severity"] == "normal"
         (attack,) = shown("AttackSuspected")
         assert attack["status"] == "open"
@@ -111,7 +109,6 @@ def test_from_kafka_to_alerta(kafka: str, alerta: Alerta, state_url: str, tmp_pa
     service.close()
 
 
-@pytest.mark.timeout(200)
 def test_silence_on_the_wall_clock(kafka: str, alerta: Alerta, tmp_path: Path) -> None:
     """On real time: a client's schema probing is an incident within seconds, and silence opens and ends DataMissing."""
     name = topic(kafka, f"live-{tmp_path.name}")
@@ -133,8 +130,8 @@ def test_silence_on_the_wall_clock(kafka: str, alerta: Alerta, tmp_path: Path) -
 
     with running(file, tmp_path / "lanner.log"):
         produce(kafka, name, [now(e) for e in hostile])
-        (attack,) = eventually(lambda: shown("AttackSuspected", "open"), 40)
+        (attack,) = eventually(lambda: shown("AttackSuspected", "open"))
         assert "mallory" not in json.dumps(attack)  # callers are pseudonyms in service
-        eventually(lambda: shown("DataMissing", "open"), 40)
+        eventually(lambda: shown("DataMissing", "open"))
         produce(kafka, name, [now(e) for e in story().log[:50]])
-        eventually(lambda: shown("DataMissing", "closed"), 40)
+        eventually(lambda: shown("DataMissing", "closed"))

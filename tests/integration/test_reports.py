@@ -114,7 +114,6 @@ def test_a_report_that_fails_waits_and_one_under_way_is_left_alone(service: Serv
     assert reports.listed(service.engine, key) == []
 
 
-@pytest.mark.timeout(300)  # Evidently's imports alone take seconds
 def test_the_scheduled_report_of_evidently_is_made_from_the_log(tmp_path: Path) -> None:
     """One child makes both reports of the last whole day from stored rows, once, and names of features are in both."""
     smalllogs.jsonl(tmp_path / "reference.jsonl", smalllogs.made(range(60), seed=2))

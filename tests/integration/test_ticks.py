@@ -169,7 +169,6 @@ def behind(service: Service) -> bool:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)
 def test_two_schedulers_one_paused_past_its_lease(told: Story, tmp_path: Path, state_url: str) -> None:
     """A scheduler that wakes up after its lease was taken writes nothing; each window is judged once, state never goes back."""
     file = write_config(

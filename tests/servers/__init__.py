@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,14 +31,24 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One process of this checkout at a time: what several test processes need is fetched or installed by the first."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "fetching.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        yield
+
+
 def tool(names: Sequence[str], package: str, purpose: str) -> str:
     """The first of these programs on PATH; as root on Debian it is installed, otherwise one sentence says what to do."""
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "-y", "--no-install-recommends", package]):
-            subprocess.run(["apt-get", "-q", *command], check=False, stdout=subprocess.DEVNULL, env=env)
-        found = next(filter(None, map(shutil.which, names)), None)
+        with alone():
+            for command in (["update"], ["install", "-y", "--no-install-recommends", package]):
+                subprocess.run(["apt-get", "-q", *command], check=False, stdout=subprocess.DEVNULL, env=env)
+            found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
         raise ServerUnavailable(f"{purpose} needs {names[0]}: install it, on Debian with `apt-get install {package}`.")
     return found

@@ -83,20 +83,21 @@ def java() -> str:
 def jars() -> Path:
     """The folder of Kafka's jars, fetched on first use."""
     folder = servers.CACHE / f"kafka-{version()}"
-    if not folder.is_dir():
-        mvn = servers.tool(["mvn"], "maven", "Fetching Apache Kafka for the tests")
-        fresh = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}")
+    if folder.is_dir():
+        return folder
+    mvn = servers.tool(["mvn"], "maven", "Fetching Apache Kafka for the tests")
+    with servers.alone():
+        if folder.is_dir():  # another test process was faster
+            return folder
+        fresh = folder.with_name(f"{folder.name}.fresh")
+        shutil.rmtree(fresh, ignore_errors=True)
         goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={fresh}"]
         done = subprocess.run([mvn, "-q", "-B", "-f", str(POM), *goal], capture_output=True, text=True, check=False)
         if done.returncode:
-            shutil.rmtree(fresh, ignore_errors=True)
             raise servers.ServerUnavailable(
                 f"Maven could not fetch Apache Kafka:\n{(done.stdout + done.stderr)[-2000:]}"
             )
-        try:
-            fresh.rename(folder)
-        except OSError:  # another run was faster
-            shutil.rmtree(fresh, ignore_errors=True)
+        fresh.rename(folder)
     return folder
 
 
