@@ -33,6 +33,7 @@ from monitor.model import Event, Family, Subject, Verdict
 VERSION: Final = 1
 VOTE: Final = 4.0  # nats for a row near a record: what tells it from searches that start at rows of nobody's record
 HINT: Final = 0.5  # nats for one that resembles a record somewhat; it counts where another detector flags the row
+ELSE: Final = 0.5  # nats against membership for a row that resembles no record its sender sent; counts like a hint
 RESEMBLES: Final = 0.5  # of the bits of a repeat
 DECLARED: Final = frozenset({"what_if", "explainer", "load_test"})  # uses that vary rows on purpose
 
@@ -49,7 +50,8 @@ class Membership:
     them, differs in more fields than a what-if changes, and the moved fields are nearer than redrawn ones.
 
     Math: as in `queries`: e-values (r/rho)^F ((1-r)/(1-rho))^(1-F) per trial, added up by fuse(). Each flag speaks with 4
-    nats for the technique `record_variation`, so that the incident is named membership.
+    nats for the technique `record_variation`, so that the incident is named membership; a row that resembles no record that
+    its sender sent speaks against `noisy_copies`: noise around rows of nobody's record is a search for the boundary.
 
     Assumptions: the record itself is sent, to a millionth of each number's range. Steps of one or two fields, records
     that only copies of are sent, and single-shot membership (one query per record) are not seen here.
@@ -141,10 +143,11 @@ class Membership:
             if ends:
                 known.forget(round(self.max_mb * 1e6))
         known.rows += len(at)
-        votes = np.zeros((len(at), len(TECHNIQUES)))
+        votes, places = np.zeros((len(at), len(TECHNIQUES))), list(TECHNIQUES)
         for technique, family in TECHNIQUES.items():
             if family is Family.MEMBERSHIP:
-                votes[:, list(TECHNIQUES).index(technique)] = np.where(flag, VOTE, HINT * like)
+                votes[:, places.index(technique)] = np.where(flag, VOTE, HINT * like)
+        votes[~(flag | like | training), places.index("noisy_copies")] = -ELSE
         evidence = Evidence(
             detector=self.name, family=self.family, principals=names, code=who[at].astype(np.int32), row=at,
             time_us=times, log_e=signals.bernoulli_bets(flag, self.rho) * trial[:, None], flag=flag, details=details,
