@@ -31,6 +31,7 @@ TECHNIQUES: Final[Mapping[str, Family]] = {  # how attackers go about it, and wh
     "record_variation": Family.MEMBERSHIP,
     "noisy_copies": Family.MEMBERSHIP,
     "climbing": Family.INVERSION,
+    "column_draws": Family.EXTRACTION,  # whole rows drawn from the reference's columns, each by itself: LIME sends them too
 }
 NAMED: Final = tuple(dict.fromkeys(TECHNIQUES.values()))  # what an attack can turn out to be
 TRAITS: Final[

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from detectors import decide
-from detectors.base import Evidence, State
+from detectors.base import Detection, Evidence, State
 from detectors.signals import bernoulli_bets
 from monitor.model import SECOND_US, Alert, Decision, Event, Family
 from tests.judging import incident
@@ -44,6 +44,7 @@ class Log:
         self.state: State | None = None
         self.open: dict[str, Alert] = {}
         self.decisions: list[Decision] = []
+        self.held: dict[str, Detection] = {}
         self.rows = 0
 
     def __call__(self, *found: Evidence) -> list[Decision]:
@@ -55,6 +56,10 @@ class Log:
             else:
                 del self.open[d.subject.id]
         self.decisions += decided.decisions
+        self.held |= {d.subject.id: d for d in decided.held}
         attacked = [a for a in self.open.values() if a.event is Event.ATTACK_SUSPECTED]
-        assert decided.feedback.suspects == {p for a in attacked for p in a.evidence["principals"]}
+        open_now, held = (
+            {p for x in some for p in x.evidence["principals"]} for some in (attacked, self.held.values())
+        )
+        assert open_now <= decided.feedback.suspects <= open_now | held
         return list(decided.decisions)

@@ -29,12 +29,24 @@ FLAGGED: Final = (8, 20, 50, 100)  # flagged queries of an attacker after which 
 LEAST: Final = 4  # of them, where there are never more
 INVERSE: Final = 0.3  # strength of the penalty on squared weights, inverse (scikit-learn's C)
 ABSENT: Final = 1.5  # nats: a membership test looks like a boundary search; without a training record that is likelier
-GROUPS: Final = ("unmasked", "valid", "snap", "noise", "padded-20%", "padded-10%", "late", "late-10%", "columns")
+GROUPS: Final = (
+    "unmasked",
+    "valid",
+    "snap",
+    "noise",
+    "padded-20%",
+    "padded-10%",
+    "late",
+    "late-10%",
+    "columns",
+    "explainer_columns",
+)
 KINDS: Final = {
     "knockoff_random": "made_up_rows",
     "copycat": "made_up_rows",
     "adaptive_retraining": "made_up_rows",
-    "columns": "made_up_rows",
+    "columns": "column_draws",
+    "explainer_columns": "column_draws",
     "jbda": "augmentation",
     "line_search": "bisection",
     "hop_skip_jump": "boundary_search",

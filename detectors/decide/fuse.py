@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.base import NAMED, TECHNIQUES, TRAITS, UNTOLD, Evidence, Feedback, State
-from detectors.decide.made import Decided
+from detectors.decide.made import Decided, unsaid
 from detectors.decide.naming import SURE
 from detectors.decide.pools import Pooled
 from detectors.decide.principals import MICRO, Ledger
@@ -88,19 +88,22 @@ def fuse(
     meta: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
     decisions: list[Decision] = []
+    held: list[Decision] = []
     suspects: set[str] = set()
     for lane in lanes:
         prefix = f"{lane.event.value}/"
         ledger = Ledger.load(kept.get(lane.event.value), state.arrays if state is not None else {}, prefix)
         alive = {a.subject.id for a in open if a.event is lane.event}
-        for subject in [s for s in ledger.cases if s not in alive]:
+        for subject in [s for s, c in ledger.cases.items() if s not in alive and not c.held]:
             ledger.pools.acquit(ledger.members(subject))
             ledger.acquit(subject)
         if lane is ATTACK:  # what gauges of habits say of a caller belongs in its attack incident too
             _read(ledger, [e for e in evidence if LANES[e.family] is not lane])
         for piece in _pieces(ledger, [e for e in evidence if LANES[e.family] is lane], settings.max_principals):
             events = _side_by_side(ledger, piece)
-            decisions += _run(ledger, events, lane, math.log(settings.level / lane.share), model)
+            told, untold = _run(ledger, events, lane, math.log(settings.level / lane.share), model)
+            decisions += told
+            held += untold
             ledger.clock_us = int(events.clock_us[-1])
             ledger.events += len(events.row)
             ledger.forget(settings.max_principals)
@@ -109,7 +112,8 @@ def fuse(
         meta[lane.event.value], own = ledger.save(prefix)
         arrays |= own
     ordered = sorted(decisions, key=lambda d: d.time_us)
-    return Decided(State("fuse", VERSION, "", {"lanes": meta}, arrays), ordered, Feedback(suspects=frozenset(suspects)))
+    fused = State("fuse", VERSION, "", {"lanes": meta}, arrays)
+    return Decided(fused, ordered, Feedback(suspects=frozenset(suspects)), [unsaid(d) for d in held])
 
 
 def _read(ledger: Ledger, evidence: Sequence[Evidence]) -> None:
@@ -211,8 +215,10 @@ def _pooled(ledger: Ledger, ev: Events, level: float) -> dict[int, list[Pooled]]
     return found
 
 
-def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> list[Decision]:
-    """Running sums of every caller at once, then a walk over those few that are or come under suspicion."""
+def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> tuple[list[Decision], list[Decision]]:
+    """Running sums of every caller at once, then a walk over those few that are or come under suspicion: what is decided,
+    and what is held back.
+    """
     order = np.argsort(ev.who, kind="stable")
     who, x = ev.who[order], ev.log_e[order]
     first = np.flatnonzero(np.r_[True, who[1:] != who[:-1]])
@@ -252,4 +258,4 @@ def _run(ledger: Ledger, ev: Events, lane: Lane, level: float, model: str) -> li
         onset[g], count[g] = run.onset[-1], run.count[-1]
     ledger.sums[last], ledger.onset_us[last], ledger.count[last] = sums[ends], onset, count
     ledger.last_us[last] = np.maximum(ledger.last_us[last], time_us[ends])
-    return sorted(decisions + walk.ended(), key=lambda d: (d.time_us, d.subject.id))
+    return sorted(decisions + walk.ended(), key=lambda d: (d.time_us, d.subject.id)), walk.held

@@ -18,12 +18,15 @@ LEAD: Final = 0.7  # nats by which a family must lead the next: twice as likely
 PLACES: Final = tuple(tuple(i for i, g in enumerate(TECHNIQUES.values()) if g is f) for f in NAMED)
 ENOUGH: Final = 6  # flagged queries before a name is given
 SURE: Final = 20.0  # nats that a fact says about its family, with which one is enough
-FULL: Final = 40  # flagged queries before an incident may be more than minor
+FULL: Final = 100  # flagged queries before an incident may be more than minor
 TOOL_SHARE: Final = 1 / 2  # of a suspect's strange queries that a tool explains, from which on it may be one
 TOOL_LEAST: Final = 8  # of them
-TOOL_SURE: Final = 3 / 4  # of them, from which on no incident is opened,
-TOOL_SPARED: Final = 500  # flagged queries beside drawn ones, up to which that holds
+TOOL_SURE: Final = 3 / 4  # of them, from which on the incident is held back,
+TOOL_HELD: Final = 500  # flagged queries beside drawn ones, up to which that holds
 TOOL_MOST: Final = 100  # flagged queries beside drawn ones, from which on it is none whatever it explains
+DECIDED: Final = (
+    12  # made-up rows after which it is known whether they are drawn column by column (detectors.explained)
+)
 ONE_CASE: Final = 5_000  # made-up rows that LIME sends about one case unless told otherwise: beyond, it is no tool's
 STEPS_LEAST: Final = 0.1  # share of flagged queries that are steps from others, from which on it is a search
 TORN_LEAST: Final = 0.3  # share that break several rules or combine what does not go together: rows are made up
@@ -89,9 +92,9 @@ class Named:
 def named(votes: Sequence[float], count: int) -> Named:
     """What the votes (nats, one per entry of TECHNIQUES) of so many flagged queries name. A family is its best technique.
 
-    >>> named([9.0, 0, 0, 0, 0, 0, 0, 0, 0], 20)
+    >>> named([9.0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 20)
     Named(family=<Family.EXTRACTION: 'extraction'>, technique='made_up_rows', sure=1.0)
-    >>> named([1.0, 0, 0, 0.5, 0, 0, 0, 0, 0], 20).family.value
+    >>> named([1.0, 0, 0, 0.5, 0, 0, 0, 0, 0, 0], 20).family.value
     'anomaly'
     """
     best = _best(votes)
@@ -110,6 +113,11 @@ def leading(votes: Sequence[float], count: int) -> Family:
     best = _best(votes)
     second, first = sorted(best)[-2:]
     return NAMED[best.index(first)] if first - second >= LEAD else Family.ANOMALY
+
+
+def drawing(votes: Sequence[float]) -> bool:
+    """Whether what most speaks for, as yet, is that whole rows are drawn column by column."""
+    return max(zip(votes, TECHNIQUES, strict=True))[1] == "column_draws"
 
 
 def _best(votes: Sequence[float]) -> list[float]:
@@ -197,17 +205,25 @@ def tool(flagged: int, excused: Sequence[int]) -> Tool | None:
     return Tool(LOOK_ALIKES[max(range(len(excused)), key=lambda i: excused[i])], n, strange)
 
 
-def spared(flagged: int, excused: Sequence[int]) -> bool:
-    """Whether a caller is so much like a tool that no incident is opened: three in four of its strange queries are what-ifs
-    and samples, and hardly any a slope. Whoever imitates a tool pays for each query of its own with three of the tool's.
+def held(flagged: int, excused: Sequence[int], drawing: bool) -> bool:
+    """Whether a caller is so much like a tool that its incident is held back: three in four of its strange queries are
+    what-ifs and samples, and hardly any a slope. Whoever imitates a tool pays for each query of its own with three of the tool's.
 
-    >>> spared(13, [0, 84, 0, 0]), spared(13, [30, 0, 0, 0]), spared(13, [60, 0, 0, 12])
+    drawing: its rows come from each other like those that LIME draws. Then rows drawn column by column count as a tool's,
+    up to those about one case, and the first DECIDED are given the benefit of the doubt: it takes so many to see how they
+    are drawn.
+
+    >>> held(13, [0, 84, 0, 0], False), held(13, [30, 0, 0, 0], False), held(13, [60, 0, 0, 12], False)
     (True, False, False)
+    >>> held(900, [0, 30, 850, 0], True), held(900, [0, 30, 400, 0], True), held(10, [0, 0, 0, 0], True)
+    (True, False, True)
     """
     what_ifs, samples, drawn, slopes = excused
     explained, others = what_ifs + samples, flagged - drawn
-    enough = explained >= TOOL_LEAST > slopes
-    return enough and explained >= TOOL_SURE * (explained + others) and others < TOOL_SPARED
+    if drawing:
+        explained, others = explained + drawn, max(0, others - DECIDED)
+    enough = (drawing or explained >= TOOL_LEAST) and slopes < TOOL_LEAST and drawn < ONE_CASE
+    return enough and explained >= TOOL_SURE * (explained + others) and others < TOOL_HELD
 
 
 class Bound(NamedTuple):
@@ -221,7 +237,7 @@ def bound(flagged: int, excused: Sequence[int], looks: Sequence[int]) -> Bound |
     """What a suspect's incident is bound by: a warning for what may be a tool; minor while few queries speak against it, and
     for made-up rows that are no search, which explainers send as well as thieves, up to what is sent about one case. looks: one entry per LOOKS.
 
-    >>> bound(13, [0, 84, 0, 0], [0] * 8).severity.value, bound(39, [0, 0, 0, 0], [0] * 8).severity.value
+    >>> bound(13, [0, 84, 0, 0], [0] * 8).severity.value, bound(99, [0, 0, 0, 0], [0] * 8).severity.value
     ('warning', 'minor')
     >>> bound(300, [0, 80, 0, 0], [0, 0, 0, 0, 290, 200, 4, 30]).why
     'made-up rows that are no steps from each other: an explainer sends up to 5,000 about one case'

@@ -44,13 +44,14 @@ class Case:
     cap: Severity | None = None  # that it may not pass as yet
     tie: str = ""  # what its callers have in common, if they were found together
     young: bool = False  # all that was flagged was so beside peers
+    held: bool = False  # nobody is told as yet: it is so much like a tool
 
     def with_(self, other: Case) -> Case:
         """Both as one."""
         return Case(
             min(self.opened_us, other.opened_us), min(self.onset_us, other.onset_us), self.before + other.before,
             self.queries + other.queries, self.flagged + other.flagged, max(self.last_us, other.last_us),
-            self.quiet and other.quiet, None, self.tie or other.tie,
+            self.quiet and other.quiet, None, self.tie or other.tie, held=self.held and other.held,
         )  # fmt: skip
 
 
@@ -88,9 +89,10 @@ class Votes:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Votes:
-        """From what was stored, also when fewer look-alikes were known."""
+        """From what was stored, also when fewer look-alikes and techniques were known."""
         alike = [*stored["alike"], *[0] * len(LOOK_ALIKES)][: len(LOOK_ALIKES)]
-        return cls(**{**stored, "alike": alike})
+        nats = [*stored["nats"], *[0.0] * len(TECHNIQUES)][: len(TECHNIQUES)]
+        return cls(**{**stored, "alike": alike, "nats": nats})
 
     def count(self, alike: int, looks: int) -> None:
         """One more query. alike: 1 + place in LOOK_ALIKES, or 0; looks: a bit per entry of LOOKS."""

@@ -39,6 +39,7 @@ class Walk:
     level: float
     model: str
     made: list[Decision] = field(default_factory=list)
+    held: list[Decision] = field(default_factory=list)  # what nobody is told as yet
     noted: dict[str, list[int]] = field(default_factory=dict)  # newest flagged events of a caller, not yet examples
     runs: dict[str, Run] = field(default_factory=dict)
     turn: str = ""  # whose event is looked at
@@ -93,10 +94,15 @@ class Walk:
         elif subject in ledger.votes and (subject == p or subject in ledger.cases):
             ledger.votes[subject].count(int(events.alike[place]), int(events.looks[place]))
         case = ledger.cases.get(subject)
+        nothing = subject == p and run.sums[i].max() <= 0  # is left against the caller
+        if case is not None and case.held and nothing:
+            del ledger.cases[subject]
+            ledger.named.pop(subject, None)
+            case = None
         if case is None:
-            if flag and self.log_e(run.sums[i]) >= self.level and not self.spared(subject, run.sums[i]):
+            if flag and self.log_e(run.sums[i]) >= self.level:
                 self.open(run, i, now, subject)
-            elif subject == p and run.sums[i].max() <= 0:  # nothing is left against the caller
+            elif nothing:
                 ledger.examples.pop(p, None)
                 ledger.votes.pop(p, None)
                 self.noted.pop(p, None)
@@ -109,6 +115,10 @@ class Walk:
             case.quiet, case.last_us = False, max(case.last_us, now)
             case.young &= bool(self.events.young[place])
             news |= self.lifted(subject, case, run.sums[i])
+            if case.held and self.log_e(run.sums[i]) >= self.level and not self.like_a_tool(subject, run.sums[i]):
+                case.held = False
+                self.tell(subject, case, now, self.parts(run.sums[i]), self.log_e(run.sums[i]), finite(self.level))
+                return
         if news:
             self.tell(subject, case, now, self.parts(run.sums[i]))
 
@@ -135,10 +145,10 @@ class Walk:
         may = may or naming.looser(naming.bound(said.flagged, said.alike, said.looks), case.cap)
         return may and naming.looser(self.bound(subject, self.parts(sums)), case.cap)
 
-    def spared(self, subject: str, sums: NDArray[np.int64]) -> bool:
-        """Whether it is so much like a tool that no incident is opened."""
+    def like_a_tool(self, subject: str, sums: NDArray[np.int64]) -> bool:
+        """Whether it is so much like a tool that its incident is held back."""
         said = self.ledger.votes.get(subject, Votes())
-        return naming.spared(said.flagged, said.alike) and not self.certain(self.parts(sums))
+        return naming.held(said.flagged, said.alike, naming.drawing(said.said)) and not self.certain(self.parts(sums))
 
     def guilty(self, p: str) -> bool:
         """Whether there is enough against a caller by itself to count it in with others."""
@@ -157,9 +167,12 @@ class Walk:
         """Callers that are guilty together are one subject, with an incident."""
         parts = self.parts(pool.sums)
         subject = self.unite(sorted({where.get(p, p) for p in pool.callers}), now, where, parts)
-        if subject not in self.ledger.cases:
-            case = Case(now, pool.began_us, pool.events, last_us=now, flagged=pool.flagged, tie=pool.tie)
+        case = self.ledger.cases.get(subject)
+        if case is None:
+            case = Case(now, pool.began_us, pool.events, last_us=now, flagged=pool.flagged, tie=pool.tie, held=True)
             self.ledger.cases[subject] = case
+        if case.held:
+            case.held = False
             self.tell(subject, case, now, parts, pool.log_e, finite(self.level + COST))
 
     def unite(self, subjects: Sequence[str], now: int, where: dict[str, str], parts: Mapping[str, float]) -> str:
@@ -175,7 +188,7 @@ class Walk:
         for gone in known[1:]:
             ledger.groups.pop(gone)
             if cases:
-                self.end(gone, Case(now, now, 0, last_us=now), now, parts, "absorbed")
+                self.end(gone, Case(now, now, 0, last_us=now, held=all(c.held for c in cases)), now, parts, "absorbed")
         ledger.groups[stays] = members
         where.update(dict.fromkeys(members, stays))
         if votes:
@@ -263,7 +276,10 @@ class Walk:
     def open(self, run: Run, i: int, now: int, subject: str) -> None:
         lead = int(np.argmax(run.sums[i]))
         young = bool(self.events.young[run.at[i]])
-        case = Case(now, int(run.onset[i, lead]), int(run.count[i, lead]), last_us=now, flagged=1, young=young)
+        held = self.like_a_tool(subject, run.sums[i])
+        case = Case(
+            now, int(run.onset[i, lead]), int(run.count[i, lead]), last_us=now, flagged=1, young=young, held=held
+        )
         self.ledger.cases[subject] = case
         self.tell(subject, case, now, self.parts(run.sums[i]), self.log_e(run.sums[i]), finite(self.level))
 
@@ -299,9 +315,10 @@ class Walk:
         return True
 
     def end(self, subject: str, case: Case, now: int, parts: Mapping[str, float], reason: str) -> None:
-        self.tell(subject, case, now, parts)
-        last = self.made.pop()
-        self.made.append(replace(last, firing=False, evidence={**last.evidence, "reason": reason}))
+        if not case.held:
+            self.tell(subject, case, now, parts)
+            last = self.made.pop()
+            self.made.append(replace(last, firing=False, evidence={**last.evidence, "reason": reason}))
         self.ledger.named.pop(subject, None)
 
     def tell(
@@ -346,11 +363,13 @@ class Walk:
                 "look_alike": self.look_alike(subject, named.family, parts, evidence) if tool is None else tool.told(),
             }
         self.ledger.named[subject] = named.family.value
+        leads = [n.split("/", 1)[0] for n in parts]
+        lead = next((n for n in leads if case.held and n in self.events.excusing), leads[0])
         kind = "cluster" if subject in self.ledger.groups else self.lane.kind
-        self.made.append(
+        (self.held if case.held else self.made).append(
             Decision(
                 model=self.model, event=self.lane.event, family=named.family, subject=Subject(kind, subject), firing=True,
-                time_us=now, window_us=(case.onset_us, now), detector=next(iter(parts)).split("/", 1)[0],
+                time_us=now, window_us=(case.onset_us, now), detector=lead,
                 severity=case.cap, statistic=finite(log_e), threshold=threshold, log_e=finite(log_e), n=case.before + case.queries,
                 evidence=evidence,
             )

@@ -10,6 +10,7 @@ from monitor.config.principals import KnownPrincipal
 from monitor.model import Said
 from monitor.store.lookups import IncidentRow
 from monitor.store.people import ActRow, verdict
+from monitor.store.queries import DetectionRow
 
 _DECLARED: Final = KnownPrincipal.model_fields["profile"].annotation
 PROFILES: Final = frozenset(p for part in get_args(_DECLARED) for p in get_args(part))
@@ -17,32 +18,50 @@ PROFILES: Final = frozenset(p for part in get_args(_DECLARED) for p in get_args(
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A caller that may be an honest tool. why: as its incident says; by: who gave a verdict of benign-true, if one did."""
+    """A caller that may be an honest tool. why: as its incident says, or what was held back (incident: None); by: who gave
+    a verdict of benign-true, if one did.
+    """
 
     name: str
     profile: str
     why: str
-    incident: str
+    incident: str | None
     by: str | None
 
 
-def proposals(incidents: Sequence[IncidentRow], acts: Mapping[str, Sequence[ActRow]]) -> list[Proposal]:
-    """One entry per caller, from its newest incident that speaks for one; those with a person's verdict first.
+def proposals(
+    incidents: Sequence[IncidentRow], acts: Mapping[str, Sequence[ActRow]], held: Sequence[DetectionRow]
+) -> list[Proposal]:
+    """One entry per caller, from its newest incident that speaks for one, else from what was held back, newest first;
+    those with a person's verdict first.
 
     An incident speaks for a use when most of its strange queries are what such a tool sends, or when a person
     said that there was a good reason (benign-true): then for the honest use that looks most like it. A verdict
     that it was an attack, or nothing at all, speaks against any.
     """
     found: dict[str, Proposal] = {}
+    guilty: set[str] = set()
     for i in sorted(incidents, key=lambda i: (-i.opened_us, i.alert_id)):
         like, said = i.evidence.get("look_alike"), verdict(acts.get(i.alert_id, ()))
         if i.subject_kind != "principal" or not isinstance(like, Mapping) or like.get("profile") not in PROFILES:
             continue
         benign = said is not None and said.act.said is Said.BENIGN_TRUE
         against = said is not None and said.act.said in (Said.TRUE, Said.FALSE)
+        if against:
+            guilty.add(i.subject_id)
         if against or not (benign or "why" in like):
             continue
         why = str(like.get("why") or like.get("why_not") or "") if not benign or said is None else said.act.reason
         by = said.act.actor if benign and said is not None else None
         found.setdefault(i.subject_id, Proposal(i.subject_id, str(like["profile"]), why, i.alert_id, by))
+    for h in held:
+        like = h.evidence.get("look_alike")
+        if (
+            h.subject_id not in guilty
+            and isinstance(like, Mapping)
+            and like.get("profile") in PROFILES
+            and "why" in like
+        ):
+            told = Proposal(h.subject_id, str(like["profile"]), str(like["why"]), None, None)
+            found.setdefault(h.subject_id, told)
     return sorted(found.values(), key=lambda p: (p.by is None, p.name))

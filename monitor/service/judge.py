@@ -150,8 +150,7 @@ class Judge:
         for m in self.watched.monitors:
             if m.reads != "log":
                 continue
-            measured = self._measure(work, m, window)
-            if measured is not None:
+            if (measured := self._measure(work, m, window)) is not None:
                 self._store(work, m, measured.detections)
                 for d in measured.detections:  # rules of detectors that read the log: dated to their own event
                     self._decide(work, self._by_rule(work, [d], d.window_us[1]))
@@ -162,6 +161,8 @@ class Judge:
         )
         work.states["fuse"] = decided.state
         work.feedback = replace(work.feedback, suspects=decided.feedback.suspects)
+        for d in decided.held:
+            self._store(work, self.watched.monitor_of(d.detector), [d])
         self._decide(work, decided.decisions)
 
     def _gaps(self, work: Work, high: NDArray[np.int64]) -> None:

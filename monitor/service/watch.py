@@ -107,6 +107,10 @@ class Watched:
     def monitor(self, name: str) -> Monitor:
         return next(m for m in self.monitors if m.name == name)
 
+    def monitor_of(self, detector: str) -> Monitor:
+        """The first monitor that runs a detector."""
+        return next(m for m in self.monitors if m.detector.name == detector)
+
     def based(self, d: Decision, model_version: str | None) -> Decision:
         """A decision with what it was made of and about: versions, calibration, reference. It can be checked long after."""
         known = next((m.calibration for m in self.monitors if m.detector.name == d.detector), None)

@@ -293,6 +293,16 @@ def newest_reading(engine: Engine, model_id: str, detector: str, principal: str)
     return next(iter(_detections(engine, model_id, 0, 1 << 62, wanted, 1)), None)
 
 
+def held_back(engine: Engine, model_id: str, start_us: int, end_us: int) -> list[DetectionRow]:
+    """What was found in callers and told nobody, since they look like tools: the newest of each, newest first."""
+    d = detections.c
+    wanted = sa.and_(
+        d.detector == "queries", d.event == "AttackSuspected", d.verdict == "ok", d.subject_kind != "model"
+    )
+    found = _detections(engine, model_id, start_us, end_us, wanted, MAX_WINDOWS)
+    return sorted({(r.subject_kind, r.subject_id): r for r in found}.values(), key=lambda r: -r.end_us)
+
+
 def _detections(
     engine: Engine, model_id: str, start_us: int, end_us: int, wanted: sa.ColumnElement[bool], limit: int
 ) -> list[DetectionRow]:

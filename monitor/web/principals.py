@@ -117,6 +117,7 @@ def twin(site: Site) -> APIRouter:
             "incident": asked.incident.alert_id if asked.incident else None, "rows": shown["rows"], "flagged": shown["flagged"],
             "whole": shown["whole"], "first": shown["first"], "compared_with": shown["peer_words"], "exposure": shown["exposure"],
             "unlike_itself": shown["unlike"], "training_overlap": shown["overlap"], "absence": shown["absence"],
+            "held_back": shown["held"],
             "chain": [asdict(s) | {"time": rfc3339(s.time_us)} for s in shown["chain"]], "peers": [asdict(p) for p in shown["peers"]],
         }  # fmt: skip
 
@@ -167,6 +168,7 @@ def _evidence(site: Site, asked: Asked, row: int) -> dict[str, Any]:
             ("unlike", "mmd"),
             ("overlap", "membership"),
             ("absence", "access"),
+            ("held", "queries"),
         )
     }
     shown: dict[str, Any] = {

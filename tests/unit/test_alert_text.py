@@ -55,7 +55,7 @@ def test_why_an_incident_is_not_more_severe_yet_is_told() -> None:
     assert few is not None
     evidence = {"look_alike": look_alike(Family.EVASION), "bounded": few.why}
     text = render(alert(evidence=evidence), Action.OPEN, tier=2)
-    assert "not more severe yet: fewer than 40 queries speak against it" in text
+    assert "not more severe yet: fewer than 100 queries speak against it" in text
     tool = {"look_alike": Tool("explainer", 84, 97).told(), "bounded": Tool("explainer", 84, 97).why}
     assert "not more severe yet" not in render(alert(evidence=tool), Action.OPEN, tier=2)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from alerts.policy import Named, Policy
-from detectors.base import LOOKS, TECHNIQUES, Evidence
-from detectors.decide.naming import FULL, ONE_CASE, TOOL_SPARED
-from monitor.model import SECOND_US, Family, Severity
+from detectors.base import LOOK_ALIKES, LOOKS, TECHNIQUES, Evidence
+from detectors.decide.naming import DECIDED, FULL, ONE_CASE, TOOL_HELD
+from monitor.model import SECOND_US, Family, Severity, Verdict
 from tests.fusing import Log, evidence
 
 
@@ -53,7 +53,7 @@ def test_a_suspect_that_is_mostly_a_tool_is_a_warning() -> None:
 def test_what_goes_beyond_the_tool_is_told_at_once() -> None:
     """A search that began like an explainer gets its full severity with the query that makes it more than that."""
     log = Log()
-    flags = ([False] * 2 + [True]) * 4 + [False] * 20 + [True] * 40
+    flags = ([False] * 2 + [True]) * 4 + [False] * 20 + [True] * FULL
     log(searched(flags))
     severities = [d.severity for d in log.decisions]
     assert severities[0] is Severity.WARNING
@@ -101,8 +101,8 @@ def test_few_queries_are_minor_whoever_sends_them() -> None:
 
 
 def test_whoever_sends_hardly_anything_but_a_tools_queries_opens_no_incident() -> None:
-    """Three in four strange queries are an explainer's, up to 500 others: no incident, wherever the log is cut. The query
-    that makes it less opens one, and so does a fact.
+    """Three in four strange queries are an explainer's, up to 500 others: held back, wherever the log is cut, and kept for
+    whoever looks. The query that makes it less opens an incident, and so does a fact.
     """
     flags = [i % 5 == 0 for i in range(200)]
     for cuts in (1, 11):
@@ -111,18 +111,57 @@ def test_whoever_sends_hardly_anything_but_a_tools_queries_opens_no_incident() -
             log(searched(part.tolist(), first_row=first))
             first += len(part)
         assert log.decisions == []
+        assert log.held["a"].evidence["look_alike"]["profile"] == "explainer"
+        assert log.held["a"].verdict is Verdict.OK
         log(searched([True] * 30, first_row=len(flags)))
         assert log.decisions[0].time_us == (200 + 13) * SECOND_US  # 40 and 14 besides 160 are more than a quarter
         assert log.decisions[0].severity is Severity.WARNING
     log = Log()
     log(searched([i % 5 == 0 for i in range(2600)]))
-    assert log.decisions[0].time_us == 5 * (TOOL_SPARED - 1) * SECOND_US
+    assert log.decisions[0].time_us == 5 * (TOOL_HELD - 1) * SECOND_US
     log = Log()
     log(
         searched(flags),
         replace(evidence(["a"] * 200, flags, detector="exposure"), family=Family.EXTRACTION),
     )
     assert log.decisions
+
+
+def test_what_was_held_back_of_old_does_not_excuse_what_is_new() -> None:
+    """When nothing is left against a caller, its tool's queries count no more."""
+    log = Log()
+    log(searched([i % 5 == 0 for i in range(200)]))
+    assert log.held and not log.decisions
+    log(evidence(["a"] * 5_000, [False] * 5_000, first_row=200))
+    log(searched([True] * 12, first_row=5_200))
+    assert log.decisions
+    assert log.decisions[0].evidence["queries"] <= 12
+
+
+def drawn(n: int, columns: bool, first_row: int = 0) -> Evidence:
+    """Made-up rows of one caller, drawn column by column or not, as it is known of all but the first of them."""
+    known = made_up(n, "invalid", first_row)
+    tagged = (np.arange(first_row, first_row + n) >= DECIDED) * columns * (1 + LOOK_ALIKES.index("drawn"))
+    votes = np.zeros((n, len(TECHNIQUES)))
+    votes[:, list(TECHNIQUES).index("column_draws" if columns else "made_up_rows")] = 0.5
+    return replace(known, alike=tagged.astype(np.uint8), votes=votes)
+
+
+def test_rows_drawn_column_by_column_are_held_back_up_to_those_about_one_case() -> None:
+    """LIME as it comes: no incident until there are more of them than it sends about one case."""
+    log = Log()
+    for k in range(0, ONE_CASE + 600, 600):
+        log(drawn(600, True, k))
+    assert log.held["a"].evidence["look_alike"]["profile"] == "explainer"
+    assert log.decisions[0].time_us == (ONE_CASE + DECIDED - 1) * SECOND_US
+
+
+def test_other_made_up_rows_open_an_incident_as_soon_as_that_is_known() -> None:
+    """Whoever draws rows otherwise is an attacker, from the first row on that is known to be so."""
+    log = Log()
+    log(drawn(200, False))
+    assert log.decisions[0].time_us == DECIDED * SECOND_US
+    assert log.decisions[0].evidence["queries"] == DECIDED + 1
 
 
 def made_up(n: int, look: str, first_row: int = 0) -> Evidence:
