@@ -138,12 +138,12 @@ def test_what_was_held_back_of_old_does_not_excuse_what_is_new() -> None:
     assert log.decisions[0].evidence["queries"] <= 12
 
 
-def drawn(n: int, columns: bool, first_row: int = 0) -> Evidence:
-    """Made-up rows of one caller, drawn column by column or not, as it is known of all but the first of them."""
+def drawn(n: int, technique: str, *, columns: bool, first_row: int = 0) -> Evidence:
+    """Made-up rows of one caller whose traits speak for a technique, drawn column by column or not, as all but the first tell."""
     known = made_up(n, "invalid", first_row)
     tagged = (np.arange(first_row, first_row + n) >= DECIDED) * columns * (1 + LOOK_ALIKES.index("drawn"))
     votes = np.zeros((n, len(TECHNIQUES)))
-    votes[:, list(TECHNIQUES).index("column_draws" if columns else "made_up_rows")] = 0.5
+    votes[:, list(TECHNIQUES).index(technique)] = 0.5
     return replace(known, alike=tagged.astype(np.uint8), votes=votes)
 
 
@@ -151,17 +151,18 @@ def test_rows_drawn_column_by_column_are_held_back_up_to_those_about_one_case() 
     """LIME as it comes: no incident until there are more of them than it sends about one case."""
     log = Log()
     for k in range(0, ONE_CASE + 600, 600):
-        log(drawn(600, True, k))
+        log(drawn(600, "column_draws", columns=True, first_row=k))
     assert log.held["a"].evidence["look_alike"]["profile"] == "explainer"
     assert log.decisions[0].time_us == (ONE_CASE + DECIDED - 1) * SECOND_US
 
 
-def test_other_made_up_rows_open_an_incident_as_soon_as_that_is_known() -> None:
-    """Whoever draws rows otherwise is an attacker, from the first row on that is known to be so."""
+@pytest.mark.parametrize(("technique", "row"), [("column_draws", DECIDED), ("made_up_rows", 3)])
+def test_other_made_up_rows_open_an_incident_as_soon_as_that_is_known(technique: str, row: int) -> None:
+    """Rows that are drawn otherwise open one when that shows, and whoever draws like no tool with the evidence itself."""
     log = Log()
-    log(drawn(200, False))
-    assert log.decisions[0].time_us == DECIDED * SECOND_US
-    assert log.decisions[0].evidence["queries"] == DECIDED + 1
+    log(drawn(200, technique, columns=False))
+    assert log.decisions[0].time_us == row * SECOND_US
+    assert log.decisions[0].evidence["queries"] == row + 1
 
 
 def made_up(n: int, look: str, first_row: int = 0) -> Evidence:

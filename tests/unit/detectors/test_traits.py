@@ -141,6 +141,8 @@ def test_votes_of_several_callers_add_up_and_old_ones_are_read() -> None:
     assert a.plus(b).traits == [x + y for x, y in zip(a.traits, b.traits, strict=True)]
     old = {k: v for k, v in vars(Votes(nats=[1.0] * len(TECHNIQUES), flagged=9)).items() if k != "traits"}
     assert Votes(**old).said == [1.0] * len(TECHNIQUES)
+    fewer = vars(Votes()) | {"nats": [1.0] * (len(TECHNIQUES) - 1)}  # before the last technique was told apart
+    assert Votes.of(fewer).nats == [*fewer["nats"], 0.0]
     assert [n for n in range(OFTEN - 1, OFTEN + 2 * SELDOM) if Votes(flagged=n).due] == [
         OFTEN - 1,
         OFTEN,

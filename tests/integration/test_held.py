@@ -1,0 +1,79 @@
+"""Whoever looks like a tool through the whole service: held back, suggested, and seen on its page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from monitor.config import load
+from monitor.service.compose import open_service
+from monitor.web import create_app
+
+LANNER = Path(sys.executable).parent / "lanner"
+START_MS = 1_790_000_000_000
+NAMES = [f"x{j}" for j in range(6)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A judged log: customers, an explainer that draws whole columns about three cases, a thief who draws over the ranges."""
+    where, rng = tmp_path_factory.mktemp("held"), np.random.default_rng(11)
+    mixing = rng.normal(size=(2, 6))
+
+    def honest(n: int) -> Any:
+        return (rng.normal(size=(n, 2)) @ mixing + rng.normal(0, 0.2, (n, 6))).round(4)
+
+    reference = honest(2000)
+    cases = [np.concatenate([honest(1), rng.permuted(reference, axis=0)[:100]]) for _ in range(3)]
+    sent = {f"client-{k}": honest(40) for k in range(4)}
+    thief = rng.uniform(reference.min(0), reference.max(0), (200, 6)).round(4)
+    sent |= {"explainer": np.concatenate(cases), "thief": thief}
+    timed = [
+        (START_MS + 20_000 * i + k, {"model": "m", "principal": who, "features": dict(zip(NAMES, row, strict=True))})
+        for k, (who, rows) in enumerate(sent.items())
+        for i, row in enumerate(rows.tolist())
+    ]
+    events = [{**fields, "event_time": at_ms} for at_ms, fields in sorted(timed, key=lambda e: e[0])]
+    (where / "ref.jsonl").write_text(
+        "\n".join(json.dumps({"features": dict(zip(NAMES, r, strict=True))}) for r in reference.tolist())
+    )
+    (where / "log.jsonl").write_text("\n".join(json.dumps(e) for e in events))
+    source = {"type": "files", "paths": ["log.jsonl"], "follow": False}
+    written = {
+        "models": {"m": {"reference": {"file": "ref.jsonl"}}}, "clock": "log", "privacy": {"principals": "plain"},
+        "sources": {"old": source},
+    }  # fmt: skip
+    (where / "lanner.yaml").write_text(json.dumps(written))
+    for words in (("collect", "--once"), ("check",)):
+        done = subprocess.run([LANNER, *words], cwd=where, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    return where
+
+
+def test_a_tool_opens_no_incident_and_is_suggested(folder: Path) -> None:
+    """The thief has an incident; the explainer has none, and an entry that says what it does and how much of it."""
+    service = open_service(load(folder / "lanner.yaml"), "test")
+    client = TestClient(create_app(service.config, service.engine, log=service.log), base_url="http://127.0.0.1")
+    open_now = client.get("/api/v1/incidents").json()["items"]
+    assert {i["subject"]["id"] for i in open_now if i["event"] == "AttackSuspected"} == {"thief"}
+    said = client.get("/api/v1/models/m/principal", params={"name": "explainer"}).json()
+    assert said["incident"] is None
+    assert said["held_back"]["look_alike"]["profile"] == "explainer"
+    page = client.get("/models/m/principal", params={"name": "explainer"}).text
+    assert "Held back" in page
+    assert said["held_back"]["look_alike"]["why"].split(";")[0] in page
+    thief = client.get("/models/m/principal", params={"name": "thief"}).text
+    assert "Held back" not in thief
+    service.close()
+    done = subprocess.run(
+        [LANNER, "principals", "suggest", "m", "--json"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    (found,) = map(json.loads, done.stdout.splitlines())
+    assert (found["name"], found["profile"], found["incident"]) == ("explainer", "explainer", None)
