@@ -177,6 +177,7 @@ class Court:
 
     def _keep(self, decided: decide.Decided) -> list[Decision]:
         self.decider, self.feedback = decided.state.to_bytes(), decided.feedback
+        self.detections += decided.held
         for d in decided.decisions:
             key = (d.event, d.subject)
             if d.firing:

@@ -237,8 +237,8 @@ def tied_calibration() -> Calibration:
 
 
 def test_columns_drawn_by_themselves_are_no_samples_of_an_explainer() -> None:
-    """Whoever draws each column from real values is found, and most of its rows flagged; of equally strange rows that are
-    noise around one case after the other, most are an explainer's.
+    """Whoever draws each column from real values is found, with an incident or held back as a tool, and most of its rows
+    flagged; of equally strange rows that are noise around one case after the other, most are an explainer's.
     """
     for seed in range(3):
         rng = np.random.default_rng([22, seed])
@@ -246,7 +246,8 @@ def test_columns_drawn_by_themselves_are_no_samples_of_an_explainer() -> None:
         drawn = np.column_stack([rng.choice(x, 300) for x in known.T])
         court = Court(Queries(), tied_calibration())
         court.stretch(as_log(sent(drawn, events(300, rng), "thief")))
-        assert court.decisions[0].time_us <= 100 * 5 * SECOND_US
+        found_us = [d.time_us for d in court.decisions] + [d.window_us[1] for d in court.detections]
+        assert min(found_us) <= 100 * 5 * SECOND_US
         around_rows, drawn_rows = alike(sent(drawn, events(300, rng), "thief"), tied_calibration())[1:]
         assert around_rows < 0.15
         assert drawn_rows > 0.6
