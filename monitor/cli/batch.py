@@ -62,6 +62,12 @@ def replay(
                 str(line["statistic"]),
             )
         Console().print(table)
+    for name, held in result.held:
+        like = held.evidence["look_alike"]
+        why = f"{like['profile']}: {like.get('why', like.get('why_not'))}"
+        err.print(
+            f"held back on {_plain(name)}: {_plain(held.subject_id)} looks like {why}", highlight=False, soft_wrap=True
+        )
     failed = "".join(f", {n} failed ({reason})" for reason, n in sorted(result.failed.items()))
     speed = result.events / result.seconds if result.seconds else 0.0
     err.print(

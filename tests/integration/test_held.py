@@ -77,3 +77,12 @@ def test_a_tool_opens_no_incident_and_is_suggested(folder: Path) -> None:
     )
     (found,) = map(json.loads, done.stdout.splitlines())
     assert (found["name"], found["profile"], found["incident"]) == ("explainer", "explainer", None)
+
+
+def test_a_replay_says_who_is_held_back(folder: Path) -> None:
+    """On stderr, beside the counts; stdout has the incidents."""
+    done = subprocess.run(
+        [LANNER, "replay", "--json", "log.jsonl"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert "held back on m: explainer looks like explainer: " in done.stderr
+    assert {json.loads(x)["subject"]["id"] for x in done.stdout.splitlines()} == {"thief"}

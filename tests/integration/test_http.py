@@ -97,6 +97,7 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
         (json.dumps(event(0)).encode() + b"\n\r\n" + json.dumps(event(1)).encode(), NDJSON, [0, 1]),
         (gzip.compress(json.dumps([event(3)]).encode()), {"Content-Encoding": "gzip"}, [3]),
     ],
+    ids=["one", "array", "lines", "gzip"],
 )
 def test_events_are_stored_when_the_answer_comes(
     receiver: Receiver, log: MemoryEventLog, body: Any, headers: dict[str, str], stored: list[int]
