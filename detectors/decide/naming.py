@@ -24,9 +24,7 @@ TOOL_LEAST: Final = 8  # of them
 TOOL_SURE: Final = 3 / 4  # of them, from which on the incident is held back,
 TOOL_HELD: Final = 500  # flagged queries beside drawn ones, up to which that holds
 TOOL_MOST: Final = 100  # flagged queries beside drawn ones, from which on it is none whatever it explains
-DECIDED: Final = (
-    12  # made-up rows after which it is known whether they are drawn column by column (detectors.explained)
-)
+DECIDED: Final = 12  # made-up rows after which it is known whether they are drawn column by column
 ONE_CASE: Final = 5_000  # made-up rows that LIME sends about one case unless told otherwise: beyond, it is no tool's
 STEPS_LEAST: Final = 0.1  # share of flagged queries that are steps from others, from which on it is a search
 TORN_LEAST: Final = 0.3  # share that break several rules or combine what does not go together: rows are made up
