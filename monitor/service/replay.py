@@ -216,7 +216,7 @@ def tick_all(service: Service, now_us: int, result: Replayed, *, close: bool = F
 
 
 def finish(service: Service, last_us: int, result: Replayed) -> None:
-    """Close every window that ended before the last event, then put all transitions in time order."""
+    """Close every window that ended before the last event, put all transitions in time order, and see who is held back."""
     tick_all(service, last_us, result, close=True)
     result.transitions += system_tick(service, last_us, clock="log")
     result.transitions.sort(key=lambda t: (t.time_us, t.alert.opened_us, t.alert.alert_id, t.alert.seq))
