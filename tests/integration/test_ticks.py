@@ -148,11 +148,11 @@ def schedule(folder: str, url: str, stop: synchronize.Event, seed: int) -> None:
     service = open_service(load(Path(folder) / "lanner.yaml"), f"scheduler-{seed}")
     while not stop.is_set():
         at = time.time_ns() // 1000
-        for table in service.tables.values():
-            service.publisher().publish(table.model_id, at)
         try:
+            for table in service.tables.values():
+                service.publisher().publish(table.model_id, at)
             service.model(MODEL, at).tick(service.owner, at, clock="log")
-        except Exception as error:  # fenced out or refused: the next tick starts afresh
+        except Exception as error:  # fenced out, or refused by a lock of whoever is paused: the next pass starts afresh
             print(type(error).__name__, error)
         time.sleep(0.05)
     service.close()
