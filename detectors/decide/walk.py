@@ -364,7 +364,9 @@ class Walk:
             }
         self.ledger.named[subject] = named.family.value
         leads = [n.split("/", 1)[0] for n in parts]
-        lead = next((n for n in leads if case.held and n in self.events.excusing), leads[0])
+        lead = next((n for n in leads if n in self.events.excusing), "") if case.held else leads[0]
+        if not lead:  # the detector that a tool's queries come from is silent: nobody would show it
+            return
         kind = "cluster" if subject in self.ledger.groups else self.lane.kind
         (self.held if case.held else self.made).append(
             Decision(

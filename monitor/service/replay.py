@@ -21,12 +21,12 @@ from collectors.decode import decoder_for
 from collectors.pairing import pair as pair_in_memory
 from monitor.config import Config, Privacy, StoreConfig
 from monitor.errors import DecodeError, UsageError
-from monitor.model import SECOND_US, Event, FeedbackEvent, Half, InferenceEvent, Mark, Transition
+from monitor.model import SECOND_US, FeedbackEvent, Half, InferenceEvent, Mark, Transition
 from monitor.service.compose import Service, open_service
 from monitor.service.system import system_tick
 from monitor.store import pairing
 from monitor.store.deltasource import delta_rows
-from monitor.store.queries import DetectionRow, held_back
+from monitor.store.queries import DetectionRow, held_back, one_model
 
 BATCH_ROWS = 20_000
 DAY_US = 86_400 * SECOND_US
@@ -220,7 +220,8 @@ def finish(service: Service, last_us: int, result: Replayed) -> None:
     tick_all(service, last_us, result, close=True)
     result.transitions += system_tick(service, last_us, clock="log")
     result.transitions.sort(key=lambda t: (t.time_us, t.alert.opened_us, t.alert.alert_id, t.alert.seq))
-    told = {(t.alert.model, t.alert.subject.id) for t in result.transitions if t.alert.event is Event.ATTACK_SUSPECTED}
     for name in sorted(service.config.models):
-        found = held_back(service.engine, service.tables[name].model_id, 0, last_us + 1)
-        result.held += [(name, d) for d in found if (name, d.subject_id) not in told]
+        model = one_model(service.engine, name, last_us, clock="log", grace_us=0)
+        result.held += (
+            [(name, d) for d in held_back(service.engine, model, 0, last_us + 1)] if model is not None else []
+        )

@@ -293,14 +293,29 @@ def newest_reading(engine: Engine, model_id: str, detector: str, principal: str)
     return next(iter(_detections(engine, model_id, 0, 1 << 62, wanted, 1)), None)
 
 
-def held_back(engine: Engine, model_id: str, start_us: int, end_us: int) -> list[DetectionRow]:
-    """What was found in callers and told nobody, since they look like tools: the newest of each, newest first."""
-    d = detections.c
+def held_back(
+    engine: Engine, model: ModelRow, start_us: int, end_us: int, principal: str | None = None
+) -> list[DetectionRow]:
+    """What was found in callers (or one) and told nobody, since they look like tools: the newest of each, newest first.
+    Nothing of whoever had an incident on an attack then or after it.
+    """
+    d, a = detections.c, alerts.c
     wanted = sa.and_(
         d.detector == "queries", d.event == "AttackSuspected", d.verdict == "ok", d.subject_kind != "model"
     )
-    found = _detections(engine, model_id, start_us, end_us, wanted, MAX_WINDOWS)
-    return sorted({(r.subject_kind, r.subject_id): r for r in found}.values(), key=lambda r: -r.end_us)
+    if principal is not None:
+        wanted = sa.and_(wanted, d.subject_id == principal)
+    newest = {r.subject_id: r for r in _detections(engine, model.model_id, start_us, end_us, wanted, MAX_WINDOWS)}
+    query = sa.select(a.subject_id, a.body, a.cleared_us).where(
+        a.model == model.name, a.event == "AttackSuspected", sa.or_(a.cleared_us.is_(None), a.cleared_us >= start_us)
+    )
+    with engine.connect() as conn:
+        for incident in conn.execute(query).all():
+            for name in {incident.subject_id, *incident.body["evidence"].get("principals", ())}:
+                held = newest.get(name)
+                if held is not None and (incident.cleared_us is None or incident.cleared_us >= held.end_us):
+                    del newest[name]
+    return sorted(newest.values(), key=lambda r: -r.end_us)
 
 
 def _detections(

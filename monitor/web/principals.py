@@ -168,9 +168,9 @@ def _evidence(site: Site, asked: Asked, row: int) -> dict[str, Any]:
             ("unlike", "mmd"),
             ("overlap", "membership"),
             ("absence", "access"),
-            ("held", "queries"),
         )
     }
+    gauges["held"] = next(iter(queries.held_back(site.engine, asked.model, 0, 1 << 62, asked.name)), None)
     shown: dict[str, Any] = {
         **{k: None if r is None else {**r.evidence, "time": rfc3339(r.end_us)} for k, r in gauges.items()},
         "rows": 0, "flagged": 0, "whole": True, "first": 0, "chain": [], "peers": [], "peer_words": "", "peer_count": 0,

@@ -23,7 +23,9 @@ NAMES = [f"x{j}" for j in range(6)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A judged log: customers, an explainer that draws whole columns about three cases, a thief who draws over the ranges."""
+    """A judged log: customers, an explainer that draws whole columns about three cases, a thief who draws over the ranges,
+    and one who begins like the explainer.
+    """
     where, rng = tmp_path_factory.mktemp("held"), np.random.default_rng(11)
     mixing = rng.normal(size=(2, 6))
 
@@ -34,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cases = [np.concatenate([honest(1), rng.permuted(reference, axis=0)[:100]]) for _ in range(3)]
     sent = {f"client-{k}": honest(40) for k in range(4)}
     thief = rng.uniform(reference.min(0), reference.max(0), (200, 6)).round(4)
-    sent |= {"explainer": np.concatenate(cases), "thief": thief}
+    sent |= {"explainer": np.concatenate(cases), "thief": thief, "turner": np.concatenate([cases[0], thief[::-1]])}
     timed = [
         (START_MS + 20_000 * i + k, {"model": "m", "principal": who, "features": dict(zip(NAMES, row, strict=True))})
         for k, (who, rows) in enumerate(sent.items())
@@ -58,19 +60,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_tool_opens_no_incident_and_is_suggested(folder: Path) -> None:
-    """The thief has an incident; the explainer has none, and an entry that says what it does and how much of it."""
+    """The thieves have incidents, whatever they began like; the explainer has none, and an entry that says what it does."""
     service = open_service(load(folder / "lanner.yaml"), "test")
     client = TestClient(create_app(service.config, service.engine, log=service.log), base_url="http://127.0.0.1")
     open_now = client.get("/api/v1/incidents").json()["items"]
-    assert {i["subject"]["id"] for i in open_now if i["event"] == "AttackSuspected"} == {"thief"}
+    assert {i["subject"]["id"] for i in open_now if i["event"] == "AttackSuspected"} == {"thief", "turner"}
     said = client.get("/api/v1/models/m/principal", params={"name": "explainer"}).json()
     assert said["incident"] is None
     assert said["held_back"]["look_alike"]["profile"] == "explainer"
     page = client.get("/models/m/principal", params={"name": "explainer"}).text
     assert "Held back" in page
     assert said["held_back"]["look_alike"]["why"].split(";")[0] in page
-    thief = client.get("/models/m/principal", params={"name": "thief"}).text
-    assert "Held back" not in thief
+    for name in ("thief", "turner"):
+        assert "Held back" not in client.get("/models/m/principal", params={"name": name}).text
     service.close()
     done = subprocess.run(
         [LANNER, "principals", "suggest", "m", "--json"], cwd=folder, capture_output=True, text=True, check=False
@@ -85,4 +87,5 @@ def test_a_replay_says_who_is_held_back(folder: Path) -> None:
         [LANNER, "replay", "--json", "log.jsonl"], cwd=folder, capture_output=True, text=True, check=False
     )
     assert "held back on m: explainer looks like explainer: " in done.stderr
-    assert {json.loads(x)["subject"]["id"] for x in done.stdout.splitlines()} == {"thief"}
+    assert "turner looks like" not in done.stderr
+    assert {json.loads(x)["subject"]["id"] for x in done.stdout.splitlines()} == {"thief", "turner"}
