@@ -31,6 +31,7 @@ from monitor.model import (
     Transition,
     alert_id,
     parse_time_us,
+    rfc3339,
     stable_id,
     transition_to_json,
 )
@@ -123,6 +124,7 @@ def seed(engine: sa.Engine, *, hostile: bool = False, windows: int = WINDOWS) ->
     for w in MODELS:
         _model(engine, w if bad is None else spoiled(w, bad), rng, windows)
     _incidents(engine, bad)
+    _held_back(engine, bad)
     _sources(engine, bad)
 
 
@@ -394,6 +396,38 @@ def _incidents(engine: sa.Engine, bad: str | None) -> None:
                 actor=bad or "ci", recorded_us=NOW_US,
             )
         )  # fmt: skip
+
+
+def _held_back(engine: sa.Engine, bad: str | None) -> None:
+    """On credit-limit: an explainer, twice; two callers that are one; and who is an attacker an hour later."""
+    lime = {
+        "profile": "explainer",
+        "why": bad or "84 of 97 strange queries are samples around rows that it sent as they are",
+    }
+    other = {"profile": "what_if", "why_not": bad or "12% of its 900 queries change a few fields of an earlier row"}
+    svc, one, two = (f"{bad or 'svc'}-{c}" for c in ("lime", "a", "b"))
+    told: tuple[tuple[str, str, int, int, Mapping[str, Any], list[str]], ...] = (
+        ("principal", svc, 64, 5, lime, []),
+        ("principal", svc, 1024, 4, lime, []),
+        ("principal", one, 32, 5, lime, []),
+        ("cluster", stable_id("cluster", one), 900, 3, other, [one, two]),
+        ("principal", bad or "c-7f3a91", 32, 3, lime, []),
+    )
+    with write(engine) as conn:
+        for kind, name, n, hours, like, members in told:
+            end_us = END_US - hours * HOUR_US
+            evidence = {
+                "principals": members or [name], "queries": n, "flagged": n // 8, "look_alike": like,
+                "onset": rfc3339(END_US - 6 * HOUR_US),
+            }  # fmt: skip
+            conn.execute(
+                detections.insert().values(
+                    detection_id=stable_id("held", name, n), model_id=stable_id("model", "Production", "credit-limit"),
+                    monitor="queries", detector="queries", family="anomaly", event="AttackSuspected", subject_kind=kind,
+                    subject_id=name, start_us=END_US - 6 * HOUR_US, end_us=end_us, statistic=12.1, threshold=11.1, p_value=None,
+                    log_e=12.1, n=n, verdict="ok", evidence=evidence, calibration_hash=None,
+                )
+            )  # fmt: skip
 
 
 def _sources(engine: sa.Engine, bad: str | None) -> None:

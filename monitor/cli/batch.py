@@ -23,6 +23,7 @@ from monitor.model import Severity, parse_time_us
 from monitor.service import batch
 from monitor.service.compose import open_service
 from monitor.service.replay import replay as run
+from monitor.store.held import callers
 
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 Model = Annotated[str | None, typer.Option(help="One model instead of all.")]
@@ -66,7 +67,9 @@ def replay(
         like = held.evidence["look_alike"]
         why = f"{like['profile']}: {like.get('why', like.get('why_not'))}"
         err.print(
-            f"held back on {_plain(name)}: {_plain(held.subject_id)} looks like {why}", highlight=False, soft_wrap=True
+            f"held back on {_plain(name)}: {_plain(', '.join(callers(held)))} looks like {why}",
+            highlight=False,
+            soft_wrap=True,
         )
     failed = "".join(f", {n} failed ({reason})" for reason, n in sorted(result.failed.items()))
     speed = result.events / result.seconds if result.seconds else 0.0

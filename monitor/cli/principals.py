@@ -33,6 +33,7 @@ def suggest(
     from monitor.reports.profiles import proposals
     from monitor.service.parts import PSEUDONYM
     from monitor.store import lookups, people, queries
+    from monitor.store.held import held_back
 
     known = load(config).models
     if model not in known:
@@ -42,7 +43,7 @@ def suggest(
         rows = lookups.incidents_between(engine, model, now - days * DAY_US, now)
         suspected = [i for i in rows if i.event == "AttackSuspected"]
         row = queries.one_model(engine, model, 0, clock="log", grace_us=0)
-        held = queries.held_back(engine, row, now - days * DAY_US, now) if row is not None else []
+        held = held_back(engine, row, now - days * DAY_US, now) if row is not None else []
         found = proposals(suspected, people.acts_of(engine, [i.alert_id for i in suspected]), held)
     if as_json:
         for p in found:

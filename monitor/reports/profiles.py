@@ -8,6 +8,7 @@ from typing import Final, get_args
 
 from monitor.config.principals import KnownPrincipal
 from monitor.model import Said
+from monitor.reports.held import held_rows
 from monitor.store.lookups import IncidentRow
 from monitor.store.people import ActRow, verdict
 from monitor.store.queries import DetectionRow
@@ -54,14 +55,9 @@ def proposals(
         why = str(like.get("why") or like.get("why_not") or "") if not benign or said is None else said.act.reason
         by = said.act.actor if benign and said is not None else None
         found.setdefault(i.subject_id, Proposal(i.subject_id, str(like["profile"]), why, i.alert_id, by))
-    for h in held:
-        like = h.evidence.get("look_alike")
-        if (
-            h.subject_id not in guilty
-            and isinstance(like, Mapping)
-            and like.get("profile") in PROFILES
-            and "why" in like
-        ):
-            told = Proposal(h.subject_id, str(like["profile"]), str(like["why"]), None, None)
-            found.setdefault(h.subject_id, told)
+    for h in held_rows(held):
+        like = h.look_alike
+        if h.principal not in guilty and like.get("profile") in PROFILES and "why" in like:
+            told = Proposal(h.principal, str(like["profile"]), str(like["why"]), None, None)
+            found.setdefault(h.principal, told)
     return sorted(found.values(), key=lambda p: (p.by is None, p.name))

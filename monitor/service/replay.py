@@ -26,7 +26,8 @@ from monitor.service.compose import Service, open_service
 from monitor.service.system import system_tick
 from monitor.store import pairing
 from monitor.store.deltasource import delta_rows
-from monitor.store.queries import DetectionRow, held_back, one_model
+from monitor.store.held import held_back
+from monitor.store.queries import DetectionRow, one_model
 
 BATCH_ROWS = 20_000
 DAY_US = 86_400 * SECOND_US

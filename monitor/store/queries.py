@@ -1,14 +1,15 @@
 """What the page, the reports and the API read: models, their windows, their counts. Nothing here writes.
 
 Every function takes the engine and returns frozen rows. Times are microseconds UTC, `now_us` comes in as an argument.
-Incidents and sources stand in `monitor.store.lookups`. Reads are bounded: each function says by what.
+Incidents and sources stand in `monitor.store.lookups`, who is held back in `monitor.store.held`. Reads are bounded: each
+function says by what.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
@@ -83,6 +84,9 @@ class DetectionRow:
     n: int
     verdict: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+DETECTION: Final = tuple(detections.c[f.name] for f in fields(DetectionRow))  # the columns of one, in its order
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,63 +297,18 @@ def newest_reading(engine: Engine, model_id: str, detector: str, principal: str)
     return next(iter(_detections(engine, model_id, 0, 1 << 62, wanted, 1)), None)
 
 
-def held_back(
-    engine: Engine, model: ModelRow, start_us: int, end_us: int, principal: str | None = None
-) -> list[DetectionRow]:
-    """What was found in callers (or one) and told nobody, since they look like tools: the newest of each, newest first.
-    Nothing of whoever had an incident on an attack then or after it.
-    """
-    d, a = detections.c, alerts.c
-    wanted = sa.and_(
-        d.detector == "queries", d.event == "AttackSuspected", d.verdict == "ok", d.subject_kind != "model"
-    )
-    if principal is not None:
-        wanted = sa.and_(wanted, d.subject_id == principal)
-    newest = {r.subject_id: r for r in _detections(engine, model.model_id, start_us, end_us, wanted, MAX_WINDOWS)}
-    query = sa.select(a.subject_id, a.body, a.cleared_us).where(
-        a.model == model.name, a.event == "AttackSuspected", sa.or_(a.cleared_us.is_(None), a.cleared_us >= start_us)
-    )
-    with engine.connect() as conn:
-        for incident in conn.execute(query).all():
-            for name in {incident.subject_id, *incident.body["evidence"].get("principals", ())}:
-                held = newest.get(name)
-                if held is not None and (incident.cleared_us is None or incident.cleared_us >= held.end_us):
-                    del newest[name]
-    return sorted(newest.values(), key=lambda r: -r.end_us)
-
-
 def _detections(
     engine: Engine, model_id: str, start_us: int, end_us: int, wanted: sa.ColumnElement[bool], limit: int
 ) -> list[DetectionRow]:
     d = detections.c
     query = (
-        sa.select(detections)
+        sa.select(*DETECTION)
         .where(d.model_id == model_id, d.end_us > start_us, d.end_us <= end_us, wanted)
         .order_by(d.end_us.desc(), d.monitor, d.subject_kind, d.subject_id)
         .limit(limit)
     )
     with engine.connect() as conn:
-        rows = conn.execute(query).all()
-    return [
-        DetectionRow(
-            r.monitor,
-            r.detector,
-            r.family,
-            r.event,
-            r.subject_kind,
-            r.subject_id,
-            r.start_us,
-            r.end_us,
-            r.statistic,
-            r.threshold,
-            r.p_value,
-            r.log_e,
-            r.n,
-            r.verdict,
-            r.evidence,
-        )
-        for r in reversed(rows)
-    ]
+        return [DetectionRow(*r) for r in reversed(conn.execute(query).all())]
 
 
 def model_marks(engine: Engine, model: str, start_us: int, end_us: int) -> list[MarkRow]:

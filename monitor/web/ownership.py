@@ -13,13 +13,14 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from monitor.model import rfc3339
 from monitor.reports import features
+from monitor.reports.held import HeldRow
 from monitor.store import comparisons, references, reports
 from monitor.store.queries import ModelRow
 from monitor.store.references import ReferenceRow
 from monitor.store.reports import ReportRow
 from monitor.web.api import NOT_HERE, Body, Page
 from monitor.web.pages import render
-from monitor.web.scope import Scope, groups_of, look
+from monitor.web.scope import Scope, groups_of, held_of, look
 from monitor.web.site import Site
 from monitor.web.view import model_url
 
@@ -44,6 +45,20 @@ class Visible(Body):
     feature: str
     evidence: float | None
     smallest: str | None
+
+
+class Held(Body):
+    """A caller that is so much like a tool that no incident was opened. look_alike: the tool and why; others: callers that
+    are one with it, whose queries are counted too; time: when it was said last.
+    """
+
+    principal: str
+    others: int
+    look_alike: dict[str, Any]
+    queries: int
+    flagged: int
+    onset: str
+    time: str
 
 
 class Reference(Body):
@@ -105,6 +120,11 @@ def twin(site: Site) -> APIRouter:
         model = found(site, ref)
         seen = look(site, model, scope)
         return Page(items=[g.to_json() for g in groups_of(site, model, seen.start_us, seen.end_us)])
+
+    @routes.get("/models/{ref}/held_back", responses=NOT_HERE)
+    def held_back(ref: str, scope: Annotated[Scope, Query()]) -> Page[Held]:
+        """Callers of a range that are so much like a tool that nobody was told, newest first; at most 500 findings are read."""
+        return Page(items=[_held(h) for h in held_of(site, found(site, ref), scope)])
 
     @routes.get("/models/{ref}/references", responses=NOT_HERE)
     def versions(ref: str) -> Page[Reference]:
@@ -183,6 +203,13 @@ def found(site: Site, ref: str) -> ModelRow:
     if model is None:
         raise HTTPException(404)
     return model
+
+
+def _held(h: HeldRow) -> Held:
+    return Held(
+        principal=h.principal, others=h.others, look_alike=dict(h.look_alike), queries=h.queries, flagged=h.flagged,
+        onset=rfc3339(h.onset_us), time=rfc3339(h.time_us),
+    )  # fmt: skip
 
 
 def _reference(r: ReferenceRow, *, current: bool) -> Reference:

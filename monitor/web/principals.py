@@ -30,7 +30,7 @@ from monitor.reports import principal
 from monitor.reports.principal import LEARNT_COLUMNS, Rows
 from monitor.service.callers import finder
 from monitor.service.windows import Stretch
-from monitor.store import lookups, people, queries, references
+from monitor.store import held, lookups, people, queries, references
 from monitor.store.engine import write
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import ModelRow
@@ -170,7 +170,7 @@ def _evidence(site: Site, asked: Asked, row: int) -> dict[str, Any]:
             ("absence", "access"),
         )
     }
-    gauges["held"] = next(iter(queries.held_back(site.engine, asked.model, 0, 1 << 62, asked.name)), None)
+    gauges["held"] = next(iter(held.held_back(site.engine, asked.model, 0, 1 << 62, asked.name)), None)
     shown: dict[str, Any] = {
         **{k: None if r is None else {**r.evidence, "time": rfc3339(r.end_us)} for k, r in gauges.items()},
         "rows": 0, "flagged": 0, "whole": True, "first": 0, "chain": [], "peers": [], "peer_words": "", "peer_count": 0,

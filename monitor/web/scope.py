@@ -14,10 +14,12 @@ from monitor.reports import charts, features
 from monitor.reports.charts import Annotation, Chart, Point, Span
 from monitor.reports.features import MEASURES, FeatureSeries
 from monitor.reports.groups import GroupRow, group_rows
+from monitor.reports.held import HeldRow, held_rows
 from monitor.reports.segments import segments
 from monitor.reports.sources import sources
 from monitor.reports.words import moment, number
 from monitor.store import lookups, queries, references
+from monitor.store.held import held_back
 from monitor.store.lookups import IncidentRow
 from monitor.store.queries import DetectionRow, MarkRow, ModelRow, WindowRow
 from monitor.web.site import Site
@@ -32,6 +34,7 @@ RANGES: Final[Mapping[str, tuple[str, int | None]]] = {  # key in the address ->
 }
 DEFAULT_RANGE: Final = "7d"
 FEATURES_SHOWN: Final = 30
+HELD_SHOWN: Final = 20
 HISTOGRAM_CHOICES: Final = 8
 GROUPS_US: Final = 7 * DAY_US  # of versions and busy callers
 NO_WINDOWS: Final = (
@@ -40,7 +43,7 @@ NO_WINDOWS: Final = (
 
 
 class Scope(BaseModel):
-    """The part of the address that says which time, which measure and how many features; what makes no sense is default."""
+    """The part of the address that says which time, which measure and how much of a list; what makes no sense is default."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,6 +51,7 @@ class Scope(BaseModel):
     until: str = ""
     measure: str = "evidence"
     features: str = ""
+    held: str = ""
 
     def kept(self) -> dict[str, str]:
         """The parameters that follow the reader from page to page."""
@@ -235,6 +239,7 @@ def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
     points = charts.thinned(volume_points(seen), "mean")
     newest = seen.drift[-1] if seen.drift else None
     unasked = newest is not None and newest.verdict == "insufficient"
+    held = held_of(site, model, scope)
     return {
         "now_us": site.clock_us([model]),
         "reference": references.reference(site.engine, model.model_id, model.reference_hash),
@@ -258,6 +263,8 @@ def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
             seen.incidents,
             site.units(model.name),
         ),
+        "held": held if scope.held == "all" else held[:HELD_SHOWN],
+        "held_count": len(held),
         "groups": groups_of(site, model, seen.start_us, seen.end_us),
         "mix": [m for m in newest.evidence.get("mix") or () if isinstance(m, Mapping)] if newest is not None else [],
         "unasked": unasked_words(newest) if newest is not None and unasked else "",
@@ -266,6 +273,16 @@ def model_view(site: Site, model: ModelRow, scope: Scope) -> dict[str, Any]:
         "keep": scope.kept(),
         "empty": NO_WINDOWS,
     }
+
+
+def held_of(site: Site, model: ModelRow, scope: Scope) -> list[HeldRow]:
+    """Callers that are held back, by what was said of them in a range, newest first. They are found event by event, so a
+    range without `until` goes on to the newest event here, beyond the newest judged window.
+    """
+    start_us, end_us = span_of(model, scope, site.clock_us([model]))
+    if try_time_us(scope.until) is None:
+        end_us = max(end_us, model.last_event_us or 0)
+    return held_rows(held_back(site.engine, model, start_us, end_us))
 
 
 def groups_of(site: Site, model: ModelRow, start_us: int, end_us: int) -> list[GroupRow]:

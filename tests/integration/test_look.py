@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from monitor.model import HOUR_US
 from monitor.reports import evidently
-from monitor.store import lookups, queries, references
+from monitor.store import held, lookups, queries, references
 from monitor.store.engine import migrate, open_state
 from monitor.store.queries import Status
 from tests import scenes
@@ -48,6 +48,12 @@ def test_reads_are_the_same_on_both_stores(seeded: sa.Engine) -> None:
     others = queries.other_detections(seeded, fraud.model_id, start, scenes.END_US)
     assert {(d.monitor, d.verdict) for d in others} == {("traffic", "ok"), ("feedback", "ok")}
     assert len(queries.counts(seeded, fraud.model_id, fraud.reference_hash, start, scenes.END_US)) == 10
+    told = held.held_back(seeded, models[0], scenes.END_US - 4 * HOUR_US, scenes.END_US)
+    assert [(held.callers(h), h.n) for h in told] == [(["svc-a", "svc-b"], 900)]
+    told = held.held_back(seeded, models[0], 0, scenes.NOW_US)
+    assert [(held.callers(h), h.n) for h in told[1:]] == [(["svc-lime"], 1024), (["svc-a"], 32)]
+    assert [h.n for h in held.held_back(seeded, models[0], 0, scenes.NOW_US, "svc-a")] == [900, 32]
+    assert held.held_back(seeded, fraud, 0, scenes.NOW_US) == []
     reference = references.reference(seeded, fraud.model_id, fraud.reference_hash)
     assert reference is not None
     assert reference.rows == 12_000

@@ -7,9 +7,12 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 from importlib import resources
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import pytest
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
@@ -35,6 +38,7 @@ def addresses(engine: sa.Engine) -> list[str]:
         f"{model}/reports",
         "/incidents?state=all",
         "/sources?reason=bad_json",
+        "/models/credit-limit",
     ]
     ranges = [
         f"{model}?range={r}&measure={m}" for r, m in (("24h", "psi"), ("30d", "ks"), ("all", "missing"), ("x", "y"))
@@ -278,6 +282,65 @@ def test_the_model_page_and_its_twin_tell_every_segment(scene: sa.Engine, browse
     assert '<h2 id="h-segments">Segments</h2>' in page
     assert all(name in page for name in told)
     assert "Segments</h2>" not in client.get("/models/churn").text
+
+
+def test_the_model_page_and_its_twin_list_who_is_held_back(scene: sa.Engine, browse: Browse) -> None:
+    """Each caller once, newest first, with what was said last; nobody who turned out an attacker, nor who is out of range."""
+    client = browse(scene)
+    told = client.get("/api/v1/models/credit-limit/held_back").json()["items"]
+    assert [(h["principal"], h["others"], h["queries"], h["flagged"]) for h in told] == [
+        ("svc-a", 1, 900, 112), ("svc-b", 1, 900, 112), ("svc-lime", 0, 1024, 128),
+    ]  # fmt: skip
+    assert (told[2]["onset"], told[2]["time"]) == ("2026-11-22T07:00:00.000Z", "2026-11-22T09:00:00.000Z")
+    page = client.get("/models/credit-limit").text
+    table = page[page.index('<h2 id="h-held">Held back</h2>') :].split("</table>")[0]
+    rows = [re.sub(r"<[^>]+>|\s+", " ", row).split() for row in table.split("<tr>")[2:]]
+    assert " ".join(rows[0]).startswith("svc-a one with 1 more what_if, but 12% of its 900 queries")
+    assert " ".join(rows[2]) == (
+        "svc-lime explainer: 84 of 97 strange queries are samples around rows that it sent as they are "
+        "1,024 128 2026-11-22 07:00 2026-11-22 09:00"
+    )
+    earlier = {"range": "24h", "until": "2026-11-22T08:00:00Z"}
+    before = client.get("/api/v1/models/credit-limit/held_back", params=earlier).json()["items"]
+    assert [(h["principal"], h["queries"]) for h in before] == [("svc-a", 32), ("svc-lime", 64)]
+    assert "Held back" not in client.get("/models/card-fraud").text
+    assert client.get("/api/v1/models/none/held_back").status_code == 404
+
+
+def test_a_long_list_of_who_is_held_back_is_shown_in_part(
+    scene: sa.Engine, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page says how many there are and shows them all to who asks; what is read is bounded."""
+    client = browse(scene)
+    monkeypatch.setattr("monitor.web.scope.HELD_SHOWN", 1)
+    page = client.get("/models/credit-limit").text
+    assert "svc-a</a>" in page
+    assert "svc-b</a>" not in page
+    assert '<a href="/models/credit-limit?held=all">Show all 3 callers</a>' in page
+    assert "svc-lime</a>" in client.get("/models/credit-limit?held=all").text
+    monkeypatch.setattr("monitor.store.held.MOST", 1)
+    newest = client.get("/api/v1/models/credit-limit/held_back").json()["items"]
+    assert [h["principal"] for h in newest] == ["svc-a", "svc-b"]  # one finding about both
+
+
+def test_who_is_held_back_has_a_page_whatever_its_name(
+    scene: sa.Engine, hostile_scene: sa.Engine, browse: Browse
+) -> None:
+    """The list links it, and it says what the list says; markup and controls in the name stay text on both."""
+    for engine, names in (
+        (scene, ("svc-a", "svc-b", "svc-lime")),
+        (hostile_scene, [f"{scenes.HOSTILE}-{c}" for c in ("a", "b", "lime")]),
+    ):
+        client = browse(engine, hostile=engine is hostile_scene)
+        page = client.get("/models/credit-limit").text
+        links = re.findall(r'href="(/models/credit-limit/principal[^"]*)"', page[page.index('id="h-held"') :])
+        assert [parse_qs(urlsplit(unescape(link)).query)["name"] for link in links[:3]] == [[n] for n in names]
+        for link in links[:3]:
+            answer = client.get(unescape(link))
+            assert answer.status_code == 200
+            assert '<h2 id="h-held">Held back</h2>' in answer.text
+            assert "<img src=x" not in answer.text
+            assert not set("\u202e\x1b\x07\r") & set(answer.text)
 
 
 def test_whose_traffic_it_is_is_shown_on_the_models_page(scene: sa.Engine, browse: Browse) -> None:
