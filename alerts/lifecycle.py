@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from alerts import flood
 from alerts.base import Step, slot_key, subject_key
 from alerts.evidence import clean, names, told_apart
 from alerts.policy import LASTING, RAISED, Persistence, Policy
@@ -19,21 +20,30 @@ from alerts.quiet import (
     CALM_US,
     HELD_BACK,
     INHIBITED,
+    REPORT_ONLY,
     Remembered,
     Told,
     covers,
     in_maintenance,
     moment,
     nearby,
-    rolls_up,
 )
 from alerts.techniques import techniques
 from alerts.text import render
-from monitor.model import Act, Action, Alert, Decision, Event, Severity, Subject, Transition, alert_id, rfc3339
+from monitor.model import Act, Action, Alert, Decision, Event, Severity, Transition, alert_id, rfc3339
 
 COUNTERS_VERSION: Final = 2
-ROLLED_UP: Final = 100  # subjects named in the evidence of a roll-up
-KEPT: Final = ("queries_at_opening", "also", "marks", "before", HELD_BACK, "told_by", "flapping", "inhibited", RAISED)
+KEPT: Final = (
+    "queries_at_opening",
+    "also",
+    "marks",
+    "before",
+    HELD_BACK,
+    flood.TOLD_BY,
+    "flapping",
+    "inhibited",
+    RAISED,
+)
 
 BY_SEGMENT: Final = frozenset({Event.FEATURE_DRIFT, Event.PREDICTION_DRIFT})  # judged for segments as well
 ADDED_TO_ATTACK: Final = frozenset({Event.ACCESS_ANOMALY, Event.ABUSE_SUSPECTED, Event.TRAFFIC_ANOMALY})
@@ -130,7 +140,7 @@ class _Work:
             if current is None:
                 self._drop("not_open")
             elif not self._held(key, current, d):
-                self._clear(key, current, d)
+                self._end(key, replace(current, window_us=d.window_us), d.time_us, clean(d.evidence))
         elif current is None:
             if (reason := self._silenced(key, d)) is not None:
                 self._drop(reason)
@@ -152,7 +162,7 @@ class _Work:
         if worse is alert.severity:
             self._keep(made)
         else:
-            self._emit(Action.UPDATE, made)
+            self._tell(made)
 
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
@@ -253,8 +263,7 @@ class _Work:
         subject = subject_key(alert.model, alert.subject)
         self.remembered.settle(key, subject, alert, act.said, at_us)
         verdict = {"verdict": act.said.value, "by": act.actor, "why": act.reason, "at": rfc3339(act.time_us)}
-        evidence = {**alert.evidence, "reason": "verdict", "verdict": clean(verdict)}
-        self._end(key, replace(alert, open=False, cleared_us=at_us, updated_us=at_us, evidence=evidence))
+        self._end(key, alert, at_us, {"reason": "verdict", "verdict": clean(verdict)})
 
     def _open(self, key: str, d: Decision) -> None:
         d = replace(d, time_us=self.remembered.reopens_us(key, d.time_us))
@@ -278,34 +287,33 @@ class _Work:
         if before := self.remembered.open(key, subject_key(d.model, d.subject), d.time_us):
             evidence["before"] = before
         if d.detector in self.told.demoted:
-            evidence[HELD_BACK] = "the detector is on report only"
-        elif rolls_up(d.event, d.subject.kind) and (
-            self.remembered.this_hour(d.model, d.event, d.time_us) > self.policy.per_hour
-        ):
-            evidence |= {HELD_BACK: f"more than {self.policy.per_hour} in an hour", "told_by": self._roll_up(alert, d)}
+            evidence[HELD_BACK] = REPORT_ONLY
+        elif flood.hides(alert) and self.remembered.this_hour(d.model, d.event, d.time_us) > self.policy.per_hour:
+            evidence |= {HELD_BACK: f"more than {self.policy.per_hour} in an hour", flood.TOLD_BY: self._roll_up(alert)}
         self.open[key] = self._emit(Action.OPEN, alert)
         self._absorb(self.open[key])
 
-    def _roll_up(self, alert: Alert, d: Decision) -> str:
+    def _roll_up(self, part: Alert) -> str:
         """Count an incident of a flood in the one incident that sinks are told of; its id."""
-        whole = Subject("model", d.model)
-        key = slot_key(d.model, d.event, whole.kind, whole.id)
-        current = self.open.get(key)
-        n = 1 if current is None else int(current.evidence.get("suppressed", 0)) + 1
-        names = [] if current is None else list(current.evidence.get("principals", ()))
-        evidence = {"suppressed": n, "detail": f"suppressed {n}: more than {self.policy.per_hour} incidents in an hour",
-                    "principals": [*names, alert.subject.id][:ROLLED_UP]}  # fmt: skip
-        if current is not None and RAISED in current.evidence:
-            evidence[RAISED] = current.evidence[RAISED]
-        problem = (self.policy.environment, alert.customer or "", d.model, whole.kind, whole.id, d.event)
-        made = current or replace(alert, alert_id=alert_id(problem, d.time_us), subject=whole, seq=0)
-        worst = max(made.severity, alert.severity, key=lambda s: s.rank)
-        made = replace(made, severity=worst, updated_us=d.time_us, evidence=evidence)
-        if current is not None and n & (n - 1):
-            self._keep(made)
+        before = self.open.get(flood.slot(part))
+        whole = flood.counted(before, part, self.policy.per_hour)
+        if before is None or flood.news(before, whole):
+            self._emit(Action.OPEN if before is None else Action.UPDATE, whole)
         else:
-            self.open[key] = self._emit(Action.OPEN if current is None else Action.UPDATE, made)
-        return made.alert_id
+            self._keep(whole)
+        return whole.alert_id
+
+    def _follow(self, into: str, part: Alert) -> None:
+        """A roll-up is as severe as the worst in it, and over when the last is over or has left it."""
+        whole = self.open.get(flood.slot(part))
+        if whole is None or whole.alert_id != into:
+            return
+        at_us = max(whole.updated_us, part.updated_us)
+        if part.open and flood.TOLD_BY in part.evidence:
+            if part.severity.rank > whole.severity.rank:
+                self._emit(Action.UPDATE, replace(whole, severity=part.severity, updated_us=at_us))
+        elif not any(a.evidence.get(flood.TOLD_BY) == into for a in self.open.values()):
+            self._end(flood.slot(part), whole, at_us, {"reason": "all of them are over or told by themselves"})
 
     def _update(self, key: str, current: Alert, d: Decision) -> None:
         evidence = clean(d.evidence)
@@ -313,6 +321,8 @@ class _Work:
         for kept in KEPT:
             if kept in current.evidence:
                 evidence.setdefault(kept, current.evidence[kept])
+        if evidence.get(HELD_BACK) == REPORT_ONLY and d.detector not in self.told.demoted:
+            del evidence[HELD_BACK]  # what it rests on now is believed
         lasted_us = 0 if evidence.get("quiet") else moment(d) - current.opened_us
         raised = sorted({*evidence.get(RAISED, ()), *self.policy.raises(d, current.threshold, lasted_us)})
         if raised:
@@ -326,29 +336,24 @@ class _Work:
         if not told_apart(current, alert):
             self._drop("unchanged")
             return
-        alert = self._emit(Action.UPDATE, alert)
-        self.open[key] = alert
-        self._absorb(alert)
+        self._tell(alert)
+        self._absorb(self.open[key])
 
-    def _clear(self, key: str, current: Alert, d: Decision) -> None:
-        evidence = {**current.evidence, **clean(d.evidence)}
-        alert = replace(current, open=False, cleared_us=d.time_us, updated_us=d.time_us, evidence=evidence,
-                        window_us=d.window_us)  # fmt: skip
-        self._end(key, alert)
+    def _tell(self, alert: Alert) -> None:
+        """An update. What has become too severe for a flood leaves it."""
+        made = self._emit(Action.UPDATE, flood.outgrown(alert))
+        if (into := alert.evidence.get(flood.TOLD_BY)) is not None:
+            self._follow(into, made)
 
-    def _end(self, key: str, alert: Alert) -> None:
+    def _end(self, key: str, alert: Alert, at_us: int, evidence: Mapping[str, Any]) -> None:
         """Emit a clear; the last of a flood takes its roll-up along."""
+        evidence = {**alert.evidence, **evidence}
+        alert = replace(alert, open=False, cleared_us=at_us, updated_us=at_us, evidence=evidence)
         self._emit(Action.CLEAR, alert)
         del self.open[key]
         self.slots.pop(key, None)
-        into = alert.evidence.get("told_by")
-        if into is None or any(a.evidence.get("told_by") == into for a in self.open.values()):
-            return
-        for other, whole in list(self.open.items()):
-            if whole.alert_id == into:
-                evidence = {**whole.evidence, "reason": "all of them are over"}
-                self._end(other, replace(whole, open=False, cleared_us=alert.updated_us, updated_us=alert.updated_us,
-                                         evidence=evidence))  # fmt: skip
+        if (into := alert.evidence.get(flood.TOLD_BY)) is not None:
+            self._follow(into, alert)
 
     def _absorb(self, into: Alert) -> None:
         """Clear the incidents that an attack incident contains: those of its members, and earlier access anomalies.
@@ -371,9 +376,7 @@ class _Work:
                     self._into(key, absorbed, into)
 
     def _into(self, key: str, absorbed: Alert, into: Alert) -> None:
-        evidence = {**absorbed.evidence, "reason": "absorbed", "into": into.alert_id}
-        end = replace(absorbed, open=False, cleared_us=into.updated_us, updated_us=into.updated_us, evidence=evidence)
-        self._end(key, end)
+        self._end(key, absorbed, into.updated_us, {"reason": "absorbed", "into": into.alert_id})
 
     def _measured(self, alert: Alert, d: Decision, evidence: Mapping[str, Any]) -> Alert:
         return replace(

@@ -91,7 +91,8 @@ class Named:
 class Policy:
     """What the configuration says about alerts. `severities` maps (model, detector) to a severity that always wins.
 
-    `per_hour`: how many incidents of one event on one model may open in an hour before the rest is told as a number.
+    `per_hour`: how many incidents under major of one event on one model may open in an hour before the rest is told as
+    a number.
     """
 
     environment: str = "Production"

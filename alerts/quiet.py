@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from alerts.policy import MONITOR, SECURITY
+from alerts.policy import SECURITY
 from monitor.model import (
     HOUR_US,
     MAINTENANCE,
@@ -32,6 +32,7 @@ FLAP_OPENINGS: Final = 3  # openings within a day, from which on an incident clo
 CALM_US: Final = 6 * HOUR_US
 REMEMBERED: Final = 5000  # subjects whose earlier incidents are counted; the oldest are forgotten
 HELD_BACK: Final = "held_back"  # in the evidence: why sinks are not told of an incident
+REPORT_ONLY: Final = "the detector is on report only"
 
 INHIBITED: Final = frozenset(  # what missing data looks like to other monitors
     {
@@ -202,7 +203,7 @@ class Remembered:
         self.settled.pop(key, None)
 
     def this_hour(self, model: str, event: Event, time_us: int) -> int:
-        """How many incidents of this event on this model have opened in the hour, this one included."""
+        """How many incidents of this event on this model that a flood may hide have opened in the hour, this one included."""
         key, hour = json.dumps([model, event.value]), time_us // HOUR_US
         self.hours = {k: v for k, v in self.hours.items() if v[0] >= hour - 1}
         known = self.hours.get(key, [hour, 0])
@@ -214,8 +215,3 @@ def _named(evidence: Mapping[str, Any]) -> set[str]:
     """The features or models that an incident is about."""
     listed = [*(evidence.get("features") or ()), *(evidence.get("models") or ())]
     return {str(x.get("name")) for x in listed if isinstance(x, Mapping)}
-
-
-def rolls_up(event: Event, subject_kind: str) -> bool:
-    """Whether a flood of such incidents is told as one: those about parts of a model, never those about Lanner itself."""
-    return event not in MONITOR and subject_kind != "model"

@@ -233,7 +233,25 @@ def _queries(evidence: Mapping[str, Any]) -> list[str]:
         told.append(f"{queries:,} queries" + (f", {flagged:,} of them flagged" if isinstance(flagged, int) else ""))
     if technique := evidence.get("technique"):
         told.append(f"looks like {shown(technique, 40).replace('_', ' ')}{_percent(evidence.get('confidence'))}")
-    return told
+    return told + exposure(evidence)
+
+
+def exposure(evidence: Mapping[str, Any]) -> list[str]:
+    """What the answers had given away when it was last read; of a cluster, whose members may share rows, as bounds.
+
+    >>> exposure({"exposure": {"distinct_rows": 1024, "kappa": 0.614}})
+    ['exposure last read: 1,024 rows, kappa 0.61']
+    >>> exposure({"principals": ["a", "b", "c"], "exposure": {"distinct_rows": 1280, "kappa": 0.614, "callers": 2}})
+    ['exposure last read: at most 1,280 rows of 2 of them, kappa at least 0.61']
+    """
+    said = evidence.get("exposure")
+    rows, kappa = (said.get(k) if isinstance(said, Mapping) else None for k in ("distinct_rows", "kappa"))
+    if not isinstance(said, Mapping) or not isinstance(rows, int) or not isinstance(kappa, int | float):
+        return []
+    if not isinstance(callers := said.get("callers"), int):
+        return [f"exposure last read: {rows:,} rows, kappa {number(kappa)}"]
+    some = "" if callers == len(evidence.get("principals", ())) else f" of {callers} of them"
+    return [f"exposure last read: at most {rows:,} rows{some}, kappa at least {number(kappa)}"]
 
 
 def usual(evidence: Mapping[str, Any]) -> str:

@@ -348,10 +348,7 @@ class Walk:
             "detectors": [{"name": n, "log_e": finite(v)} for n, v in parts.items() if v > 0],
             "examples": [dict(e) for e in sorted(shown, key=lambda e: str(e["time"]))[-EXAMPLES:]],
         }
-        for p in members:  # of several the one with the most answers
-            for name, said in ledger.readings.get(p, {}).items():
-                if name not in evidence or _rows(said) > _rows(evidence[name]):
-                    evidence[name] = dict(said)
+        evidence |= _together([ledger.readings[p] for p in members if p in ledger.readings], len(members))
         if case.tie:
             evidence["tied_by"] = case.tie
         if bound is not None:
@@ -376,6 +373,18 @@ class Walk:
                 evidence=evidence,
             )
         )  # fmt: skip
+
+
+def _together(said: Sequence[Mapping[str, Any]], members: int) -> dict[str, Any]:
+    """What gauges say of a subject: of several callers the one with the most rows, whose rows may be others' as well."""
+    told: dict[str, Any] = {}
+    for name in dict.fromkeys(n for s in said for n in s):
+        of = [s[name] for s in said if name in s]
+        most = max(of, key=_rows)
+        told[name] = dict(most)
+        if members > 1 and name == "exposure":
+            told[name] |= {"distinct_rows": sum(map(_rows, of)), "callers": len(of)}
+    return told
 
 
 def _rows(said: Mapping[str, Any]) -> int:

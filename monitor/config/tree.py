@@ -281,7 +281,7 @@ class Alerting(Section):
     runbooks: str = "docs/runbooks"
     """Where the runbooks stand for those who read alerts: an address under which there is EVENT.md."""
     per_hour: int = Field(default=20, ge=1)
-    """Incidents of one event on one model that are told in an hour; further ones are kept, and told as a number."""
+    """Incidents of one event on one model under major that are told in an hour; further ones are kept, and told as a number."""
     precision_floor: float = Field(default=0.2, ge=0, le=1)
     """A detector whose precision by verdicts is under this is put on report only; 0 switches it off."""
     precision_verdicts: int = Field(default=30, ge=1)

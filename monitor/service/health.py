@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
+from alerts.flood import NAMED
+from alerts.quiet import HELD_BACK, REPORT_ONLY
 from monitor.model import SECOND_US, UNREGISTERED, Decision, Event, Family, Severity, Subject
 from monitor.service.compose import Service
 from monitor.service.told import demoted
@@ -114,15 +117,22 @@ def detectors(service: Service, now_us: int) -> Iterator[Decision]:
 
 
 def _demotions(service: Service, now_us: int) -> Iterator[Decision]:
-    """Detectors on report only, and those that are so no longer."""
+    """Detectors on report only, each as severe as the worst that it holds back, and those that are so no longer."""
     now = demoted(service.engine, now_us, service.config)
     with read(service.engine) as conn:
-        before = [a.subject for a in alertlog.open_alerts(conn, UNREGISTERED) if a.event is Event.MONITOR_DEGRADED]
+        standing = alertlog.open_alerts(conn)
+    before = [a.subject for a in standing if (a.model, a.event) == (UNREGISTERED, Event.MONITOR_DEGRADED)]
     for detector in sorted({*now, *(s.id for s in before if s.kind == "detector")}):
-        reason = (
-            f"on report only: {now[detector]}. Its incidents are kept here and not sent" if detector in now else None
-        )
-        yield _state("detector", detector, now_us, reason, severity=Severity.WARNING)
+        if detector not in now:
+            yield _state("detector", detector, now_us, None)
+            continue
+        held = [a for a in standing if a.detector == detector and a.evidence.get(HELD_BACK) == REPORT_ONLY]
+        worst = max((a.severity for a in held), key=lambda s: s.rank, default=Severity.WARNING)
+        kept = f"{len(held)} not sent, the worst {worst.value}" if held else "its incidents are not sent"
+        said = _state("detector", detector, now_us, f"on report only: {now[detector]}; {kept}", severity=worst)
+        # Names make each further one an update: nothing critical goes without a line.
+        who = {str(p) for a in held if a.severity is Severity.CRITICAL for p in a.evidence.get("principals", ())}
+        yield replace(said, evidence={**said.evidence, "principals": sorted(who)[:NAMED]}) if who else said
 
 
 def collectors(service: Service, now_us: int) -> Iterator[Decision]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,22 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from alerts import lifecycle
 from alerts.alerta import Alerta
 from alerts.base import SinkRejected, SinkUnavailable
 from alerts.memory import MemorySink
+from alerts.policy import policy
+from alerts.quiet import HELD_BACK, REPORT_ONLY
 from monitor.model import (
     HOUR_US,
     SECOND_US,
     UNREGISTERED,
     Act,
     Action,
+    Alert,
+    Decision,
     Event,
+    Family,
     Mark,
     OutboxState,
     Said,
@@ -38,7 +44,7 @@ from monitor.store import outbox as outboxes
 from monitor.store.engine import migrate, open_state, read, write
 from monitor.store.schema import unregistered
 from monitor.web import create_app
-from tests.alerting import alert, updated
+from tests.alerting import alert, attack, updated
 from tests.servers.alerta import Alerta as Server
 from tests.soc import Api, now_us, service_of, stored
 
@@ -315,6 +321,58 @@ def test_a_detector_below_the_floor_is_put_on_report_only(tmp_path: Path) -> Non
     (told,) = [a for a in alertlog.find(service.engine) if a.event is Event.MONITOR_DEGRADED]
     assert told.subject == Subject("detector", "queries")
     assert "precision 0.00 over 3 verdicts" in told.text
+    service.close()
+
+
+def test_a_detector_on_report_only_tells_what_it_holds_back(tmp_path: Path) -> None:
+    """The incident about it is as severe as the worst, and names the callers of each further critical one."""
+    service = service_of(tmp_path, alerting={"precision_verdicts": 3})
+    for i in range(3):
+        say(service, stored(service, f"p{i}"), Said.FALSE)
+    system_tick(service, now_us())
+    for who in ("thief", "other"):
+        held = {"principals": [who], HELD_BACK: REPORT_ONLY}
+        stored(service, who, severity=Severity.CRITICAL, evidence=held)
+        system_tick(service, now_us())
+    (told,) = [a for a in alertlog.find(service.engine) if a.event is Event.MONITOR_DEGRADED]
+    assert (told.severity, told.evidence["principals"]) == (Severity.CRITICAL, ["other", "thief"])
+    assert "2 not sent, the worst critical" in told.text
+    steps = alertlog.timeline(service.engine, told.alert_id)
+    assert [(s.action, s.body["severity"]) for s in steps] == [
+        ("open", "warning"), ("update", "critical"), ("update", "critical"),
+    ]  # fmt: skip
+    service.close()
+
+
+def test_a_thief_behind_decoys_is_told_and_escalated(tmp_path: Path, alerta: Server, api: Api, name: str) -> None:
+    """Held back with the decoys while minor; once major it is a row of its own in Alerta, and nobody coming is noticed."""
+    service = service_of(
+        tmp_path, alerting={"per_hour": 2, "escalate": {"major": "10m"}, "escalate_to": ["pager"]}
+    )  # fmt: skip
+    pager = MemorySink("pager")
+    jobs = Jobs(service, {"soc": Alerta("soc", alerta.url, alerta.key), "pager": pager})
+    alerts: dict[str, Alert] = {}
+    counters: Mapping[str, Any] = {}
+
+    def decide(*decisions: Decision) -> Transition:
+        nonlocal counters
+        standing = [a for a in alerts.values() if a.open]
+        made = lifecycle.step(decisions, standing, counters, policy(service.config))
+        alerts.update({a.alert_id: a for a in made.alerts})
+        counters = made.counters
+        with write(service.engine) as conn:
+            alertlog.write(conn, made.alerts, made.transitions, now_us() - 700 * SECOND_US)
+            outboxes.enqueue(conn, made.transitions, service.sinks_for, now_us())
+        jobs.deliver()
+        jobs.attend()
+        jobs.deliver()
+        return made.transitions[-1]
+
+    minor = decide(*(attack(i, f"{name}-{i}") for i in range(2)), attack(9, f"{name}-thief"))
+    assert (minor.alert.subject.id, api.find(minor)) == (f"{name}-thief", [])
+    decide(attack(20, f"{name}-thief", queries=5000, family=Family.EXTRACTION))
+    assert api.one(minor)["severity"] == "major"
+    assert [t.alert.subject.id for t in pager.sent] == [f"{name}-thief"]
     service.close()
 
 

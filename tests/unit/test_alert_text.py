@@ -60,6 +60,16 @@ def test_why_an_incident_is_not_more_severe_yet_is_told() -> None:
     assert "not more severe yet" not in render(alert(evidence=tool), Action.OPEN, tier=2)
 
 
+def test_exposure_of_a_cluster_is_told_as_bounds() -> None:
+    """Members may share rows and were read at different times; without a reading nothing is said."""
+    cluster = {"principals": ["a", "b"], "queries": 136, "exposure": {"kappa": 0.4, "distinct_rows": 128, "callers": 2}}
+    text = render(alert(evidence=cluster), Action.OPEN, tier=2)
+    assert "136 queries; exposure last read: at most 128 rows, kappa at least 0.4; first seen" in text
+    assert harmless(text.replace("\n", " "))
+    for nothing in ({}, {"exposure": "x"}, {"exposure": {"kappa": None, "distinct_rows": 64}}):
+        assert "exposure" not in render(alert(evidence=nothing), Action.OPEN, tier=2)
+
+
 @pytest.mark.parametrize("word", HOSTILE)
 def test_hostile_words_are_spelled_out(word: str) -> None:
     """Markup, controls and marks of direction appear as escapes, bounded in length."""
@@ -110,6 +120,7 @@ def test_the_text_answers_why_what_not_do_and_where() -> None:
     evidence = {
         "principals": ["c-7f3a"], "queries": 41230, "detectors": [{"name": "queries", "log_e": 9.0}, {"name": "shape", "log_e": 2.0}],
         "flagged": 38000, "technique": "made_up_rows", "confidence": 0.987, "look_alike": look_alike(Family.EXTRACTION),
+        "exposure": {"kappa": 0.8349, "distinct_rows": 32768},
     }  # fmt: skip
     decision = attack(1, "c-7f3a", family=Family.EXTRACTION, evidence=evidence)
     policy = Policy(models={"m": Named(owner="cards-ml", tier=1)})
@@ -117,7 +128,8 @@ def test_the_text_answers_why_what_not_do_and_where() -> None:
     assert [line.split()[0] for line in text] == ["[CRITICAL]", "WHY", "WHAT", "NOT", "DO", "LINK"]
     assert "Model extraction suspected: principal c-7f3a on m (tier 1, owner: cards-ml)" in text[0]
     assert "also shape" in text[1]
-    assert "41,230 queries, 38,000 of them flagged; looks like made up rows 99%; first seen" in text[2]
+    asked = "41,230 queries, 38,000 of them flagged; looks like made up rows 99%"
+    assert f"{asked}; exposure last read: 32,768 rows, kappa 0.83; first seen" in text[2]
     assert "closest honest use explainer, but its made-up rows are not spread around rows that it sent" in text[3]
     assert max(map(len, text)) <= 240
     assert "docs/runbooks/AttackSuspected.md" in text[4]

@@ -11,7 +11,20 @@ from alerts import lifecycle, quiet
 from alerts.metrics import Judged, quality
 from alerts.policy import Named, Policy
 from alerts.quiet import HELD_BACK, Told
-from monitor.model import HOUR_US, MAINTENANCE, Act, Action, Decision, Event, Exemption, Mark, Said, Severity, Subject
+from monitor.model import (
+    HOUR_US,
+    MAINTENANCE,
+    Act,
+    Action,
+    Decision,
+    Event,
+    Exemption,
+    Family,
+    Mark,
+    Said,
+    Severity,
+    Subject,
+)
 from tests.alerting import alert, at, attack, drift, missing, traffic
 from tests.unit.test_lifecycle import Timeline
 
@@ -244,6 +257,50 @@ def test_a_flood_is_told_as_one_with_a_number() -> None:
     assert line.made[-1].alert.evidence["suppressed"] == 37
 
 
+def test_a_thief_behind_decoys_is_told_as_soon_as_it_is_major() -> None:
+    """Held back while minor like the decoys, it leaves the roll-up when it gets worse, and its end is told as well."""
+    line = Timeline(Policy(models={"m": Named()}, per_hour=20))
+    line.tick(*(attack(10 + i, f"decoy-{i}") for i in range(20)), attack(60, "thief"))
+    assert not quiet.told(line.made[-1])
+    assert line.made[-2].alert.evidence["suppressed"] == 1
+    line.tick(attack(90, "thief", queries=5000, family=Family.EXTRACTION))
+    line.tick(attack(100, "thief", queries=9000, family=Family.EXTRACTION), attack(7200, "thief", firing=False))
+    sent = [t for t in line.made[22:] if quiet.told(t)]
+    assert [(t.action.value, t.alert.subject.id, t.alert.severity.value) for t in sent] == [
+        ("update", "thief", "major"), ("clear", "m", "minor"), ("update", "thief", "major"), ("clear", "thief", "major"),
+    ]  # fmt: skip
+    assert sent[1].alert.evidence["reason"] == "all of them are over or told by themselves"
+
+
+def test_what_is_major_is_never_held_back_and_leaves_room_for_others() -> None:
+    """However many there are, and they do not count as those that a flood may hide."""
+    line = Timeline(Policy(models={"m": Named()}, per_hour=2))
+    line.tick(*(attack(10 + i, f"p{i}", family=Family.EXTRACTION) for i in range(9)))
+    line.tick(*(attack(50 + i, f"q{i}") for i in range(3)))
+    assert [t.alert.subject.id for t in line.made if not quiet.told(t)] == ["q2"]
+
+
+def test_a_roll_up_is_as_severe_as_the_worst_in_it() -> None:
+    """Also when the worst comes between two powers of two, or gets worse later; what gets worse twice leaves it."""
+    line = Timeline(Policy(models={"m": Named()}, per_hour=1))
+    line.tick(*(attack(10 + i, f"p{i}", severity=Severity.WARNING) for i in range(3)))
+
+    def whole() -> list[tuple[str, int]]:
+        told = [t.alert for t in line.made if t.alert.subject.kind == "model"]
+        return [(a.severity.value, a.evidence["suppressed"]) for a in told]
+
+    assert whole() == [("warning", 1), ("warning", 2)]
+    line.tick(attack(20, "p1"))
+    assert whole()[2:] == [("minor", 2)]
+    line.tick(attack(30, "p1", family=Family.EXTRACTION))
+    assert [t.alert.subject.id for t in line.made if t.alert.severity is Severity.MAJOR and quiet.told(t)] == ["p1"]
+    assert len(whole()) == 3
+    other = Timeline(Policy(models={"m": Named()}, per_hour=1))
+    first = [attack(10 + i, f"p{i}", severity=Severity.WARNING) for i in range(3)]
+    other.tick(*first, attack(20, "p3"))
+    assert [t.alert.severity.value for t in other.made if t.alert.subject.kind == "model"][-1] == "minor"
+
+
 def test_the_next_hour_has_its_own_cap() -> None:
     """The cap is per hour, model and event."""
     line = Timeline(Policy(models={"m": Named()}, per_hour=1))
@@ -257,6 +314,13 @@ def test_a_demoted_detector_is_kept_but_not_sent() -> None:
     line = Timeline(told=Told(demoted=frozenset({"queries"})))
     line.tick(attack(10), attack(20, queries=5000), attack(30, firing=False), drift(40))
     assert [quiet.told(t) for t in line.made] == [False, False, False, True]
+
+
+def test_what_comes_to_rest_on_another_detector_is_sent() -> None:
+    """Report only holds back what its own detector says, and only as long as it is on report only."""
+    line = Timeline(told=Told(demoted=frozenset({"queries"})))
+    line.tick(attack(10), attack(20, queries=5000), attack(30, queries=20_000, detector="canaries"))
+    assert [quiet.told(t) for t in line.made] == [False, False, True]
 
 
 def test_cuts_change_nothing() -> None:

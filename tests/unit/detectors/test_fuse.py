@@ -265,6 +265,22 @@ def test_callers_that_share_a_search_are_one_incident() -> None:
     assert [(d.time_us, d.subject) for d in parts.decisions] == [(d.time_us, d.subject) for d in whole.decisions]
 
 
+def test_what_a_cluster_was_answered_is_added_up() -> None:
+    """Of its members the one with most tells kappa; their rows together are told as so many at most, of so many members."""
+    log = Log()
+    read = {
+        0: {"exposure": {"kappa": 0.2, "distinct_rows": 64}, "unlike_itself": {"rows": 100, "mmd2": 0.1}},
+        1: {"exposure": {"kappa": 0.5, "distinct_rows": 128}},
+    }
+    log(replace(tied(["a", "b"] * 8, ["b", "a"] * 8), readings=read))
+    log(evidence(["c"] * 6, [True] * 6, first_row=16))
+    assert log.decisions[-1].evidence.keys().isdisjoint({"exposure", "unlike_itself"})
+    told = log(tied(["c"] * 4, ["a"] * 4, first_row=22))[-1].evidence
+    assert told["principals"] == ["a", "b", "c"]
+    assert told["exposure"] == {"kappa": 0.5, "distinct_rows": 192, "callers": 2}
+    assert told["unlike_itself"] == {"rows": 100, "mmd2": 0.1}
+
+
 def test_a_third_caller_joins_the_cluster() -> None:
     """The cluster keeps its id; the newcomer's own incident moves into it."""
     log = Log()
