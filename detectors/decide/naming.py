@@ -48,7 +48,7 @@ BENIGN: Final[Mapping[Family, tuple[str, str]]] = {  # the honest use that looks
     Family.EXTRACTION: ("explainer", "its made-up rows are not spread around rows that it sent as they are"),
     Family.EVASION: ("what_if", "each query moves many fields at once in small steps towards the model's boundary"),
     Family.MEMBERSHIP: ("batch", "it does not only repeat training rows: it varies them in small steps"),
-    Family.INVERSION: ("explainer", "the score of one answer climbs from query to query"),
+    Family.INVERSION: ("explainer", "it changes a few fields of its best row again and again"),
 }
 
 

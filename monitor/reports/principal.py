@@ -22,10 +22,12 @@ from detectors.anomaly.queries import Queries
 from detectors.answers import Answers
 from detectors.base import Calibration, Caller, Window
 from detectors.constraints import Constraints
+from detectors.search import what_if_fields
 from detectors.signals import MISSING, Frame
 from monitor.model import HOUR_US
 from monitor.reports import charts
 from monitor.reports.charts import Chart, Span
+from monitor.reports.climb import STEPS, Climb, climb
 from monitor.reports.scatter import Cloud, scatter
 from monitor.reports.words import moment, number
 
@@ -162,6 +164,23 @@ def chain(rows: Rows, start: int, size: int, rules: Constraints | None) -> list[
             )
         )  # fmt: skip
     return made
+
+
+def small_steps(rows: Rows) -> NDArray[np.bool_]:
+    """Rows that the query detector calls small steps, and those that change a few fields of one of the LOOKED_BACK before."""
+    hashes, few = rows.frame.hashes, what_if_fields(rows.frame.hashes.shape[1])
+    out = np.array(
+        [bool(STEPS.intersection(rows.why.get(i, {}).get("signals", ()))) for i in range(rows.n)], dtype=bool
+    )
+    for back in range(1, min(LOOKED_BACK, rows.n - 1) + 1):
+        differs = (hashes[back:] != hashes[:-back]).sum(axis=1)
+        out[back:] |= (differs > 0) & (differs <= few)
+    return out
+
+
+def climbing(rows: Rows) -> Climb | None:
+    """Whether the scores of its small steps climb."""
+    return climb(_column(rows.table, "scores"), small_steps(rows))
 
 
 def breaches(rules: Constraints, frame: Frame, start: int, stop: int) -> dict[int, list[str]]:

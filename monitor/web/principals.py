@@ -117,7 +117,7 @@ def twin(site: Site) -> APIRouter:
             "incident": asked.incident.alert_id if asked.incident else None, "rows": shown["rows"], "flagged": shown["flagged"],
             "whole": shown["whole"], "first": shown["first"], "compared_with": shown["peer_words"], "exposure": shown["exposure"],
             "unlike_itself": shown["unlike"], "training_overlap": shown["overlap"], "absence": shown["absence"],
-            "held_back": shown["held"],
+            "held_back": shown["held"], "climb": shown["climb"] and asdict(shown["climb"]) | {"climbs": shown["climb"].climbs},
             "chain": [asdict(s) | {"time": rfc3339(s.time_us)} for s in shown["chain"]], "peers": [asdict(p) for p in shown["peers"]],
         }  # fmt: skip
 
@@ -174,7 +174,7 @@ def _evidence(site: Site, asked: Asked, row: int) -> dict[str, Any]:
     shown: dict[str, Any] = {
         **{k: None if r is None else {**r.evidence, "time": rfc3339(r.end_us)} for k, r in gauges.items()},
         "rows": 0, "flagged": 0, "whole": True, "first": 0, "chain": [], "peers": [], "peer_words": "", "peer_count": 0,
-        "scores": None, "margins": None, "picture": None, "base_words": "", "judged": cal is not None, "caller": None,
+        "climb": None, "scores": None, "margins": None, "picture": None, "base_words": "", "judged": cal is not None, "caller": None,
     }  # fmt: skip
     if found is None or not found.mine.num_rows:
         return shown
@@ -196,7 +196,7 @@ def _evidence(site: Site, asked: Asked, row: int) -> dict[str, Any]:
     return shown | {
         "rows": own.n, "flagged": int(own.flag.sum()), "whole": found.whole, "first": first, "peers": rows, "peer_words": whom,
         "chain": principal.chain(own, first, SHOWN, learnt.rules if learnt else None), "peer_count": count, "base_words": words,
-        "scores": principal.scores_chart(own), "margins": principal.margin_chart(own.given.margin, base.given.margin),
+        "climb": principal.climbing(own), "scores": principal.scores_chart(own), "margins": principal.margin_chart(own.given.margin, base.given.margin),
         "picture": principal.picture(learnt, own, base.frame, words) if learnt else None, "caller": known.get(asked.name),
     }  # fmt: skip
 

@@ -20,7 +20,7 @@ from detectors.constraints import Constraints
 from monitor.config import Config
 from monitor.model import HOUR_US
 from monitor.reports import principal
-from monitor.reports.principal import Rows, alike, busiest, chain, plane
+from monitor.reports.principal import Rows, alike, busiest, chain, climbing, plane
 from monitor.store import lookups
 from monitor.store.eventlog import EventLog
 from monitor.store.recent import recent
@@ -130,6 +130,9 @@ def test_the_page_tells_the_attacker_from_its_peers(site: tuple[Any, ...]) -> No
     assert "rows of the reference" in text
     told = client.get(f"/api/v1{PATH}", params={"name": name, "incident": incident}).json()
     assert told["rows"] == evidence.QUERIES
+    assert told["climb"]["steps"] > 0.4 * evidence.QUERIES
+    assert told["climb"]["climbs"] is False
+    assert "the score does not climb" in text
     assert told["flagged"] > 0.4 * evidence.QUERIES
     by = {p["name"]: p for p in told["peers"]}
     assert by["Flagged, share"]["own"] > 0.4
@@ -196,3 +199,18 @@ def test_only_the_newest_rows_are_read(site: tuple[Any, ...], monkeypatch: pytes
     assert times == [scenes.END_US - HOUR_US + i * 1_000_000 for i in range(130, 150)]
     assert (found.whole, found.mine_since_us) == (False, times[0])
     assert found.others_since_us > scenes.END_US - 12 * HOUR_US
+
+
+def test_a_climbing_score_is_told_of_small_steps_alone() -> None:
+    """Each step of one row that raises the score is kept; rows that are no steps do not count, however their scores go."""
+    rng = np.random.default_rng(5)
+    n = 60
+    up = np.cumsum(rng.normal(0.01, 0.01, n))
+    for x, expected in ((np.arange(n) * 1.0, None), (np.zeros(n), True)):
+        columns = {f"feature:x{j}": x * (j + 1) for j in range(12)} | {"feature:step": np.arange(n) * 1.0}
+        scores = [[1 - v, v] for v in (0.2 + up).tolist()]
+        table = pa.table({"event_time": np.arange(n), **columns, "scores": scores})
+        found = climbing(Rows.of(table, [*(f"x{j}" for j in range(12)), "step"], []))
+        assert (found and found.climbs) is expected
+    assert found is not None
+    assert (found.of, found.steps) == (1, n - 1)
