@@ -297,6 +297,7 @@ class Evidence:
     votes: NDArray[np.float64] | None = None  # (events, TECHNIQUES): what each event says about the technique, in nats
     traits: NDArray[np.uint8] | None = None  # (events, TRAITS): the level of each, UNTOLD where nothing is said
     alike: NDArray[np.uint8] | None = None  # (events,): 1 + place in LOOK_ALIKES of what it looks like, 0: nothing
+    before: NDArray[np.uint8] | None = None  # (events, 2): what-ifs and samples that its caller sent just before it
     looks: NDArray[np.uint8] | None = None  # (events,): what it looks like, a bit per entry of LOOKS
     readings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # row -> what a gauge says of its caller
     links: NDArray[np.int64] | None = None  # (k, 2): row, place in `principals` of another caller that it belongs with

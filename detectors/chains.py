@@ -31,8 +31,9 @@ EACH: Final = (
     "noise",
     "whims",
     "past",
+    "lately",
 )  # arrays of Chains with a row per principal
-FOLLOWED: Final = EACH[3:-1]  # those that search.follow goes on with
+FOLLOWED: Final = EACH[3:-2]  # those that search.follow goes on with
 STEP: Final = 4_096  # rows of the log after which somebody may be forgotten; fewer where memory is small
 SLACK: Final = 0.1  # of the memory, for what comes in between
 FEWEST: Final = 20  # rows that a caller keeps before callers are forgotten
@@ -43,7 +44,7 @@ Speaks = Callable[[NDArray[np.int32]], NDArray[np.int64]]  # from `past`: what s
 @dataclass
 class Chains:
     """Rows of all principals one after the other (Memory), and per principal: rows kept, events so far, when last seen,
-    whose noisy copies it sends (search.Places), and `past`, counts that the detector keeps for itself.
+    whose noisy copies it sends (search.Places), and `past` and `lately`, what the detector keeps for itself.
 
     `seen` counts rows of the log; old: principals not heard of late (detectors.aged). Bounded by `forget`, which drops
     something only after fixed numbers of rows, so that it does not matter where the log is cut: `pieces` ends there.
@@ -64,18 +65,21 @@ class Chains:
     noise: NDArray[np.float32]  # (principals, 1 + 2 numeric)
     whims: NDArray[np.int64]
     past: NDArray[np.int32]  # (principals, counts)
+    lately: NDArray[np.float32]  # (principals, late)
     kept: Memory
     old: Part
     rows: int = 0
 
     @classmethod
-    def load(cls, state: State | None, features: int, numeric: int, memory: int, counts: int = 0) -> Chains:
-        """From a state, or nobody known. counts: numbers per principal in `past`."""
+    def load(
+        cls, state: State | None, features: int, numeric: int, memory: int, counts: int = 0, late: int = 0
+    ) -> Chains:
+        """From a state, or nobody known. counts, late: numbers per principal in `past` and `lately`."""
         if state is None:
-            return cls(memory, [], *_nobody(features, numeric, counts))
+            return cls(memory, [], *_nobody(features, numeric, counts, late))
         a = state.arrays
         kept = Memory(*(np.asarray(a[k]) for k in Memory._fields))
-        *_, none = _nobody(features, numeric, counts)
+        *_, none = _nobody(features, numeric, counts, late)
         old = Part.load(state.meta["old_ids"], a, none)
         each: Any = {k: np.asarray(a[k]) for k in EACH}
         return cls(memory, list(state.meta["ids"]), **each, kept=kept, old=old, rows=int(state.meta["rows"]))
@@ -182,7 +186,8 @@ class Chains:
     def _bytes(self) -> tuple[int, int]:
         """What a row takes, and a principal without its rows."""
         row = sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.kept)
-        return row, 150 + sum(a.itemsize * a.shape[1] for a in (self.signs, self.levels, self.noise, self.past))
+        wide = (self.signs, self.levels, self.noise, self.past, self.lately)
+        return row, 150 + sum(a.itemsize * a.shape[1] for a in wide)
 
     def _held(self) -> int:
         """Bytes of all; whoever is both among the old and the young counts twice."""
@@ -223,11 +228,12 @@ def _longer(x: NDArray[Any], by: int) -> NDArray[Any]:
     return np.pad(x, ((0, by), *((0, 0),) * (x.ndim - 1)))
 
 
-def _nobody(features: int, numeric: int, counts: int) -> tuple[Any, ...]:
+def _nobody(features: int, numeric: int, counts: int, late: int) -> tuple[Any, ...]:
     """The arrays of Chains with nobody in them."""
     none, kept = np.zeros(0, np.int64), blank(0, features, numeric)
     each = dict.fromkeys(EACH, none) | {"centre": none.astype(np.uint64), "busy": none.astype(np.float64)}
     each["signs"], each["past"] = np.zeros((0, numeric), np.int16), np.zeros((0, counts), np.int32)
+    each["lately"] = np.zeros((0, late), np.float32)
     each["levels"] = np.zeros((0, 1 + 3 * numeric), np.float32)
     each["noise"] = np.zeros((0, 1 + 2 * numeric), np.float32)
     return *each.values(), kept, Part(Ids(), {k: v for k, v in each.items() if k != "length"}, none, kept._asdict())

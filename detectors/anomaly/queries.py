@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors import signals
-from detectors.anomaly import own
+from detectors.anomaly import lately, own
 from detectors.anomaly.learnt import SIGNALS, Learnt, as_rows, callers, learn
 from detectors.anomaly.peers import Peers
 from detectors.anomaly.traits import traits
@@ -28,13 +28,10 @@ from detectors.search import NOT, WHAT_IF, Met, Rows
 from detectors.signals import Frame
 from monitor.model import Family
 
-VERSION: Final = 6
+VERSION: Final = 7
 SHOWN: Final = 4  # broken rules named per event
 ALIKE: Final = np.array([0, 1, 2, 2], np.uint8)  # search.Met.excused as what Evidence.alike says
 DRAWN, SLOPES = np.uint8(3), np.uint8(4)  # and search.Met.drawn and slope
-TELLING: Final = (
-    0.05  # share of honest rows that look like what-ifs anyway, from which on looking like one says nothing
-)
 DECLARED: Final[Mapping[str, frozenset[str]]] = {  # signals that a declared use of the model explains
     "what_if": frozenset(SIGNALS),
     "explainer": frozenset(SIGNALS),
@@ -110,7 +107,7 @@ class Queries:
         learnt = Learnt.of(cal)
         known = state if state is not None and state.calibration_hash == cal.hash and state.version == VERSION else None
         counts = own.width(len(SIGNALS))
-        chains = Chains.load(known, len(learnt.features), len(learnt.rules.numeric), self.memory, counts)
+        chains = Chains.load(known, len(learnt.features), len(learnt.rules.numeric), self.memory, counts, lately.WIDTH)
         pool = Pool.load(
             known.meta if known else None,
             known.arrays if known else {},
@@ -119,7 +116,6 @@ class Queries:
         )
         ways, peers = Ways.load(known.meta if known else None), Peers.load(known.meta if known else None)
         peers.drop(feedback.suspects)
-        judging = _Judging(peers, window.callers(), feedback.suspects)
         rows = window.rows([*learnt.columns, *WAYS])
         who, names = callers(rows)
         at = np.flatnonzero(who >= 0)
@@ -133,80 +129,73 @@ class Queries:
         broken = broken._replace(single=broken.single + misfits)
         sent = as_rows(frame, codes, given, broken, odd, given.margin <= learnt.edge)
         sent = sent._replace(who=who[at])
-        met, on, share, others = self._follow(chains, pool, learnt, judging, names, sent, misfits)
-        evidence = self._evidence(cal, window, rows, at, names, sent.who, met, on, share, broken.single)
-        known_by, tied = ties(rows, at, sent.who, names, window.callers())
+        declared = window.callers()
+        judging = _Judging(peers, declared, feedback.suspects, misfits, _silent(cal, names, sent.who, declared))
+        followed = self._follow(chains, pool, learnt, judging, names, sent, float(cal.meta["what_ifs"]))
+        evidence, on = self._evidence(cal, rows, at, names, sent, judging.silent, followed)
+        known_by, tied = ties(rows, at, sent.who, names, declared)
         flagged = np.flatnonzero(evidence.flag)
-        linked = [(int(at[i]), o) for i in flagged.tolist() if (o := others[i]) is not None]
+        linked = [(int(at[i]), o) for i in flagged.tolist() if (o := followed.others[i]) is not None]
         linked += ways.meet(rows, at[flagged], [names[k] for k in sent.who[flagged].tolist()])
         table = tuple(dict.fromkeys([*names, *(o for _, o in linked)]))
         place = {n: k for k, n in enumerate(table)}
         links = np.array([(r, place[o]) for r, o in linked], dtype=np.int64).reshape(-1, 2)
-        details = _Why(learnt.rules, frame, on, met, flagged, at[flagged])
+        details = _Why(learnt.rules, frame, on, followed.met, flagged, at[flagged])
         found = replace(evidence, principals=table, links=links, details=details, ties=known_by, tied=tied)
         return Measured(self._state(cal, chains, pool, ways, peers), (), found)
 
     def _follow(
         self, chains: Chains, pool: Pool, learnt: Learnt, judging: _Judging, names: tuple[str, ...], sent: Rows,
-        misfits: NDArray[np.int64],
-    ) -> tuple[Met, dict[str, NDArray[np.bool_]], NDArray[np.uint8], list[str | None]]:  # fmt: skip
-        """Move chains and pool on by all rows; per row what was met, the signals that fired, the tolerated shares, and the
-        other caller that it belongs with.
-        """
+        what_ifs: float,
+    ) -> _Followed:  # fmt: skip
+        """Move chains and pool on by all rows."""
         limit, rates = round(self.max_mb * 1e6), np.array([*self._rho().values()])
-        mets, fired, shares, others = (
-            list[Met](),
-            list[NDArray[np.bool_]](),
-            list[NDArray[np.uint8]](),
-            list[str | None](),
-        )
+        done: list[_Followed] = []
         for piece in chains.pieces(len(sent.who), len(names), limit):
             part = Rows._make(a[piece] for a in sent)
             met = chains.meet(names, part, learnt.scale)
-            mine = met.fresh & (met.excused == NOT)
-            found = pool.meet(names, part, mine, learnt.groups, learnt.joint.place, learnt.scale, learnt.shared)
-            others += found
+            unexcused = met.fresh & (met.excused == NOT)
+            others = pool.meet(names, part, unexcused, learnt.groups, learnt.joint.place, learnt.scale, learnt.shared)
             on = {
-                "schema": met.schema | (met.fresh & (misfits[piece] >= 2)),  # what fits no schema has no honest reading
+                "schema": met.schema | (met.fresh & (judging.misfits[piece] >= 2)),  # what fits no schema has no honest reading
                 "near": met.near, "crowd": met.crowd, "cross": met.cross, "joint": met.odd, "edge": met.edge,
-                "shared": np.array([o is not None for o in found], dtype=bool),
+                "shared": np.array([o is not None for o in others], dtype=bool),
             }  # fmt: skip
-            fired.append(np.stack([on[s] for s in SIGNALS], axis=1))
-            shares.append(self._shares(chains, judging, names, part.who, met.fresh, fired[-1], rates))
-            mets.append(met)
+            fired = np.stack([on[s] for s in SIGNALS], axis=1)
+            present, mine = np.unique(part.who, return_inverse=True)
+            homes = chains.places_of([names[k] for k in present.tolist()])
+            past, kept = chains.past[homes], chains.lately[homes]
+            shares = own.shares(past, mine, met.fresh, fired, rates)
+            share = judging.peers.limit(names, part.who, shares, judging.declared, judging.suspects)
+            flags = fired & ~judging.silent[piece]
+            alike = _alike(met, np.asarray(flags.any(axis=1)), part.broken)
+            before = lately.count(kept, mine, met.fresh, alike, what_ifs)
+            chains.past[homes], chains.lately[homes] = past, kept
+            done.append(_Followed(met, flags, share, np.array(others, dtype=object), alike, before))
             chains.forget(limit, lambda past: own.against(past, rates))
-        flags, whole = np.concatenate(fired), Met._make(np.concatenate(a) for a in zip(*mets, strict=True))
-        return whole, {s: flags[:, j] for j, s in enumerate(SIGNALS)}, np.concatenate(shares), others
+        mets, *each = zip(*done, strict=True)
+        return _Followed(Met._make(map(np.concatenate, zip(*mets, strict=True))), *map(np.concatenate, each))
 
     def _evidence(
-        self, cal: Calibration, window: Window, rows: pa.Table, at: NDArray[np.int64], names: tuple[str, ...],
-        who: NDArray[np.int64], met: Met, on: dict[str, NDArray[np.bool_]], share: NDArray[np.uint8], broken: NDArray[np.int64],
-    ) -> Evidence:  # fmt: skip
-        rates, silent, bets = self._rho(), _silent(cal, names, who, window.callers()), []
-        for j, (s, rho) in enumerate(rates.items()):
-            bets.append(own.bets(on[s], rho, share[:, j]) * (met.fresh & ~silent[s])[:, None])
-            on[s] = on[s] & ~silent[s]
-        flag = np.logical_or.reduce(list(on.values()))
+        self, cal: Calibration, rows: pa.Table, at: NDArray[np.int64], names: tuple[str, ...], sent: Rows,
+        silent: NDArray[np.bool_], followed: _Followed,
+    ) -> tuple[Evidence, dict[str, NDArray[np.bool_]]]:  # fmt: skip
+        """The evidence, and by signal the rows that it flags."""
+        met, flags, rates = followed.met, followed.flags, self._rho()
+        says = met.fresh[:, None] & ~silent
+        bets = [
+            own.bets(flags[:, j], rho, followed.share[:, j]) * says[:, j, None] for j, rho in enumerate(rates.values())
+        ]
+        on = {s: flags[:, j] for j, s in enumerate(SIGNALS)}
+        flag = np.asarray(flags.any(axis=1))
         features = len(cal.meta["numeric"]) + len(cal.meta["categorical"])
-        like = traits(met, broken, on["edge"], flag, cal.meta["self_bits"], features)
+        like = traits(met, sent.broken, on["edge"], flag, cal.meta["self_bits"], features)
         return Evidence(
-            detector=self.name, family=self.family, principals=names, code=who.astype(np.int32), row=at,
+            detector=self.name, family=self.family, principals=names, code=sent.who.astype(np.int32), row=at,
             time_us=np.asarray(rows.column("event_time"), dtype=np.int64)[at], log_e=np.concatenate(bets, axis=1),
             flag=flag, columns=tuple(f"{s}/{r}" for s, rho in rates.items() for r in signals.tolerated(rho)),
-            traits=like, alike=_alike(cal, met, flag, broken), looks=_looks(met, on, flag, broken),
-        )  # fmt: skip
-
-    def _shares(
-        self, chains: Chains, judging: _Judging, names: Sequence[str], who: NDArray[np.int64], fresh: NDArray[np.bool_],
-        flags: NDArray[np.bool_], rates: NDArray[np.float64],
-    ) -> NDArray[np.uint8]:  # fmt: skip
-        """What each caller's own past, or its peers' while it is new, leaves of the tolerated rates."""
-        present, mine = np.unique(who, return_inverse=True)
-        places = chains.places_of([names[k] for k in present.tolist()])
-        past = chains.past[places]
-        found = own.shares(past, mine, fresh, flags, rates)
-        chains.past[places] = past
-        return judging.peers.limit(names, who, found, judging.declared, judging.suspects)
+            traits=like, alike=followed.alike, before=followed.before, looks=_looks(met, on, flag, sent.broken),
+        ), on  # fmt: skip
 
     def _rho(self) -> dict[str, float]:
         return {s: float(getattr(self, f"rho_{s}")) for s in SIGNALS}
@@ -221,33 +210,44 @@ class Queries:
 
 @dataclass(frozen=True)
 class _Judging:
-    """Whom the callers of a stretch are compared with besides themselves."""
+    """Whom the callers of a stretch are compared with besides themselves; per row the fields that fit no schema, and per
+    signal where it says nothing.
+    """
 
     peers: Peers
     declared: Mapping[str, Caller]
     suspects: frozenset[str]
+    misfits: NDArray[np.int64]
+    silent: NDArray[np.bool_]
+
+
+class _Followed(NamedTuple):
+    """Per row: what was met, the signals that flag it, the tolerated shares, the other caller that it belongs with, what it
+    has in common with a tool's rows, and how many such came just before it (detectors.anomaly.lately).
+    """
+
+    met: Met
+    flags: NDArray[np.bool_]
+    share: NDArray[np.uint8]
+    others: NDArray[np.object_]
+    alike: NDArray[np.uint8]
+    before: NDArray[np.uint8]
 
 
 def _silent(
     cal: Calibration, names: Sequence[str], who: NDArray[np.int64], declared: Mapping[str, Caller]
-) -> dict[str, NDArray[np.bool_]]:
-    """Per signal the rows about which it says nothing: refused by calibration, or explained by a declared use."""
-    out = {}
-    for s in SIGNALS:
-        excused = [s in DECLARED.get(declared[n].profile, ()) if n in declared else False for n in names]
-        out[s] = np.full(len(who), s in cal.meta["silent"]) | np.array(excused, dtype=bool)[who]
-    return out
+) -> NDArray[np.bool_]:
+    """Per row the signals that say nothing about it: refused by calibration, or explained by a declared use."""
+    uses = [DECLARED.get(declared[n].profile, frozenset[str]()) if n in declared else frozenset[str]() for n in names]
+    excused = np.array([[s in use or s in cal.meta["silent"] for s in SIGNALS] for use in uses], dtype=bool)
+    return excused.reshape(-1, len(SIGNALS))[who]
 
 
-def _alike(cal: Calibration, met: Met, flag: NDArray[np.bool_], broken: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """What queries have in common with a tool's: excused ones, and flagged ones that draw each column by itself. In coarse
-    tables honest rows are what-ifs as well.
-    """
+def _alike(met: Met, flag: NDArray[np.bool_], broken: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """What queries have in common with a tool's: excused ones, and flagged ones that draw each column by itself."""
     alike = ALIKE[met.excused] * (met.fresh & ~flag)
     alike[met.drawn & flag] = DRAWN
     alike[met.slope & (broken == 0)] = SLOPES
-    if cal.meta["what_ifs"] > TELLING:
-        alike[met.excused == WHAT_IF] = 0
     return np.asarray(alike, np.uint8)
 
 

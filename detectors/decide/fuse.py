@@ -148,6 +148,7 @@ def _part(e: Evidence, low: int, high: int) -> Evidence:
     return replace(
         e, code=e.code[at], row=e.row[at], time_us=e.time_us[at], log_e=e.log_e[at], flag=e.flag[at],
         votes=None if e.votes is None else e.votes[at], alike=None if e.alike is None else e.alike[at],
+        before=None if e.before is None else e.before[at],
         looks=None if e.looks is None else e.looks[at], traits=None if e.traits is None else e.traits[at],
         tied=None if e.tied is None else e.tied[at], young=None if e.young is None else e.young[at],
         readings={r: said for r, said in e.readings.items() if low <= r <= high},
@@ -163,7 +164,8 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
     who, time_us = np.zeros(len(row), np.int64), np.zeros(len(row), np.int64)
     log_e, flag = np.zeros((len(row), len(ledger.columns)), np.int64), np.zeros(len(row), dtype=bool)
     votes, traits = np.zeros((len(row), len(TECHNIQUES))), np.full((len(row), len(TRAITS)), UNTOLD, np.uint8)
-    (alike, looks), young = np.zeros((2, len(row)), np.uint8), np.zeros(len(row), dtype=bool)
+    (alike, looks), before = np.zeros((2, len(row)), np.uint8), np.zeros((len(row), 2), np.uint8)
+    young = np.zeros(len(row), dtype=bool)
     links: dict[int, list[str]] = {}
     for e, own in zip(given, columns, strict=True):
         at = np.searchsorted(row, e.row)
@@ -180,6 +182,8 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
             votes[at, list(TECHNIQUES.values()).index(e.family)] += SURE * e.flag
         if e.alike is not None:
             alike[at] = e.alike
+        if e.before is not None:
+            before[at] = e.before
         if e.looks is not None:
             looks[at] = e.looks
         if e.young is not None:
@@ -193,7 +197,7 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
         for r, said in e.readings.items():
             readings.setdefault(r, {}).update(said)
     return Events(
-        who, row, time_us, log_e, flag, votes, traits, alike, looks, [e.details for e in given], links, young, clock, excusing, readings,
+        who, row, time_us, log_e, flag, votes, traits, alike, before, looks, [e.details for e in given], links, young, clock, excusing, readings,
         [e for e in given if e.tied is not None],
     )  # fmt: skip
 

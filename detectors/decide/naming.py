@@ -165,8 +165,8 @@ def look_alike(found: Family, fact: str = "", seen: Seen | None = None) -> dict[
 class Tool:
     """The tool that a suspect may be: most of its strange queries are what such a tool sends.
 
-    like: of LOOK_ALIKES; excused: of so many strange queries (flagged or excused) since there is evidence, those that a
-    tool explains.
+    like: of LOOK_ALIKES; excused: of so many strange queries (flagged or excused) since there is evidence and just before,
+    those that a tool explains.
     """
 
     like: str
@@ -195,12 +195,13 @@ def tool(flagged: int, excused: Sequence[int]) -> Tool | None:
     >>> tool(25, [10, 10, 0, 0]) is None
     True
     """
-    *_, drawn, slopes = excused
+    what_ifs, samples, drawn, slopes = excused
     n, others = sum(excused), flagged - drawn - slopes
     strange = n + others
     if n < TOOL_LEAST or n < TOOL_SHARE * strange or others >= TOOL_MOST or drawn >= ONE_CASE:
         return None
-    return Tool(LOOK_ALIKES[max(range(len(excused)), key=lambda i: excused[i])], n, strange)
+    most = [what_ifs, samples, drawn, 2 * slopes]  # a slope takes two steps, of which the first is a what-if
+    return Tool(LOOK_ALIKES[most.index(max(most))], n, strange)
 
 
 def held(flagged: int, excused: Sequence[int], drawing: bool) -> bool:

@@ -58,8 +58,8 @@ class Case:
 @dataclass
 class Votes:
     """What strange queries of a subject say. nats: per entry of TECHNIQUES, of detectors that vote; flagged: queries; alike:
-    queries that look like each of LOOK_ALIKES, flagged or excused; queries: all that were counted, looks: those that look
-    like each of LOOKS; traits: flagged ones at each level of each of TRAITS.
+    queries that look like each of LOOK_ALIKES, flagged or excused, with those just before the first strange one; queries: all
+    that were counted, looks: those that look like each of LOOKS; traits: flagged ones at each level of each of TRAITS.
     """
 
     nats: list[float] = field(default_factory=lambda: [0.0] * len(TECHNIQUES))
@@ -93,6 +93,11 @@ class Votes:
         alike = [*stored["alike"], *[0] * len(LOOK_ALIKES)][: len(LOOK_ALIKES)]
         nats = [*stored["nats"], *[0.0] * len(TECHNIQUES)][: len(TECHNIQUES)]
         return cls(**{**stored, "alike": alike, "nats": nats})
+
+    @classmethod
+    def after(cls, before: Sequence[int]) -> Votes:
+        """Nothing strange as yet, and what looked like each of the first of LOOK_ALIKES just before."""
+        return cls(alike=[*before, *[0] * (len(LOOK_ALIKES) - len(before))])
 
     def count(self, alike: int, looks: int) -> None:
         """One more query. alike: 1 + place in LOOK_ALIKES, or 0; looks: a bit per entry of LOOKS."""

@@ -40,6 +40,7 @@ class Events:
     votes: NDArray[np.float64]  # (events, TECHNIQUES)
     traits: NDArray[np.uint8]  # as in detectors.base.Evidence
     alike: NDArray[np.uint8]  # as in detectors.base.Evidence
+    before: NDArray[np.uint8]  # the same
     looks: NDArray[np.uint8]  # the same
     details: Sequence[Mapping[int, Mapping[str, Any]]]  # of every detector: by row, why it was flagged
     links: dict[int, list[str]]  # by row: callers that it belongs with

@@ -285,7 +285,8 @@ class Walk:
 
     def note(self, p: str, subject: str, place: int) -> None:
         """Keep what a flagged event looked like and what it says about the family."""
-        votes = self.ledger.votes.setdefault(subject, Votes())
+        votes = self.ledger.votes.get(subject) or Votes.after(self.events.before[place].tolist())
+        self.ledger.votes[subject] = votes
         votes.flag(self.events.votes[place].tolist(), self.events.traits[place].tolist())
         votes.count(int(self.events.alike[place]), int(self.events.looks[place]))
         if self.events.told(place):

@@ -138,6 +138,22 @@ def test_what_was_held_back_of_old_does_not_excuse_what_is_new() -> None:
     assert log.decisions[0].evidence["queries"] <= 12
 
 
+@pytest.mark.parametrize(("earlier", "opens"), [(0, True), (40, False), (12, True)])
+def test_a_tool_that_meets_an_unusual_case_is_known_by_what_it_sent_before(earlier: int, opens: bool) -> None:
+    """Ten strange queries in a row after so many of an explainer's: those count, as many as came just before, and each pays for a third
+    of a strange one.
+    """
+    n, log = earlier + 10, Log()
+    before = np.minimum(np.arange(n), earlier).astype(np.uint8)
+    known = searched([i >= earlier for i in range(n)])
+    log(replace(known, before=np.column_stack([np.zeros(n, np.uint8), before])))
+    assert bool(log.decisions) is opens
+    if not opens:
+        assert log.held["a"].evidence["look_alike"] | {"why": ""} == {
+            "profile": "explainer", "why": "", "excused": earlier, "strange": log.held["a"].evidence["look_alike"]["strange"],
+        }  # fmt: skip
+
+
 def drawn(n: int, technique: str, *, columns: bool, first_row: int = 0) -> Evidence:
     """Made-up rows of one caller whose traits speak for a technique, drawn column by column or not, as all but the first tell."""
     known = made_up(n, "invalid", first_row)
