@@ -243,15 +243,18 @@ def exposure(evidence: Mapping[str, Any]) -> list[str]:
     ['exposure last read: 1,024 rows, kappa 0.61']
     >>> exposure({"principals": ["a", "b", "c"], "exposure": {"distinct_rows": 1280, "kappa": 0.614, "callers": 2}})
     ['exposure last read: at most 1,280 rows of 2 of them, kappa at least 0.61']
+    >>> exposure({"exposure": {"distinct_rows": 1024, "no_kappa": "the answers have no labels"}})
+    ['exposure last read: 1,024 rows']
     """
     said = evidence.get("exposure")
     rows, kappa = (said.get(k) if isinstance(said, Mapping) else None for k in ("distinct_rows", "kappa"))
-    if not isinstance(said, Mapping) or not isinstance(rows, int) or not isinstance(kappa, int | float):
+    if not isinstance(said, Mapping) or not isinstance(rows, int):
         return []
+    copy = number(kappa) if isinstance(kappa, int | float) else None
     if not isinstance(callers := said.get("callers"), int):
-        return [f"exposure last read: {rows:,} rows, kappa {number(kappa)}"]
+        return [f"exposure last read: {rows:,} rows" + (f", kappa {copy}" if copy else "")]
     some = "" if callers == len(evidence.get("principals", ())) else f" of {callers} of them"
-    return [f"exposure last read: at most {rows:,} rows{some}, kappa at least {number(kappa)}"]
+    return [f"exposure last read: at most {rows:,} rows{some}" + (f", kappa at least {copy}" if copy else "")]
 
 
 def usual(evidence: Mapping[str, Any]) -> str:

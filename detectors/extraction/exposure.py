@@ -13,13 +13,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detectors import stats
-from detectors.base import Calibration, Caller, Detection, Evidence, Feedback, Measured, State, Window, own_state
+from detectors.allowed import SEP, Budget, allowed, encoded
+from detectors.base import Calibration, Detection, Evidence, Feedback, Measured, State, Window, own_state
 from detectors.binned import given
 from detectors.cells import Cells
 from detectors.copies import Copies, ahead, onward
 from detectors.fine import Fine
 from detectors.hashing import mix
-from detectors.signals import Frame, framed
+from detectors.signals import Codes, Frame, framed
 from detectors.sketch import KEPT, PER_DOUBLING, SAVED, SHOWN_ROWS, Distinct, Reading, Sample
 from detectors.streamed import evenly
 from monitor.errors import CalibrationRefused
@@ -38,15 +39,8 @@ NEAR: Final = 0.15  # of kappa below a budget, from where on copies are trained 
 EVERY: Final = 1 << 14  # rows of the log after which whoever is too many is forgotten
 ROWS_TOLD, KAPPA_TOLD = 1, 2  # bits of Distinct.told
 COVERAGE: Final = ("coverage", "coverage_usual", "coverage_usual_from", "coverage_usual_to")
+ANSWERS: Final = ("prediction_label", "prediction_value", "scores")
 TOLD: Final = ("kappa", "distinct_rows", *COVERAGE)  # of a gauge, to incidents
-SEP: Final = "\x1f"
-
-
-class Budget(NamedTuple):
-    """What a caller, or a group, may learn; None: no limit."""
-
-    kappa: float | None
-    rows: int | None
 
 
 @dataclass(frozen=True)
@@ -72,6 +66,10 @@ class Exposure:
     the middle 90 % of as many rows of the reference. More than usual: rows are drawn to spread out; less: they vary few
     cases. It alarms nobody.
 
+    Without kappa: where the answers are numbers or scores, or the reference has too few labels, no copy can be compared. Then
+    kappa and coverage are refused (`refused` in the calibration says why), rows are counted all the same, and a budget on them
+    holds: it needs to know that a row was answered, not what.
+
     Assumptions: the reference holds the model's answers (prediction labels) on rows like those that matter. Beyond the
     reference's size the curve is continued as a power law. Thieves with far better learners than a forest, or with data
     of their own, do better than the gauge says. Only answered rows count.
@@ -79,7 +77,7 @@ class Exposure:
     False alarms: none without a declared budget; with one, an alarm is a fact within the error of the gauge (mostly below
     .1 of kappa; distinct rows exact to 512, then within 4 %). Measured: docs/detectors.md.
 
-    Parameters: min_rows: distinct reference rows with labels that calibration needs; max_mb: memory for all callers of a
+    Parameters: min_rows: distinct reference rows with labels that kappa needs; max_mb: memory for all callers of a
     model, for each up to 512 rows of a byte per field (64 at most) and 9 more; the least exposed are forgotten first.
 
     Reference: Kesarwani, Mukhoty, Arya and Mehta 2018 (extraction status; coverage); Bar-Yossef et al. 2002 (k minimum
@@ -98,37 +96,35 @@ class Exposure:
     max_mb: float = 64.0
 
     def calibrate(self, reference: Iterable[Window], reference_hash: str) -> Calibration:
-        """Learning curves and cells from the reference's answers. Raises CalibrationRefused where it has too few."""
+        """Learning curves and cells from the reference's answers, where it has enough. Raises CalibrationRefused without
+        features.
+        """
         windows = [w for w in reference if w.n]
         profile = windows[0].profile() if windows else None
         if profile is None:
             raise CalibrationRefused("the reference has no rows to learn from")
         own = [(f.name, f.kind) for f in profile.bins.features if f.column == f"feature:{f.name}"]
+        if not own:
+            raise CalibrationRefused("the reference has no features to tell rows apart by")
         numeric = [n for n, kind in own if kind == "number"]
         categorical = [n for n, kind in own if kind == "category"]
-        columns = [*(f"feature:{n}" for n in (*numeric, *categorical)), "prediction_label"]
+        columns = [*(f"feature:{n}" for n in (*numeric, *categorical)), *ANSWERS]
         rows = evenly((w.rows(columns) for w in windows), sum(w.n for w in windows), REFERENCE_ROWS)
         label, classes = _labels(rows)
         frame = Frame.of(rows, numeric, categorical)
         distinct = np.sort(np.unique(frame.whole(), return_index=True)[1])
         distinct = distinct[label[distinct] >= 0]
-        if not own or len(distinct) < self.min_rows:
-            have = f"{len(distinct)} distinct rows with a predicted label"
-            raise CalibrationRefused(f"the reference has {have} and {self.min_rows} are needed")
-        if not 2 <= len(classes) <= MAX_CLASSES:
-            raise CalibrationRefused(
-                f"the reference's answers have {len(classes)} labels; 2 to {MAX_CLASSES} can be copied"
-            )
-        fine = Fine.fit(frame)
         rng = stats.seeded(windows[0].model, self.name, reference_hash)
-        chosen, salt = frame.take(distinct), int(rng.integers(1 << 62))
+        salt = int(rng.integers(1 << 62))
+        meta = {"numeric": numeric, "categorical": categorical, "salt": str(salt), "max_mb": self.max_mb}
+        if why := self._no_kappa(len(distinct), len(classes)):
+            meta |= {"refused": {"kappa": why}, "answers": any(given(rows, c) is not None for c in ANSWERS)}
+            return Calibration(self.name, VERSION, reference_hash, meta)
+        fine, chosen = Fine.fit(frame), frame.take(distinct)
         codes = fine.codes(chosen)
         copies = Copies.learn(codes, len(numeric), label[distinct], _salted(chosen.whole(), salt), rng)
         cells = Cells.learn(copies.rows(codes), fine.points[copies.kept[copies.kept < len(numeric)]], rng)
-        meta = {
-            "numeric": numeric, "categorical": categorical, "classes": list(classes), "rows": len(distinct),
-            "codes": [list(w) for w in fine.words], "salt": str(salt), "max_mb": self.max_mb,
-        }  # fmt: skip
+        meta |= {"classes": list(classes), "rows": len(distinct), "codes": [list(w) for w in fine.words]}
         arrays: dict[str, NDArray[Any]] = {
             "points": fine.points,
             "middle": fine.middle,
@@ -137,17 +133,25 @@ class Exposure:
         }
         return Calibration(self.name, VERSION, reference_hash, meta, arrays)
 
+    def _no_kappa(self, rows: int, classes: int) -> str:
+        """Why no copy can be compared with a model of so many labels, on so many labelled rows; empty: one can."""
+        if rows < self.min_rows:
+            return f"the reference has {rows} distinct rows with a predicted label and {self.min_rows} are needed"
+        if not 2 <= classes <= MAX_CLASSES:
+            return f"the reference's answers have {classes} labels; 2 to {MAX_CLASSES} can be copied"
+        return ""
+
     def measure(
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """Readings of the gauge as detections that never alarm; evidence where a declared budget is passed."""
         own, learnt = own_state(state, cal, VERSION), _learnt(cal)
-        known = Distinct.load(own.meta if own else None, own.arrays if own else {}, len(learnt.copies.kept))
-        rows = window.rows(["event_time", "principal", "model_version", "prediction_label"])
-        label, _ = _labels(rows, learnt.classes)
-        who, names = _encoded(rows, "principal")
+        known = Distinct.load(own.meta if own else None, own.arrays if own else {}, learnt.fields)
+        rows = window.rows(["event_time", "principal", "model_version", *ANSWERS])
+        label = _answered(rows, learnt)
+        who, names = encoded(rows, "principal")
         at, times = np.flatnonzero((who >= 0) & (label >= 0)), np.asarray(rows["event_time"], dtype=np.int64)
-        keys, budgets, code, row = _callers(rows, who, names, at, window.callers())
+        keys, budgets, code, row = allowed(rows, who, names, at, window.callers())
         frame = framed(window, learnt.numeric, learnt.categorical)
         hashes = _salted(frame.whole(), int(cal.meta["salt"]))
         gauges: list[tuple[int, Detection]] = []
@@ -183,11 +187,11 @@ class Exposure:
             i, budget = place[r.key], budgets.get(r.key, Budget(None, None))
             before = int(known.told[i])
             doubled = r.step >= 0 and r.step % PER_DOUBLING == 0
-            says = _kappa(known, i, learnt, r, None if before & KAPPA_TOLD else budget.kappa)
-            kappa = says["kappa"]
+            says = _says(known, i, learnt, r, None if before & KAPPA_TOLD else budget.kappa)
+            kappa = says.get("kappa")
             says |= {"model_version": version or None} | ({"group": name} if kind == "group" else {})
             says |= {f"budget_{k}": v for k, v in (("kappa", budget.kappa), ("rows", budget.rows)) if v is not None}
-            over = budget.kappa is not None and kappa >= budget.kappa and not before & KAPPA_TOLD
+            over = budget.kappa is not None and kappa is not None and kappa >= budget.kappa and not before & KAPPA_TOLD
             known.told[i] |= (KAPPA_TOLD if over else 0) | (ROWS_TOLD if r.step < 0 else 0)
             if over or r.step < 0 or (doubled and before and r.key in budgets):
                 passed[r.row] = {"exposure": says}
@@ -195,7 +199,7 @@ class Exposure:
                 time = int(times[r.row])
                 found = Detection(
                     self.name, self.family, Event.ATTACK_SUSPECTED, Subject("principal", name), (time, time), kappa,
-                    Verdict.OK, r.distinct, threshold=budget.kappa, evidence=says,
+                    Verdict.OK, r.distinct, threshold=None if kappa is None else budget.kappa, evidence=says,
                 )  # fmt: skip
                 gauges.append((r.row, found))
         return gauges
@@ -216,15 +220,33 @@ class Exposure:
         )  # fmt: skip
 
 
-class _Learnt(NamedTuple):
-    """A calibration unpacked."""
+class _Gauge(NamedTuple):
+    """What kappa and coverage are read from."""
 
     fine: Fine
-    numeric: tuple[str, ...]
-    categorical: tuple[str, ...]
     classes: tuple[str, ...]
     copies: Copies
     cells: Cells
+
+
+class _Learnt(NamedTuple):
+    """A calibration unpacked. gauge: or why there is none; answers: whether the reference shows any."""
+
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
+    gauge: _Gauge | str
+    answers: bool
+
+    @property
+    def fields(self) -> int:
+        """How many fields of a row are kept, beside its hash."""
+        return 0 if isinstance(self.gauge, str) else len(self.gauge.copies.kept)
+
+    def codes(self, frame: Frame) -> Codes:
+        """What is kept of rows."""
+        if isinstance(self.gauge, str):
+            return np.zeros((frame.n, 0), np.uint8)
+        return self.gauge.copies.rows(self.gauge.fine.codes(frame))
 
 
 _KEPT: dict[str, _Learnt] = {}
@@ -240,10 +262,24 @@ def _learnt(cal: Calibration) -> _Learnt:
 
 
 def _unpacked(cal: Calibration) -> _Learnt:
+    numeric, categorical = (tuple(cal.meta[k]) for k in ("numeric", "categorical"))
+    if refused := cal.meta.get("refused"):
+        return _Learnt(numeric, categorical, refused["kappa"], cal.meta["answers"])
     points, middle = (np.asarray(cal.arrays[k]) for k in ("points", "middle"))
     fine = Fine(points, middle, tuple(tuple(w) for w in cal.meta["codes"]))
-    numeric, categorical, classes = (tuple(cal.meta[k]) for k in ("numeric", "categorical", "classes"))
-    return _Learnt(fine, numeric, categorical, classes, Copies.unpack(cal.arrays), Cells.unpack(cal.arrays))
+    gauge = _Gauge(fine, tuple(cal.meta["classes"]), Copies.unpack(cal.arrays), Cells.unpack(cal.arrays))
+    return _Learnt(numeric, categorical, gauge, answers=True)
+
+
+def _answered(rows: pa.Table, learnt: _Learnt) -> NDArray[np.int64]:
+    """Each row's label as a number, 0 where labels say nothing; -1: not answered, where answers are logged at all."""
+    if not isinstance(learnt.gauge, str):
+        return _labels(rows, learnt.gauge.classes)[0]
+    found = np.full(rows.num_rows, not learnt.answers)
+    for column in ANSWERS:
+        if (held := given(rows, column)) is not None:
+            found |= np.asarray(pc.is_valid(held))
+    return np.where(found, 0, -1)
 
 
 def _pieces(before: int, n: int) -> list[tuple[int, int]]:
@@ -267,27 +303,33 @@ def _take_in(
     fits = np.flatnonzero(hashes[row] < known.limits(keys)[code])
     code, row = code[fits], row[fits]
     asked, back = np.unique(row, return_inverse=True)
-    codes = learnt.copies.rows(learnt.fine.codes(frame.take(asked)))
-    new = Sample(hashes[asked], label[asked].astype(np.uint8), codes).take(back)
+    new = Sample(hashes[asked], label[asked].astype(np.uint8), learnt.codes(frame.take(asked))).take(back)
     limits = {k: b.rows for k, b in budgets.items() if b.rows is not None}
     return known.add(keys, last, code, row, new, limits, frozenset(budgets))
 
 
-def _kappa(known: Distinct, caller: int, learnt: _Learnt, r: Reading, budget: float | None) -> dict[str, Any]:
+def _says(known: Distinct, caller: int, learnt: _Learnt, r: Reading, budget: float | None) -> dict[str, Any]:
+    """What a reading tells: kappa, distinct rows and coverage, or why rows are all it tells."""
+    if isinstance(learnt.gauge, str):
+        return {"distinct_rows": r.distinct, "no_kappa": learnt.gauge}
+    return _kappa(known, caller, learnt.gauge, r, budget)
+
+
+def _kappa(known: Distinct, caller: int, gauge: _Gauge, r: Reading, budget: float | None) -> dict[str, Any]:
     """The expected kappa, and at doublings coverage. budget: kappa that is not passed as yet."""
-    n, copies, says = len(r.sample.hash), learnt.copies, {}
+    n, copies, says = len(r.sample.hash), gauge.copies, {}
     usual = copies.usual(r.distinct)
     due = r.step % PER_DOUBLING == 0 and n >= SHOWN_ROWS
     ask = budget is not None and onward(known.ahead[caller], usual) >= budget - NEAR
     if due:
-        reached = learnt.cells.reached(r.sample.codes)
-        says = _coverage(learnt.cells, reached, n)
-        if learnt.cells.odd(reached, r.sample.codes) or copies.unlike(r.sample.label) or budget is not None:
+        reached = gauge.cells.reached(r.sample.codes)
+        says = _coverage(gauge.cells, reached, n)
+        if gauge.cells.odd(reached, r.sample.codes) or copies.unlike(r.sample.label) or budget is not None:
             ask = True
         else:
             known.ahead[caller] = ahead(copies.likely(r.distinct, r.sample.label), usual)
     if ask:
-        trained = _trained(known, learnt.copies, r, always=budget is not None)
+        trained = _trained(known, copies, r, always=budget is not None)
         if trained is None:
             says["estimated"] = True
         else:
@@ -319,57 +361,12 @@ def _state(known: Distinct, cal: Calibration) -> State:
     return State(Exposure.name, VERSION, cal.hash, *known.save())
 
 
-def _encoded(rows: pa.Table, column: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """A text column as numbers, -1 for missing, and its values in order of appearance."""
-    if (values := given(rows, column)) is None:
-        return np.full(rows.num_rows, -1, np.int64), ()
-    encoded = pc.dictionary_encode(values.cast(pa.string()).combine_chunks())
-    index = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    return index, tuple(encoded.dictionary.to_pylist())
-
-
 def _labels(rows: pa.Table, classes: Sequence[str] | None = None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Each row's predicted label as a place in `classes` (sorted when learnt here); an unknown one is the place after."""
-    index, words = _encoded(rows, "prediction_label")
+    index, words = encoded(rows, "prediction_label")
     known = sorted(words) if classes is None else list(classes)
     place = np.array([*(known.index(w) if w in known else len(known) for w in words), -1], np.int64)
     return place[index], tuple(known)
-
-
-def _callers(
-    rows: pa.Table,
-    who: NDArray[np.int64],
-    names: tuple[str, ...],
-    at: NDArray[np.int64],
-    declared: Mapping[str, Caller],
-) -> tuple[list[str], dict[str, Budget], NDArray[np.int64], NDArray[np.int64]]:
-    """Keys of all callers and groups by model version, declared budgets, and per answered row its keys: (key, row)."""
-    version, versions = _encoded(rows, "model_version")
-    pair = who[at] * (len(versions) + 1) + version[at] + 1
-    present, code = np.unique(pair, return_inverse=True)
-    keys, budgets, shared = [], {}, {}
-    for k in present.tolist():
-        name = names[k // (len(versions) + 1)]
-        text = versions[v - 1] if (v := k % (len(versions) + 1)) else ""
-        key = SEP.join((text, "caller", name))
-        keys.append(key)
-        caller = declared.get(name)
-        if caller is None or (caller.kappa is None and caller.distinct_rows is None):
-            continue
-        budgets[key] = Budget(caller.kappa, caller.distinct_rows)
-        if caller.group:
-            shared[len(keys) - 1] = SEP.join(
-                (text, "group", caller.group, str(caller.kappa), str(caller.distinct_rows))
-            )
-            budgets[shared[len(keys) - 1]] = budgets[key]
-    if not shared:
-        return keys, budgets, code, at
-    groups = sorted(set(shared.values()))
-    member = np.full(len(keys), -1, np.int64)
-    for i, group in shared.items():
-        member[i] = len(keys) + groups.index(group)
-    of = member[code]
-    return [*keys, *groups], budgets, np.concatenate([code, of[of >= 0]]), np.concatenate([at, at[of >= 0]])
 
 
 def _salted(hashes: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:

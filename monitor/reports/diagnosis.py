@@ -73,9 +73,10 @@ def diagnose(engine: Engine, model: ModelRow, *, clock: str, lateness_us: int) -
 
 
 def _refused(engine: Engine, model: ModelRow) -> Iterator[Diagnosis]:
-    """Monitors that could not be calibrated on the reference: they never alarm."""
+    """Monitors that could not be calibrated on the reference, and declared budgets that rest on them: they never alarm."""
     body = ledger.load_state(engine, model.model_id, "service")
-    refused: Mapping[str, str] = (msgspec.json.decode(body).get("refused") or {}) if body else {}
+    head: Mapping[str, Any] = msgspec.json.decode(body) if body else {}
+    refused: Mapping[str, str] = head.get("refused") or {}
     for name, reason in sorted(refused.items()):
         if not reason.startswith(WANTED):
             yield Diagnosis(
@@ -84,6 +85,10 @@ def _refused(engine: Engine, model: ModelRow) -> Iterator[Diagnosis]:
                 f"it cannot run: {reason}",
                 "give a reference that has what it needs: lanner reference build",
             )
+    for budget, reason in sorted((head.get("void") or {}).items()):
+        fix = "declare distinct_rows, which needs features only" if budget == "kappa" else "limit rows at the gateway"
+        text = f"a declared {budget} budget cannot alarm: {reason}"
+        yield Diagnosis("exposure", "budget_void", text, f"{fix}; or give a reference that has what it needs")
 
 
 def _data(name: str, rows: Sequence[WindowRow], own: Sequence[DetectionRow]) -> Iterator[Diagnosis]:

@@ -268,6 +268,7 @@ class LiveModel:
             "bucket_us": self.watched.bucket_us,
             "versions": work.versions,
             "refused": dict(self.watched.refused),
+            "void": dict(self.watched.void),
         }
         states["service"] = msgspec.json.encode(head)
         before = (

@@ -22,11 +22,12 @@ from alerts.policy import policy as alert_policy
 from detectors import decide, expected
 from detectors.base import Calibration, Detector, Window
 from detectors.expected import Expected
+from detectors.extraction.exposure import Exposure
 from detectors.profile import Bins
 from detectors.registry import DEFAULTS, REGISTRY
 from detectors.strata import Strata
 from detectors.streamed import Streamed
-from monitor.config import Config, ModelConfig, directories
+from monitor.config import Config, Directory, ModelConfig, directories
 from monitor.errors import CalibrationRefused, ConfigError, Mistake
 from monitor.model import HOUR_US, SECOND_US, Decision
 from monitor.service import known
@@ -43,6 +44,7 @@ from monitor.store.eventlog import ModelTable
 from monitor.store.queries import Engine
 
 MAX_VERSIONS: Final = 100  # of a model that are told apart; a producer that writes other things there marks no more
+BUDGETS: Final = ("kappa", "distinct_rows")  # what a directory may declare
 CALENDAR: Final = ("timezone", "weekend", "holidays")  # parameters that detectors take from the model's calendar
 
 log = structlog.get_logger("lanner.watch")
@@ -80,6 +82,7 @@ class Watched:
     bins: Bins
     monitors: tuple[Monitor, ...]
     refused: Mapping[str, str]  # monitor -> why it cannot run on this reference
+    void: Mapping[str, str]  # kind of budget that the directory declares -> why it cannot alarm
     budget: decide.BudgetSettings
     fuse: decide.FuseSettings
     policy: Policy
@@ -143,6 +146,9 @@ def watch(config: Config, engine: Engine, table: ModelTable, reference: Held, fo
     with by_time(map(found.mark, rows.tables()), folder) as ordered:
         cut = cache(lambda window_us: reference_windows(table.name, ordered, bins, window_us, declared))
         ready, refused = _calibrated(engine, table, configured, cut, digest, strata, now_us)
+    void = _void(directory, configured, ready, refused)
+    for kind, reason in void.items():
+        log.warning("declared_budget_void", model=table.name, budget=kind, reason=reason)
     return Watched(
         name=table.name,
         table=table,
@@ -150,6 +156,7 @@ def watch(config: Config, engine: Engine, table: ModelTable, reference: Held, fo
         bins=bins,
         monitors=ready,
         refused=refused,
+        void=void,
         budget=decide.BudgetSettings.derive(config.budgets.drift, [m.window_us for m in ready if m.reads == "windows"]),
         fuse=decide.FuseSettings.derive(config.budgets.attacks, pace_per_s(rows)),
         policy=alert_policy(config),
@@ -178,6 +185,22 @@ def _calibrated(
             continue
         ready.append(Monitor(name, detector, calibration, window_us))
     return tuple(ready), refused
+
+
+def _void(
+    directory: Directory | None, configured: Mapping[str, tuple[Detector, int]], ready: Sequence[Monitor], refused: Mapping[str, str],
+) -> Mapping[str, str]:  # fmt: skip
+    """Budgets that are declared and cannot alarm on this reference, each with the reason."""
+    entries = directory.principals if directory else ()
+    kinds = [k for k in BUDGETS if any(getattr(e.budget, k) is not None for e in entries)]
+    own = [m.calibration.meta.get("refused", {}) for m in ready if m.detector.name == Exposure.name]
+    own += [
+        dict.fromkeys(BUDGETS, refused[n])
+        for n, (d, _) in configured.items()
+        if d.name == Exposure.name and n in refused
+    ]
+    own = own or [dict.fromkeys(BUDGETS, f"no monitor runs {Exposure.name}")]
+    return {k: own[0][k] for k in kinds if all(k in reasons for reasons in own)}
 
 
 def _known(config: Config, table: ModelTable, folder: Path) -> Known:

@@ -66,7 +66,7 @@ def test_exposure_of_a_cluster_is_told_as_bounds() -> None:
     text = render(alert(evidence=cluster), Action.OPEN, tier=2)
     assert "136 queries; exposure last read: at most 128 rows, kappa at least 0.4; first seen" in text
     assert harmless(text.replace("\n", " "))
-    for nothing in ({}, {"exposure": "x"}, {"exposure": {"kappa": None, "distinct_rows": 64}}):
+    for nothing in ({}, {"exposure": "x"}, {"exposure": {"kappa": 0.4, "distinct_rows": None}}):
         assert "exposure" not in render(alert(evidence=nothing), Action.OPEN, tier=2)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -252,3 +252,85 @@ def test_coverage_tells_who_spreads_out_and_who_varies_one_case(calibration: Cal
     e = told["honest"]
     assert e["coverage_usual_from"] <= e["coverage_usual"] <= e["coverage_usual_to"]
     assert abs(e["coverage"] - e["coverage_usual"]) < 0.05
+
+
+def _numeric(table: pa.Table, column: str = "prediction_value") -> pa.Table:
+    """The rows as a model answers them that gives numbers, or nothing but scores."""
+    x = np.asarray(table["feature:x0"], dtype=np.float64)
+    answer = pa.array(x) if column == "prediction_value" else pa.array([[v, 1 - v] for v in x.tolist()])
+    kept = [c for c in table.column_names if c not in exposure.ANSWERS]
+    return table.select(kept).append_column(column, answer)
+
+
+def _calibrated(change: Any) -> Calibration:
+    reference = [replace(h, table=change(h.table)) for h in hours(20, 100, np.random.default_rng(1))]
+    return Exposure().calibrate(reference, "ref")
+
+
+@pytest.mark.parametrize("column", ["prediction_value", "scores"])
+def test_without_labels_a_budget_on_rows_holds_and_kappa_says_why_not(column: str) -> None:
+    """Where answers are numbers or scores, distinct rows are counted and their budget alarms; kappa is refused with its reason."""
+    cal = _calibrated(lambda t: _numeric(t, column))
+    assert "0 distinct rows with a predicted label" in cal.meta["refused"]["kappa"]
+    rng = np.random.default_rng(5)
+    log = mixed(*[_numeric(events(300, rng, principal=f"c{i}"), column) for i in range(4)])
+    desk = {f"c{i}": Caller(group="desk", kappa=0.01, distinct_rows=400) for i in (1, 2, 3)}
+    declared = {"c0": Caller(kappa=0.01, distinct_rows=200), **desk}
+    found = measured(cal, log, None, **declared)
+    told = passed(found)
+    alarms = {g: [p["distinct_rows"] for p in told if p.get("group") == g] for g in ("desk", None)}
+    assert alarms == {"desk": [400, 512], None: [200, 256]}
+    assert all(p["no_kappa"] == cal.meta["refused"]["kappa"] and "kappa" not in p for p in told)
+    assert {(d.statistic, d.threshold) for d in found.detections} == {(None, None)}
+    assert gauge_rows(found, "c0") == [64, 128, 256]
+
+
+def gauge_rows(m: Measured, name: str) -> list[int]:
+    return [d.n for d in m.detections if d.subject.id == name]
+
+
+@pytest.mark.parametrize("labels", [1, 300])
+def test_labels_that_cannot_be_copied_leave_the_budget_on_rows(labels: int) -> None:
+    """One label only, or too many of them, refuse kappa alone."""
+
+    def named(t: pa.Table) -> pa.Table:
+        at = t.column_names.index("prediction_label")
+        return t.set_column(at, "prediction_label", pa.array([f"l{i % labels}" for i in range(t.num_rows)]))
+
+    cal = Exposure().calibrate(
+        [replace(h, table=named(h.table)) for h in hours(5, 300, np.random.default_rng(1))], "ref"
+    )
+    assert f"have {labels} labels" in cal.meta["refused"]["kappa"]
+    m = measured(cal, named(events(300, np.random.default_rng(2))), client=Caller(distinct_rows=250))
+    assert m.evidence is not None
+    assert min(m.evidence.details) == 249
+
+
+def test_unanswered_rows_teach_nothing_without_labels_either() -> None:
+    """A row without any answer is not counted, unless the log never shows answers."""
+    table = _numeric(events(300, np.random.default_rng(6)))
+    at = table.column_names.index("prediction_value")
+    half = table.set_column(at, "prediction_value", pa.array([1.0 if i % 2 else None for i in range(300)]))
+    assert gauge_rows(measured(_calibrated(_numeric), half), "client") == [64, 128]
+    silent = _calibrated(lambda t: _numeric(t).drop_columns(["prediction_value"]))
+    assert gauge_rows(measured(silent, table.drop_columns(["prediction_value"])), "client") == [64, 128, 256]
+
+
+def test_rows_without_labels_are_counted_wherever_the_log_is_cut() -> None:
+    """State of a model without kappa survives as bytes, and cuts change nothing."""
+    cal, rng = _calibrated(_numeric), np.random.default_rng(9)
+    log = mixed(*[_numeric(events(900, rng, principal=f"c{i}")) for i in range(4)])
+    declared = {"c1": Caller(distinct_rows=700), "c2": Caller(group="g", distinct_rows=50)}
+    whole = measured(cal, log, None, **declared)
+    for pieces in (6, 50):
+        state: State | None = None
+        found: list[Any] = []
+        parts: list[Any] = []
+        for piece in cut(log, rng, pieces):
+            m = measured(cal, piece, state, **declared)
+            state = State.from_bytes(m.state.to_bytes())
+            found, parts = [*found, *m.detections], [*parts, *(passed(m) if m.evidence else [])]
+        assert parts == passed(whole)
+        assert sorted(found, key=lambda d: (d.window_us, d.subject.id)) == sorted(
+            whole.detections, key=lambda d: (d.window_us, d.subject.id)
+        )

@@ -118,8 +118,12 @@ def test_loud_and_mute_ones(store: sa.Engine) -> None:
         )
     assert ("FeatureDrift", "alarms_half") in codes(store, model="card-fraud")
     refused = {"exposure": "150 distinct rows are needed", "canaries": "the configuration names no canaries"}
-    ledger.put_state(store, KEY, "service", json.dumps({"refused": refused}).encode(), 1)
+    void = {"kappa": "the answers have no labels"}
+    ledger.put_state(store, KEY, "service", json.dumps({"refused": refused, "void": void}).encode(), 1)
     assert {m for m, code in codes(store) if code == "refused"} == {"exposure"}
+    (found,) = [d for d in of(store) if d.code == "budget_void"]
+    assert found.text == "a declared kappa budget cannot alarm: the answers have no labels"
+    assert "declare distinct_rows" in found.fix
 
 
 def test_dead_and_blind_features(store: sa.Engine) -> None:
