@@ -126,7 +126,9 @@ class Window(Protocol):
         ...
 
     def feedback(self, columns: Sequence[str]) -> pa.Table:
-        """Labels given in this window, on events of any time: labeler, name, value, label_time_us, the event's `columns`."""
+        """Labels given in this window (late ones: received in it), on events of any time: labeler, name, value, label_time_us,
+        the event's `columns`.
+        """
         ...
 
     def labels(self, as_of_us: int) -> pa.Table:

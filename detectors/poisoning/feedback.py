@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -16,13 +16,14 @@ from detectors.signals import Codes, Encoder, Frame
 from monitor.errors import CalibrationRefused
 from monitor.model import Event, Family, Subject, Verdict, finite
 
-VERSION: Final = 1
+VERSION: Final = 2
 TRUSTED: Final = 2_000  # newest labelled rows that others are compared with
 NEAREST: Final = 5
 AGREE: Final = 4  # of the nearest: otherwise the case is a matter of opinion
 COARSE: Final = 8  # fine bins to a coarse one
 FLOOR: Final = 0.1  # share of contradictions that every labeler may have
 RATES: Final = (0.25, 0.5, 0.9)
+PIECE: Final = 500  # labels that are judged before they are trusted: a night's labels come in one window
 OWN: Final = 200  # contradictable labels after which a labeler's own first ones count as its habit
 LABELERS: Final = 5_000
 REFERENCE_ROWS: Final = 20_000
@@ -41,7 +42,8 @@ class LabelFlips:
     contradictions of all other labelers, and half more than the labeler's own share in its first 200 trials; fuse()
     runs a CUSUM of each per labeler (detectors.decide). Nearness: fields in the same of eight quantile bins or with the
     same category. Trusted are the newest 2,000 labels that did not contradict, of labelers without an incident, at
-    most half of them by one labeler. The newest label per event counts.
+    most half of them by one labeler. The newest label per event counts, labels are taken in order of label time, PIECE at a
+    time. A label that came late counts in the window in which it was received, and is dated to it.
 
     Assumptions: two labelers or more meet similar cases. A single labeler, or most of them together, cannot be seen so.
 
@@ -95,6 +97,7 @@ class LabelFlips:
             codes = encoder.codes(frame)
             codes[:, : len(frame.numeric)] //= COARSE
             evidence = self._judge(known, codes, rows, feedback.suspects)
+            evidence = replace(evidence, time_us=np.clip(evidence.time_us, window.start_us, window.end_us - 1))
         return Measured(known.save(cal), [gauge], evidence)
 
     def _gauge(self, window: Window, rows: pa.Table) -> Detection:
@@ -110,7 +113,7 @@ class LabelFlips:
         )  # fmt: skip
 
     def _judge(self, known: _Known, codes: Codes, rows: pa.Table, suspects: frozenset[str]) -> Evidence:
-        """Trials in order of label time; what this window says is trusted from the next one on."""
+        """Trials in order of label time; what a piece says is trusted from the next one on."""
         given = pc.dictionary_encode(rows["labeler"].combine_chunks())
         names = tuple(given.dictionary.to_pylist())
         who = known.place(names)[given.indices.to_numpy()]
@@ -118,16 +121,19 @@ class LabelFlips:
         answer = known.words(
             rows["prediction_label"].to_pylist() if "prediction_label" in rows.column_names else [None] * len(who)
         )
-        said, trial = known.nearest(codes, who, answer)
-        flip = trial & (said != label)
-        log_e = np.zeros((len(who), len(RATES)))
-        for i in np.flatnonzero(trial).tolist():
-            rho = known.tolerated(int(who[i]))
-            r = np.maximum(np.array(RATES), min(2 * rho, 0.95))
-            log_e[i] = np.log(r / rho) if flip[i] else np.log((1 - r) / (1 - rho))
-            known.count(int(who[i]), flip=bool(flip[i]))
-        trusted = ~flip & ~np.isin(rows["labeler"].to_pylist(), list(suspects))
-        known.trust(codes[trusted], label[trusted], who[trusted], answer[trusted])
+        honest = ~np.isin(rows["labeler"].to_pylist(), list(suspects))
+        said, flip, log_e = np.full(len(who), -1), np.zeros(len(who), dtype=bool), np.zeros((len(who), len(RATES)))
+        for first in range(0, len(who), PIECE):
+            piece = slice(first, first + PIECE)
+            said[piece], trial = known.nearest(codes[piece], who[piece], answer[piece])
+            flip[piece] = trial & (said[piece] != label[piece])
+            for i in (first + np.flatnonzero(trial)).tolist():
+                rho = known.tolerated(int(who[i]))
+                r = np.maximum(np.array(RATES), min(2 * rho, 0.95))
+                log_e[i] = np.log(r / rho) if flip[i] else np.log((1 - r) / (1 - rho))
+                known.count(int(who[i]), flip=bool(flip[i]))
+            trusted = first + np.flatnonzero(honest[piece] & ~flip[piece])
+            known.trust(codes[trusted], label[trusted], who[trusted], answer[trusted])
         details = {
             int(i): {"contradicts": {"label": str(rows["value"][i].as_py())[:40], "others": known.word(int(said[i]))}}
             for i in np.flatnonzero(flip).tolist()

@@ -111,6 +111,8 @@ class LiveModel:
     def judge(self, work: Work) -> Judge:
         """The pure middle, with its ways to the store bound."""
         watched = self.watched
+        # A log that is its own clock does not tell when a label came: what it is received at is another time.
+        late_us = watched.lateness_us if self.config.clock == "wall" else None
 
         def read(start_us: int, end_us: int, columns: Sequence[str]) -> pa.Table:
             self._keep()
@@ -120,7 +122,7 @@ class LiveModel:
             watched,
             read=read,
             labels=lambda start, end, as_of: self.log.labels(watched.name, start, end, as_of),
-            feedback=lambda start, end, columns: self.log.feedback(watched.name, start, end, columns),
+            feedback=lambda start, end, columns: self.log.feedback(watched.name, start, end, columns, late_us),
             # A bucket that is asked for holds no row of the tick under way. Fresh state stands at no batch: all counts.
             stored=lambda start, end: counts.stored(self.engine, self.log, watched, start, end, work.position or None),
             callers=self.callers,

@@ -7,6 +7,7 @@ the state store, so our own readers need no Delta log: that one is for Spark, Tr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -122,14 +123,12 @@ class EventLog:
         ids = self.read_window(self.models[model].model_id, start_us, end_us, labels.COLUMNS)
         return labels.known(self.engine, model, ids, start_us, as_of_us)
 
-    def feedback(self, model: str, start_us: int, end_us: int, columns: Sequence[str]) -> pa.Table:
+    def feedback(
+        self, model: str, start_us: int, end_us: int, columns: Sequence[str], late_us: int | None = None
+    ) -> pa.Table:
         """Labels given in [start_us, end_us) with their events; see monitor.store.labels.given."""
-        model_id = self.models[model].model_id
-
-        def events(since_us: int) -> Iterator[pa.Table]:
-            return self.read_window(model_id, since_us, end_us, [*labels.TARGETS, "row_index", *columns])
-
-        return labels.given(self.engine, model, start_us, end_us, events, columns)
+        events = functools.partial(self.read_window, self.models[model].model_id)
+        return labels.given(self.engine, model, start_us, end_us, late_us, events, columns)
 
     def _read(
         self,

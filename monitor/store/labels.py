@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,19 +15,13 @@ from monitor.store.engine import read
 from monitor.store.features import as_category, as_number
 from monitor.store.schema import feedback
 
-COLUMNS: Final = (
-    "event_time",
-    "request_id",
-    "client_request_id",
-    "source",
-    "topic",
-    "partition",
-    "offset",
-    "row_index",
-)
+PLACE: Final = ("source", "topic", "partition", "offset", "row_index")  # what an event_id is made of
 TARGETS: Final = ("request_id", "client_request_id")
+COLUMNS: Final = ("event_time", *TARGETS, *PLACE)
 GIVEN: Final = ("labeler", "name", "value", "label_time_us")
-LOOK_BACK_US: Final = 90 * 24 * HOUR_US  # how old an event may be when its label comes
+DAY_US: Final = 24 * HOUR_US
+LOOK_BACK_US: Final = 90 * DAY_US  # how old an event may be when its label comes
+Events = Callable[[int, int, Sequence[str]], Iterable[pa.Table]]  # of a time: these columns
 CHUNK: Final = 500  # ids per query; SQLite and PostgreSQL both like it
 SCHEMA: Final = pa.schema(
     [
@@ -64,37 +58,67 @@ def known(engine: sa.Engine, model: str, events: Iterable[pa.Table], start_us: i
 
 
 def given(
-    engine: sa.Engine,
-    model: str,
-    start_us: int,
-    end_us: int,
-    events: Callable[[int], Iterable[pa.Table]],
-    columns: Sequence[str],
-) -> pa.Table:
+    engine: sa.Engine, model: str, start_us: int, end_us: int, late_us: int | None, events: Events, columns: Sequence[str]
+) -> pa.Table:  # fmt: skip
     """Ground truth that labelers gave in [start_us, end_us), each with `columns` of the event that it is about.
 
-    One row per event, name and labeler: the newest. Events are looked for up to LOOK_BACK_US back, by request_id and
-    client_request_id; what is not found is left out. `events(since_us)` reads TARGETS, row_index and `columns`.
+    A label is given at its label time, if it was received within `late_us` of it, else when it was received: its label time
+    may lie in windows judged long ago, or never to be. None: label time is all that is known, as in a log that is its own clock.
+    One row per event, name and labeler: the newest label time. Events are looked for up to LOOK_BACK_US back, by request_id,
+    client_request_id and event_id; what is not found is left out.
     """
     c = feedback.c
-    wanted = (c.model == model) & (c.label_us >= start_us) & (c.label_us < end_us) & (c.kind == "truth")
+    wanted = (c.model == model) & (c.kind == "truth") & _within(start_us, end_us, late_us)
+    order = (c.label_us, c.received_us, c.feedback_id)
     with read(engine) as conn:
-        rows = conn.execute(sa.select(feedback).where(wanted).order_by(c.label_us, c.feedback_id)).all()
+        rows = conn.execute(sa.select(feedback).where(wanted).order_by(*order)).all()
     newest = {(r.target_key, r.name, r.labeler): r for r in rows}
     told: dict[str, list[Any]] = {}
     for r in newest.values():
         told.setdefault(r.target_key, []).append(r)
     found: list[pa.Table] = []
-    for table in events(start_us - LOOK_BACK_US) if told else ():
-        for name in TARGETS:
-            ids = [k.removeprefix(f"{name}=") for k in told if k.startswith(f"{name}=")]
-            where = np.flatnonzero(pc.is_in(table[name], value_set=pa.array(ids, pa.string())).to_numpy())
-            some = table.select([name, "row_index"]).take(pa.array(where)).to_pylist()
-            found_at = zip(where.tolist(), some, strict=True)
-            hits = [(i, r) for i, e in found_at for r in told[f"{name}={e[name]}"] if _of_row(r, e["row_index"])]
-            if hits:
-                found.append(_with_events(table, [i for i, _ in hits], [r for _, r in hits], columns))
+    for table, places in _targets(told, start_us - LOOK_BACK_US, end_us, events, columns):
+        indices = table["row_index"].to_pylist() if places else []
+        hits = [(i, r) for i, key in places for r in told[key] if _of_row(r, indices[i])]
+        if hits:
+            found.append(_with_events(table, [i for i, _ in hits], [r for _, r in hits], columns))
     return pa.concat_tables(found, promote_options="default") if found else pa.table({k: [] for k in GIVEN})
+
+
+def _within(start_us: int, end_us: int, late_us: int | None) -> sa.ColumnElement[bool]:
+    """Whether a label is given in a time; every label is in one time only."""
+
+    def in_it(column: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+        return (column >= start_us) & (column < end_us)
+
+    c = feedback.c
+    if late_us is None:
+        return in_it(c.label_us)
+    on_time = (c.received_us - c.label_us).between(-late_us, late_us)
+    return (in_it(c.label_us) & on_time) | (in_it(c.received_us) & ~on_time)
+
+
+def _targets(
+    told: Collection[str], since_us: int, until_us: int, events: Events, columns: Sequence[str]
+) -> Iterator[tuple[pa.Table, list[tuple[int, str]]]]:
+    """Events since then that labels are told about, and which ones by what key.
+
+    An event_id names one event and has to be derived from each: days are searched from the last one back until all are found.
+    """
+    for name in TARGETS:
+        ids = pa.array([k.removeprefix(f"{name}=") for k in told if k.startswith(f"{name}=")], pa.string())
+        for table in events(since_us, until_us, [name, "row_index", *columns]) if len(ids) else ():
+            where = np.flatnonzero(pc.is_in(table[name], value_set=ids).to_numpy())
+            keys = table[name].take(pa.array(where)).to_pylist()
+            yield table, [(i, f"{name}={key}") for i, key in zip(where.tolist(), keys, strict=True)]
+    missing = {k for k in told if k.startswith("event_id=")}
+    while missing and until_us > since_us:
+        for table in events(max(since_us, until_us - DAY_US), until_us, [*PLACE, *columns]):
+            each = zip(*(table[name].to_pylist() for name in PLACE), strict=True)
+            places = [(i, key) for i, at in enumerate(each) if (key := f"event_id={event_id(*at)}") in missing]
+            missing -= {key for _, key in places}
+            yield table, places
+        until_us -= DAY_US
 
 
 def _of_row(row: Any, row_index: object) -> bool:
@@ -125,11 +149,11 @@ def _of(conn: sa.Connection, model: str, table: pa.Table, by_event_id: bool, as_
     columns = table.to_pydict()
     events: dict[str, list[int]] = {}
     for place in range(table.num_rows):
-        for name in ("request_id", "client_request_id"):
+        for name in TARGETS:
             if (held := columns[name][place]) is not None:
                 events.setdefault(f"{name}={held}", []).append(place)
         if by_event_id:
-            where = (columns[name][place] for name in ("source", "topic", "partition", "offset", "row_index"))
+            where = (columns[name][place] for name in PLACE)
             events.setdefault(f"event_id={event_id(*where)}", []).append(place)
     newest: dict[tuple[int, str], Any] = {}
     for row in _rows(conn, model, list(events), as_of_us):

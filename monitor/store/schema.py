@@ -107,6 +107,7 @@ feedback = sa.Table(
     sa.Column("label_us", sa.BigInteger, nullable=False),
     sa.Column("received_us", sa.BigInteger, nullable=False),
     sa.Index(None, "model", "label_us"),
+    sa.Index(None, "model", "received_us"),
     sa.Index(None, "model", "target_key"),
 )
 dead_letters = sa.Table(

@@ -17,6 +17,7 @@ from monitor.model import UNREGISTERED, FeedbackEvent, Half, Mark
 from monitor.store import deadletters, ingest, people
 from monitor.store.engine import read, write
 from monitor.store.eventlog import EventLog
+from monitor.store.labels import event_id
 from monitor.store.schema import (
     audit,
     dead_letters,
@@ -275,8 +276,6 @@ def test_labels_join_on_what_was_known(it: Store) -> None:
 
 def test_labels_can_name_an_event_by_where_its_message_stood(it: Store) -> None:
     """An event id is derived from source, topic, partition, offset and row, so a replay gives the same one."""
-    from monitor.store.labels import event_id
-
     it.append([event(0, request_id=None)])
     target = {"event_id": event_id("s", "t", 0, 0, 0)}
     it.append([FeedbackEvent(model="fraud", target=target, name="label", value=1, label_time_us=NOON_US)])
@@ -307,6 +306,31 @@ def test_labels_of_a_time_come_with_their_events(it: Store) -> None:
     ]  # fmt: skip
     assert {r["event_time"] for r in found} == {NOON_US}
     assert it.log.feedback("fraud", 0, 1, ["event_time"]).num_rows == 0
+
+
+def test_labels_of_other_times_count_when_they_were_received(it: Store) -> None:
+    """A label belongs to its label time if it came about then, else to when it came; its event may be named by event_id."""
+    minute = 60 * 1_000_000
+
+    def said(target: dict[str, str], minutes: int) -> FeedbackEvent:
+        at_us = it.now_us + minutes * minute
+        return FeedbackEvent(model="fraud", target=target, name="label", value="ok", label_time_us=at_us, labeler="ann")
+
+    it.append([event(0), event(1), event(2), event(3)])
+    it.publish()
+    it.now_us += 30 * 24 * 60 * minute
+    by_event = {"event_id": event_id("s", "t", 0, 1, 0)}
+    it.append([said({"request_id": "r-0"}, -5), said(by_event, -6), said({"client_request_id": "?"}, 0)])
+    it.append([said({"request_id": "r-2"}, 600), said({"request_id": "r-3", "row_index": "4"}, 0)])
+
+    def given(minutes: int, late_us: int | None = 5 * minute) -> list[tuple[int, int]]:
+        start_us = it.now_us + minutes * minute
+        found = it.log.feedback("fraud", start_us, start_us + minute, ["event_time"], late_us).to_pylist()
+        return sorted(((r["event_time"] - NOON_US) // 1000, (r["label_time_us"] - it.now_us) // minute) for r in found)
+
+    assert (given(-5), given(-6), given(600)) == ([(0, -5)], [], [])
+    assert given(0) == [(1, -6), (2, 600)]
+    assert (given(-6, None), given(600, None), given(0, None)) == ([(1, -6)], [(2, 600)], [])
 
 
 def test_progress_of_partitions_is_kept_for_the_watermark(it: Store) -> None:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 
 
 def upgrade(conn: sa.Connection) -> None:

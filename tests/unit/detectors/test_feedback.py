@@ -91,3 +91,14 @@ def test_what_a_suspect_says_is_not_trusted(calibration: Calibration) -> None:
     window = days(1, {"ann": 0.0, "eve": 1.0})[0]
     state = LabelFlips().measure(calibration, None, window, Feedback(suspects=frozenset({"eve"}))).state
     assert set(np.unique(state.arrays["who"]).tolist()) == {state.meta["ids"].index("ann")}
+
+
+def test_a_night_of_labels_in_one_window_is_judged_piece_by_piece(calibration: Calibration) -> None:
+    """Whoever begins to flip is named within the first night, though nothing was known before; alarms are dated to the window."""
+    parts = days(12, {"ann": 0.02, "bob": 0.02, "eve": 1.0}, since=4)
+    night = dataclasses.replace(parts[0], table=pa.concat_tables([w.table for w in parts]))
+    assert accused(calibration, [night]) == {"eve": 0}
+    early = dataclasses.replace(night, start_us=1 << 60, end_us=(1 << 60) + 10)
+    evidence = LabelFlips().measure(calibration, None, early).evidence
+    assert evidence is not None
+    assert set(evidence.time_us.tolist()) == {1 << 60}
