@@ -190,10 +190,11 @@ def _ramp(counts: Counts, rng: Rng, onset: int, times: float) -> Counts:
     return rng.poisson(counts * times ** (np.maximum(np.arange(DAYS) - onset, 0) / 30)[:, None]).astype(np.int64)
 
 
-def _surge(counts: Counts, rng: Rng, onset: int, calls: int) -> Counts:
-    """So many more calls an hour, for a day."""
+def _surge(counts: Counts, rng: Rng, onset: int, calls: int, hours: int = 24) -> Counts:
+    """So many more calls an hour, for a day or some hours of it."""
     out = counts.copy()
-    out[onset] += rng.poisson(calls, 24)
+    first = int(rng.integers(25 - hours))
+    out[onset, first : first + hours] += rng.poisson(calls, hours)
     return out
 
 
@@ -206,6 +207,8 @@ ATTACKS: Final[Mapping[str, Callable[[Counts, Rng, int], Counts]]] = {
     "twice as much every 30 days, for 90 days": lambda c, r, o: _ramp(c, r, o, 2),
     "1.5 times as much every 30 days, for 90 days": lambda c, r, o: _ramp(c, r, o, 1.5),
     "6,000 calls an hour more, for a day": lambda c, r, o: _surge(c, r, o, 6_000),
+    "6,000 calls more in one hour": lambda c, r, o: _surge(c, r, o, 6_000, 1),
+    "20,000 calls more in one hour": lambda c, r, o: _surge(c, r, o, 20_000, 1),
 }
 
 

@@ -15,6 +15,7 @@ from detectors.habits import NEVER, Bools, Habits, Ints
 
 ENOUGH: Final = 3  # settled peers that a principal without a past is compared with
 BESIDE: Final = 0.05  # tolerated of it: peers are not itself
+EVERYBODY: Final = 0  # the group that all are in
 
 
 def groups(window: Window, names: Sequence[str]) -> NDArray[np.uint32]:
@@ -30,8 +31,8 @@ def groups(window: Window, names: Sequence[str]) -> NDArray[np.uint32]:
 
 @dataclass
 class Peers:
-    """The settled principals of each group as they were when the present hour began: how many, the largest of what each
-    did (`tops`), and the largest share of trials that fired of one of them (`rates`).
+    """The settled principals of each group, and all of them, as they were when the present hour began: how many, the largest
+    of what each did (`tops`), and the largest share of trials that fired of one of them (`rates`).
     """
 
     hour: int
@@ -59,16 +60,22 @@ class Peers:
         if hour == self.hour:
             return
         self.hour = hour
-        some = np.flatnonzero(habits.more["group"] != 0)
-        some = some[habits.settled_at(some, hour)[:, 0]]
-        self.groups, member, self.counts = np.unique(
-            habits.more["group"][some], return_inverse=True, return_counts=True
-        )
+        settled = np.flatnonzero(habits.settled_at(np.arange(len(habits.ids)), hour)[:, 0])
+        group = habits.more["group"][settled]
+        some = np.r_[settled, settled[group != EVERYBODY]]  # once in their group, and once among all
+        both = np.r_[np.full(len(settled), EVERYBODY, group.dtype), group[group != EVERYBODY]]
+        self.groups, member, self.counts = np.unique(both, return_inverse=True, return_counts=True)
         self.tops = np.zeros((len(self.groups), self.tops.shape[1]), np.int64)
         self.rates = np.zeros((len(self.groups), len(habits.signals)))
         if len(some) and compared:
             np.maximum.at(self.tops, member, np.concatenate([habits.more[c][some] for c in compared], axis=1))
         np.maximum.at(self.rates, member, (1 + habits.hits[some]) / (1 + habits.trials[some]))
+
+    @property
+    def largest(self) -> Ints:
+        """Of what is compared, the largest of any settled principal."""
+        whole = self.tops[:1] if len(self.groups) else np.zeros((1, self.tops.shape[1]), np.int64)
+        return np.asarray(whole[0])
 
     def beside(self, habits: Habits, rows: Ints) -> tuple[Bools, Ints, NDArray[np.float64]]:
         """Which principals have enough peers, what is usual for these, and how often they do what is not."""
@@ -77,6 +84,6 @@ class Peers:
         if not len(self.groups):
             return np.zeros(len(mine), dtype=bool), tops, rates
         place = np.minimum(np.searchsorted(self.groups, mine), len(self.groups) - 1)
-        found = (mine != 0) & (self.groups[place] == mine) & (self.counts[place] >= ENOUGH)
+        found = (mine != EVERYBODY) & (self.groups[place] == mine) & (self.counts[place] >= ENOUGH)
         tops[found], rates[found] = self.tops[place[found]], self.rates[place[found]]
         return found, tops, rates

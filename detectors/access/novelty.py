@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from detectors.access import absences
 from detectors.access.absences import Absences
 from detectors.access.company import Company
-from detectors.access.newcomers import Newcomers
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
+from detectors.floods import Flood, Rule
 from detectors.habits import NEVER, Bets, Bools, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
 from detectors.peers import groups
 from detectors.wanted import wanted
@@ -26,6 +26,7 @@ KINDS: Final = ("credential", "network", "version", "returned")
 COLUMNS: Final = {"credential": "credential_id", "network": "source_ip", "version": "model_version"}
 KEPT: Final = 14  # values remembered of each kind
 LEARNT: Final = 2  # new values learnt in one hour: a flood of them must not become normal at once
+NEWCOMERS: Final = Rule("access", "new principals", floor=50)
 EXPLAINED: Final[Mapping[str, frozenset[str]]] = {"load_test": frozenset(KINDS)}
 
 
@@ -95,7 +96,7 @@ class Access:
                 "group": (np.uint32, ()), **absences.arrays(),
             },
         )  # fmt: skip
-        newcomers = Newcomers(*own.arrays["newcomers"].tolist()) if own is not None else Newcomers()
+        newcomers = Flood.load(NEWCOMERS, own.arrays["newcomers"] if own is not None else None)
         absent = Absences(*own.arrays["absences"].tolist()) if own is not None else Absences()
         rows = window.rows(["event_time", "principal", "quality", *COLUMNS.values(), "returned", "extra"])
         stretch = Stretch.of(rows, habits.clock)
@@ -128,7 +129,7 @@ class Access:
         evidence = bets.evidence(self.name, self.family, stretch, read)
         return Measured(self._state(habits, newcomers, absent, peers, cal), said, evidence)
 
-    def _state(self, habits: Habits, newcomers: Newcomers, absent: Absences, peers: Company, cal: Calibration) -> State:
+    def _state(self, habits: Habits, newcomers: Flood, absent: Absences, peers: Company, cal: Calibration) -> State:
         kept = habits.save(self.name, VERSION, cal.hash)
         more = {"newcomers": newcomers.save(), "absences": absent.save(), **peers.save()}
         return replace(kept, arrays={**kept.arrays, **more})
