@@ -1,4 +1,4 @@
-"""Principals without a past of their own beside settled ones of the same group, or else of the same kind."""
+"""Principals without a past of their own beside settled ones: of the same group, or else of the same kind, or else all."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.base import State, Window
-from detectors.habits import NEVER, Bools, Habits, Ints
+from detectors.habits import NEVER, Bools, Habits, Ints, Turn
 
 ENOUGH: Final = 3  # settled peers that a principal without a past is compared with
 BESIDE: Final = 0.05  # tolerated of it: peers are not itself
-EVERYBODY: Final = 0  # the group that all are in
+EVERYBODY: Final = 0  # the group that all are in,
+MANY: Final = 5  # settled ones of it that whoever has no peers is compared with,
+AMONG: Final = 0.2  # and tolerated then: most of them have nothing to do with it
 
 
 def groups(window: Window, names: Sequence[str]) -> NDArray[np.uint32]:
@@ -77,13 +79,34 @@ class Peers:
         whole = self.tops[:1] if len(self.groups) else np.zeros((1, self.tops.shape[1]), np.int64)
         return np.asarray(whole[0])
 
-    def beside(self, habits: Habits, rows: Ints) -> tuple[Bools, Ints, NDArray[np.float64]]:
-        """Which principals have enough peers, what is usual for these, and how often they do what is not."""
-        mine = habits.more["group"][rows]
-        tops, rates = np.zeros((len(mine), self.tops.shape[1]), np.int64), np.zeros((len(mine), len(habits.signals)))
+    def whose(self, mine: NDArray[np.uint32]) -> tuple[Bools, NDArray[np.uint32]]:
+        """Beside which group principals of these groups are, and whether there is one: their own, or everybody."""
         if not len(self.groups):
-            return np.zeros(len(mine), dtype=bool), tops, rates
+            return np.zeros(len(mine), dtype=bool), mine
         place = np.minimum(np.searchsorted(self.groups, mine), len(self.groups) - 1)
-        found = (mine != EVERYBODY) & (self.groups[place] == mine) & (self.counts[place] >= ENOUGH)
-        tops[found], rates[found] = self.tops[place[found]], self.rates[place[found]]
-        return found, tops, rates
+        own = (mine != EVERYBODY) & (self.groups[place] == mine) & (self.counts[place] >= ENOUGH)
+        return own | bool(self.counts[0] >= MANY), np.where(own, mine, np.uint32(EVERYBODY))
+
+    def beside(self, habits: Habits, turn: Turn) -> Beside:
+        """What the principals of a turn are compared with while they have no past."""
+        found, whose = self.whose(habits.more["group"][turn.rows])
+        tops = np.zeros((len(whose), self.tops.shape[1]), np.int64)
+        rho = np.where(whose == EVERYBODY, AMONG, BESIDE)[:, None]
+        rho = np.maximum(rho, turn.crowd)
+        place = np.searchsorted(self.groups, whose[found])
+        tops[found], rho[found] = self.tops[place], np.maximum(rho[found], self.rates[place])
+        return Beside(found, whose == EVERYBODY, tops, np.minimum(rho, 1.0))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Peers of each principal. found: it has some; all: they are everybody; tops: the largest of what each did; rho: tolerated."""
+
+    found: Bools
+    all: Bools
+    tops: Ints
+    rho: NDArray[np.float64]
+
+    def said(self, i: int) -> dict[str, str]:
+        """Beside whom, as evidence says it."""
+        return {"beside": "all callers" if self.all[i] else "peers"}

@@ -16,7 +16,7 @@ from detectors.abuse.horizons import FLOORS, amount, level
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
 from detectors.floods import Flood, Rule
 from detectors.habits import DAY, NEVER, Bets, Bools, Habits, Ints, Settled, Stretch, Turn, clocked, encoded, excuses
-from detectors.peers import BESIDE, Peers, groups
+from detectors.peers import Beside, Peers, groups
 from detectors.wanted import asked
 from monitor.model import HOUR_US, Family
 
@@ -74,8 +74,8 @@ class Abuse:
     Assumptions: given its past, an hour or day of a principal fires with probability rho or less. Principals are bet on
     from `min_hours` active hours and `min_days` on, their days from 28 and 56 days on. What they do before that is what is
     usual for them, unless the directory puts them beside three settled principals of one group, or without a group of one
-    kind: then the largest hours and days of these are the measure, with rho of 5 % and what fires among these or more, and
-    the incident is a warning. What callers do while they are suspected of an attack is not learnt, nor what they did the
+    kind: then the largest hours and days of these are the measure, with rho of 5 % and what fires among these or more; else
+    those of all settled principals, if there are five, with rho of 20 %. The incident is a warning. What callers do while they are suspected of an attack is not learnt, nor what they did the
     day before.
 
     False alarms: at most one per `FuseSettings.level` events over all principals under that assumption. At least five
@@ -252,6 +252,7 @@ class _Usual:
     """What principals of a turn are compared with. young: signals of those that have no past of their own but peers."""
 
     turn: Turn
+    beside: Beside
     young: Bools  # (principals, signals)
     top: NDArray[np.float64]
     peak: Ints
@@ -260,22 +261,22 @@ class _Usual:
     @classmethod
     def of(cls, habits: Habits, turn: Turn, peers: Peers) -> _Usual:
         """By their own past, else by that of their peers; the turn with those bet on and what is tolerated of them."""
-        found, theirs, rates = peers.beside(habits, turn.rows)
-        young = found[:, None] & ~turn.settled
+        beside = peers.beside(habits, turn)
+        young = beside.found[:, None] & ~turn.settled
+        young[beside.all & turn.settled[:, 0]] = False  # its own hours say more than days of strangers
         young[:, [ODD, USUAL_DAY]] = False
-        n, rho = len(AMOUNTS), np.clip(np.maximum(turn.crowd, rates), BESIDE, 1.0)
-        rho = np.where(young, rho, turn.rho)
+        n, rho, theirs = len(AMOUNTS), np.where(young, beside.rho, turn.rho), beside.tops
         first = (habits.hits[turn.rows, FLOOD] == 0) & (turn.crowd[FLOOD] == 0)
         rho[:, FLOOD] = np.where(first, RARE, AGAIN)
         bet = replace(turn, settled=turn.settled | young, rho=rho)
         top = np.where(young[:, :n], theirs[:, :n], habits.more["top"][turn.rows])
         peak = np.where(young[:, [LARGEST_DAY]], theirs[:, n:], habits.more["peak"][turn.rows])
-        return cls(bet, young, np.maximum(top, FLOORS), peak, peers.largest[:n])
+        return cls(bet, beside, young, np.maximum(top, FLOORS), peak, peers.largest[:n])
 
     def said(self, signal: int, i: int, over: Sequence[int]) -> dict[str, Any]:
         """What the evidence says beside the limit."""
         amounts = {"amounts": [AMOUNTS[a] for a in over]} if signal in (LARGEST_DAY, USUAL_DAY, FLOOD) else {}
-        return amounts | ({"beside": "peers"} if self.young[i, signal] else {})
+        return amounts | (self.beside.said(i) if self.young[i, signal] else {})
 
 
 def _nearby(week: NDArray[np.uint8], hour: int) -> NDArray[np.uint8]:
