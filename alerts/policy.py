@@ -67,7 +67,7 @@ PERSISTENCE: Final[Mapping[Event, Persistence]] = {
     Event.DATA_MISSING: Persistence(1, 1, 1),  # its limit already is a time, and the next event ends it
     Event.TRAFFIC_ANOMALY: Persistence(
         1, 1, 1
-    ),  # of fixed rules only the flood of new principals, which has its own end
+    ),  # of fixed rules only floods of calls and of new principals, which have their own end
     Event.POISONING_SUSPECTED: Persistence(1, 1, 1),  # of fixed rules only canaries, which ask twice themselves
     Event.UNREGISTERED_MODEL: Persistence(1, 1, 1),
     Event.DETECTOR_FAILED: Persistence(1, 1, 3),  # open on the first failure, clear after three good runs

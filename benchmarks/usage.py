@@ -34,6 +34,7 @@ START_DAY: Final = 20_000  # since 1970; a Wednesday, the fifth of a month
 DAYS: Final = 180
 ONSET: Final = 90  # day on which attacks begin, or up to two weeks later
 EACH: Final = 40  # honest clients of a kind
+ARRIVES: Final = 31  # day on which newcomers come
 BESIDE: Final = 14  # honest clients beside those that attack
 AT_ONCE: Final = 2  # clients that attack in one run
 RATE: Final = 1 / (30 * 86400)  # false alarms a second that the budget allows
@@ -190,10 +191,11 @@ def _ramp(counts: Counts, rng: Rng, onset: int, times: float) -> Counts:
     return rng.poisson(counts * times ** (np.maximum(np.arange(DAYS) - onset, 0) / 30)[:, None]).astype(np.int64)
 
 
-def _surge(counts: Counts, rng: Rng, onset: int, calls: int) -> Counts:
-    """So many more calls an hour, for a day."""
+def _surge(counts: Counts, rng: Rng, onset: int, calls: int, hours: int = 24) -> Counts:
+    """So many more calls an hour, for a day or some hours of it."""
     out = counts.copy()
-    out[onset] += rng.poisson(calls, 24)
+    first = int(rng.integers(25 - hours))
+    out[onset, first : first + hours] += rng.poisson(calls, hours)
     return out
 
 
@@ -206,7 +208,22 @@ ATTACKS: Final[Mapping[str, Callable[[Counts, Rng, int], Counts]]] = {
     "twice as much every 30 days, for 90 days": lambda c, r, o: _ramp(c, r, o, 2),
     "1.5 times as much every 30 days, for 90 days": lambda c, r, o: _ramp(c, r, o, 1.5),
     "6,000 calls an hour more, for a day": lambda c, r, o: _surge(c, r, o, 6_000),
+    "6,000 calls more in one hour": lambda c, r, o: _surge(c, r, o, 6_000, 1),
+    "20,000 calls more in one hour": lambda c, r, o: _surge(c, r, o, 20_000, 1),
 }
+
+
+NEW: Final[Mapping[str, Callable[[Rng, Split], Counts]]] = {  # newcomers that take too much from their first hour on
+    "500 calls an hour": lambda rng, split: rng.poisson(500, (DAYS, 24)),
+    "5,000 calls an hour": lambda rng, split: rng.poisson(5_000, (DAYS, 24)),
+    "50,000 calls in the first hour": lambda rng, split: _first(50_000),
+}
+
+
+def _first(calls: int) -> Counts:
+    out = np.zeros((DAYS, 24), np.int64)
+    out[ARRIVES, 0] = calls
+    return out
 
 
 @dataclass(frozen=True)
@@ -290,6 +307,24 @@ def honest(split: Split, each: int = EACH) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def newcomers(split: Split, each: int) -> dict[str, Any]:
+    """Callers without peers that come to a log of ARRIVES days: alarmed within three weeks, or in case of hostile ones a week."""
+    out: dict[str, Any] = {}
+    for k, (name, make) in enumerate({**HONEST, **NEW}.items()):
+        rng = np.random.default_rng([split.seed, 3, k])
+        weeks, days = 3 if name in HONEST else 1, list[float]()
+        for part in range(0, each, 5):
+            clients = {f"h{i}": HONEST[USERS[i % len(USERS)]](rng, split) for i in range(BESIDE)}
+            for i in range(part, min(part + 5, each)):
+                clients[f"new-{i}"] = make(rng, split)
+                clients[f"new-{i}"][:ARRIVES] = 0
+            alarms = run(clients, rng, ARRIVES + 7 * weeks).alarms
+            days += [day - ARRIVES for who, day in alarms.items() if who.startswith("new-")]
+        median = round(24 * float(np.median(days)), 1) if days else None
+        out[name] = {"of": each, "alarmed": len(days), "median_hours": median}
+    return out
+
+
 def attacks(split: Split, each: int) -> dict[str, Any]:
     """Found within 30 days (90 where the attack lasts that long) of its beginning, by attack and kind of client."""
     out: dict[str, Any] = {}
@@ -328,6 +363,10 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         kinds = ", ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in x["by_kind"].items())
         days = "–" if x["median_days"] is None else f"{x['median_days']}"
         made.append(f"| {name} | {x['found']} of {x['of']} | {days} | {kinds}, of {each} each |")
+    told = found.get("newcomers", {})
+    for name, x in told.items():
+        hours = "–" if x["median_hours"] is None else f"{x['median_hours']}"
+        made.append(f"| {name.replace('_', ' ')} | {x['alarmed']} of {x['of']} | {hours} |")
     return made
 
 
@@ -336,10 +375,14 @@ def main() -> None:
     parser.add_argument("--split", choices=sorted(SPLITS), default="design")
     parser.add_argument("--each", type=int, default=EACH, help="honest clients of a kind")
     parser.add_argument("--hostile", type=int, default=8, help="clients of a kind that attack, per attack")
+    parser.add_argument("--new", type=int, default=20, help="newcomers of a kind")
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     args = parser.parse_args()
     split = SPLITS[args.split]
-    found = {"split": args.split, "honest": honest(split, args.each), "attacks": attacks(split, args.hostile)}
+    found = {
+        "split": args.split, "honest": honest(split, args.each), "attacks": attacks(split, args.hostile),
+        "newcomers": newcomers(split, args.new),
+    }  # fmt: skip
     text = json.dumps(found, indent=1)
     if args.out is not None:
         args.out.write_text(text + "\n", encoding="utf-8")

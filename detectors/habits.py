@@ -197,7 +197,7 @@ class Habits:
         self._among(hour)[1 : 1 + len(self.signals)] += (settled & new & ~suspect[:, None]).sum(axis=0)
         self.seen[rows] = hour
         self.suspected[rows[suspect]] = hour
-        return Turn(hour, rows, new, since, settled, rho, crowd, suspect)
+        return Turn(hour, rows, new, since, settled, rho, crowd, suspect, counted=settled & ~suspect[:, None])
 
     def fire(self, turn: Turn, which: Ints, signal: int) -> Ints:
         """Some principals of the turn do what a signal looks for; those of them for whom that is evidence, and news."""
@@ -205,8 +205,12 @@ class Habits:
         which = which[~self.fired[rows, signal]]
         self.fired[rows, signal] = True
         told: Ints = which[turn.settled[which, signal]]
-        self._among(turn.hour)[1 + len(self.signals) + signal] += int((~turn.suspect[told]).sum())
+        self._among(turn.hour)[1 + len(self.signals) + signal] += int(turn.counted[told, signal].sum())
         return told
+
+    def told(self, hour: int, signal: int) -> int:
+        """How many principals that count in the crowd a signal was evidence about in this hour as yet."""
+        return int(self._among(hour)[1 + len(self.signals) + signal])
 
     def _among(self, hour: int) -> Ints:
         """The crowd's counts of an hour."""
@@ -246,6 +250,7 @@ class Turn:
     rho: NDArray[np.float64]
     crowd: NDArray[np.float64]  # what happens to many lately, per signal
     suspect: Bools
+    counted: Bools  # who counts in the crowd, per signal: newcomers would cover for each other, and for others
 
 
 @dataclass(frozen=True)
@@ -262,8 +267,7 @@ class Stretch:
     @classmethod
     def of(cls, rows: pa.Table, clock: int) -> Stretch:
         """Principals and hours of the rows, hours counted on from `clock`."""
-        times = np.asarray(rows.column("event_time"), dtype=np.int64)
-        high = np.maximum.accumulate(np.maximum(np.where(_ahead(rows), NEVER, times), clock)) if len(times) else times
+        times, high = clocked(rows, clock)
         who, names = encoded(rows, "principal")
         at = np.flatnonzero((who >= 0) & (high > NEVER))
         return cls(names, who[at], at, times[at], high[at] // HOUR_US, int(high[-1]) if len(high) else clock)
@@ -280,6 +284,14 @@ class Stretch:
         new[(-seen) % step :: step] = True
         for a, b in pairwise(np.flatnonzero(new).tolist()):
             yield int(self.hour[a]), slice(a, b)
+
+
+def clocked(rows: pa.Table, clock: int) -> tuple[Ints, Ints]:
+    """Event times of rows, and the time that the log has reached with each."""
+    times = np.asarray(rows.column("event_time"), dtype=np.int64)
+    if not len(times):
+        return times, times
+    return times, np.maximum.accumulate(np.maximum(np.where(_ahead(rows), NEVER, times), clock))
 
 
 def encoded(rows: pa.Table, column: str) -> tuple[Ints, tuple[str, ...]]:

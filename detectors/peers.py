@@ -1,4 +1,4 @@
-"""Principals without a past of their own beside settled ones of the same group, or else of the same kind."""
+"""Principals without a past of their own beside settled ones: of the same group, or else of the same kind, or else all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.base import State, Window
-from detectors.habits import NEVER, Bools, Habits, Ints
+from detectors.habits import NEVER, Bools, Habits, Ints, Turn
 
 ENOUGH: Final = 3  # settled peers that a principal without a past is compared with
 BESIDE: Final = 0.05  # tolerated of it: peers are not itself
+EVERYBODY: Final = 0  # the group that all are in,
+MANY: Final = 5  # settled ones of it that whoever has no peers is compared with,
+AMONG: Final = 0.2  # and tolerated then: most of them have nothing to do with it
 
 
 def groups(window: Window, names: Sequence[str]) -> NDArray[np.uint32]:
@@ -30,8 +33,8 @@ def groups(window: Window, names: Sequence[str]) -> NDArray[np.uint32]:
 
 @dataclass
 class Peers:
-    """The settled principals of each group as they were when the present hour began: how many, the largest of what each
-    did (`tops`), and the largest share of trials that fired of one of them (`rates`).
+    """The settled principals of each group, and all of them, as they were when the present hour began: how many, the largest
+    of what each did (`tops`), and the largest share of trials that fired of one of them (`rates`).
     """
 
     hour: int
@@ -59,24 +62,51 @@ class Peers:
         if hour == self.hour:
             return
         self.hour = hour
-        some = np.flatnonzero(habits.more["group"] != 0)
-        some = some[habits.settled_at(some, hour)[:, 0]]
-        self.groups, member, self.counts = np.unique(
-            habits.more["group"][some], return_inverse=True, return_counts=True
-        )
+        settled = np.flatnonzero(habits.settled_at(np.arange(len(habits.ids)), hour)[:, 0])
+        group = habits.more["group"][settled]
+        some = np.r_[settled, settled[group != EVERYBODY]]  # once in their group, and once among all
+        both = np.r_[np.full(len(settled), EVERYBODY, group.dtype), group[group != EVERYBODY]]
+        self.groups, member, self.counts = np.unique(both, return_inverse=True, return_counts=True)
         self.tops = np.zeros((len(self.groups), self.tops.shape[1]), np.int64)
         self.rates = np.zeros((len(self.groups), len(habits.signals)))
         if len(some) and compared:
             np.maximum.at(self.tops, member, np.concatenate([habits.more[c][some] for c in compared], axis=1))
         np.maximum.at(self.rates, member, (1 + habits.hits[some]) / (1 + habits.trials[some]))
 
-    def beside(self, habits: Habits, rows: Ints) -> tuple[Bools, Ints, NDArray[np.float64]]:
-        """Which principals have enough peers, what is usual for these, and how often they do what is not."""
-        mine = habits.more["group"][rows]
-        tops, rates = np.zeros((len(mine), self.tops.shape[1]), np.int64), np.zeros((len(mine), len(habits.signals)))
+    @property
+    def largest(self) -> Ints:
+        """Of what is compared, the largest of any settled principal."""
+        whole = self.tops[:1] if len(self.groups) else np.zeros((1, self.tops.shape[1]), np.int64)
+        return np.asarray(whole[0])
+
+    def whose(self, mine: NDArray[np.uint32]) -> tuple[Bools, NDArray[np.uint32]]:
+        """Beside which group principals of these groups are, and whether there is one: their own, or everybody."""
         if not len(self.groups):
-            return np.zeros(len(mine), dtype=bool), tops, rates
+            return np.zeros(len(mine), dtype=bool), mine
         place = np.minimum(np.searchsorted(self.groups, mine), len(self.groups) - 1)
-        found = (mine != 0) & (self.groups[place] == mine) & (self.counts[place] >= ENOUGH)
-        tops[found], rates[found] = self.tops[place[found]], self.rates[place[found]]
-        return found, tops, rates
+        own = (mine != EVERYBODY) & (self.groups[place] == mine) & (self.counts[place] >= ENOUGH)
+        return own | bool(self.counts[0] >= MANY), np.where(own, mine, np.uint32(EVERYBODY))
+
+    def beside(self, habits: Habits, turn: Turn) -> Beside:
+        """What the principals of a turn are compared with while they have no past."""
+        found, whose = self.whose(habits.more["group"][turn.rows])
+        tops = np.zeros((len(whose), self.tops.shape[1]), np.int64)
+        rho = np.where(whose == EVERYBODY, AMONG, BESIDE)[:, None]
+        rho = np.maximum(rho, turn.crowd)
+        place = np.searchsorted(self.groups, whose[found])
+        tops[found], rho[found] = self.tops[place], np.maximum(rho[found], self.rates[place])
+        return Beside(found, whose == EVERYBODY, tops, np.minimum(rho, 1.0))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Peers of each principal. found: it has some; all: they are everybody; tops: the largest of what each did; rho: tolerated."""
+
+    found: Bools
+    all: Bools
+    tops: Ints
+    rho: NDArray[np.float64]
+
+    def said(self, i: int) -> dict[str, str]:
+        """Beside whom, as evidence says it."""
+        return {"beside": "all callers" if self.all[i] else "peers"}

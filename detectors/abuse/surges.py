@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
@@ -13,18 +13,27 @@ from numpy.typing import NDArray
 
 from detectors.abuse import horizons
 from detectors.abuse.horizons import FLOORS, amount, level
-from detectors.base import Calibration, Feedback, Measured, State, Window, own_state
-from detectors.habits import DAY, NEVER, Bets, Bools, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
-from detectors.peers import BESIDE, Peers, groups
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
+from detectors.floods import Flood, Rule
+from detectors.habits import DAY, NEVER, Bets, Bools, Habits, Ints, Settled, Stretch, Turn, clocked, encoded, excuses
+from detectors.peers import Beside, Peers, groups
 from detectors.wanted import asked
-from monitor.model import Family
+from monitor.model import HOUR_US, Family
 
-VERSION: Final = 3
+VERSION: Final = 4
 AMOUNTS: Final = ("calls", "tokens", "busy_us", "errors", "scores")  # summed by principal and hour
-SIGNALS: Final = (*AMOUNTS, "odd_hours", "day", "month")
+SIGNALS: Final = (*AMOUNTS, "odd_hours", "day", "month", "flood")
 ODD: Final = len(AMOUNTS)
 LARGEST_DAY: Final = ODD + 1
 USUAL_DAY: Final = ODD + 2
+FLOOD: Final = ODD + 3
+FLOODS: Final = [0, 1]  # amounts that count in a flood: not those that an outage makes large
+FAR: Final = 20.0  # times the largest hour
+MONTH: Final = 31  # days until which a principal's flood must also be above every other's largest hour: monthly jobs
+RUSH: Final = 2  # principals of whom a flood is told in one hour: where more come at once, something happened to all
+RARE: Final = 1e-12  # rho of the first flood, with which one hour is enough up to about 2,000 events a second,
+AGAIN: Final = 0.5  # and of further ones, or where several had one lately
+TRAFFIC: Final = Rule("abuse", "all calls", floor=200)
 WEEK: Final = 168
 FAILED: Final = frozenset(("error", "rejected", "timeout"))
 RICH: Final = frozenset(("scores", "topk", "logprobs"))
@@ -32,14 +41,14 @@ EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
     "load_test": frozenset(SIGNALS),
     "batch": frozenset({"odd_hours"}),
     "what_if": frozenset({"odd_hours"}),
-    "explainer": frozenset({"calls", "tokens", "busy_us", "scores", "odd_hours"}),
+    "explainer": frozenset({"calls", "tokens", "busy_us", "scores", "odd_hours", "flood"}),
 }
 COLUMNS: Final = ("status", "http_status", "returned", "tokens_in", "tokens_out", "latency_ms", "extra")
 
 
 @dataclass(frozen=True)
 class Abuse:
-    """Per principal: hours and days that hold several times what they ever held, or usually do, and odd hours.
+    """Per principal: hours and days that hold several times what they ever held, or usually do, odd hours, and floods.
 
     Idea: copying a model by volume, running up its cost, probing it with refused calls, or harvesting scores shows as
     hours that are larger than everything before, or, done slowly, as days that are. Batch clients burst, so nothing is
@@ -48,7 +57,9 @@ class Abuse:
     fires once a day when an hour holds `surge` times what the same hour of the week and its neighbours, on that day or the
     days around it, ever held. *day* fires when any of these amounts exceeds 1.5 times that of the largest day, as known a
     week or two ago; *month* when it exceeds 1.5 times what three in four of the 56 days held that ended two weeks ago
-    (detectors.abuse.horizons): not one strange day, but many of them within a month.
+    (detectors.abuse.horizons): not one strange day, but many of them within a month. *flood* fires when an hour holds twenty
+    times the calls or tokens of the largest hour; such an hour is enough by itself. Beside it a fixed rule tells of the
+    calls of all (detectors.floods): an hour of more than ten times any before, and 2,000, is a TrafficAnomaly.
 
     Math: if hours are exchangeable the next one is the largest of n + 1 with probability 1 / (n + 1) or less, whatever
     their distribution, and beyond `surge` times the largest more rarely. Each active hour (for odd hours and days: day; for
@@ -56,18 +67,21 @@ class Abuse:
     rho is the largest of 2 %, (1 + fired) / (1 + trials) of the principal, and twice the share among all principals in the
     last 24 h (for days 48) without one principal, so an outage or a rush of customers accuses nobody. What is largest is
     learnt a day (of days: a week) later and at most as `surge` (1.5) times the old, so a surge is not usual by its second
-    hour. fuse() adds up (detectors.decide).
+    hour. fuse() adds up (detectors.decide). The rho of a first flood is no rate that a past of hours could show: it is 1e-12 by
+    decision, a fixed rule told as evidence. Of further ones it is 1/2, and so where two or more fell into one of the last 24 h;
+    in one hour the first two principals are told.
 
     Assumptions: given its past, an hour or day of a principal fires with probability rho or less. Principals are bet on
     from `min_hours` active hours and `min_days` on, their days from 28 and 56 days on. What they do before that is what is
     usual for them, unless the directory puts them beside three settled principals of one group, or without a group of one
-    kind: then the largest hours and days of these are the measure, with rho of 5 % and what fires among these or more, and
-    the incident is a warning. What callers do while they are suspected of an attack is not learnt, nor what they did the
+    kind: then the largest hours and days of these are the measure, with rho of 5 % and what fires among these or more; else
+    those of all settled principals, if there are five, with rho of 20 %. The incident is a warning. What callers do while they are suspected of an attack is not learnt, nor what they did the
     day before.
 
     False alarms: at most one per `FuseSettings.level` events over all principals under that assumption. At least five
     hours within about a day, or six days within about a week, must fire; an honest step to twice as much, if it stays,
-    may alarm. Measured on honest clients of every kind: docs/detectors.md. Growth below 1.5 times a month is invisible;
+    may alarm. Floods come on top, once per principal as a rule: if its hours have a Pareto tail of index a, the n-th is one
+    with probability 20^-a / n, which makes 20^-a ln(n / 48) up to it, 0.01 in a year around the clock for a of 2. Measured on honest clients of every kind: docs/detectors.md. Growth below 1.5 times a month is invisible;
     budgets on distinct rows see it.
 
     Parameters: surge: how many times the largest hour; min_hours, min_days: past that a principal needs;
@@ -98,15 +112,15 @@ class Abuse:
     def measure(
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
-        """Evidence at the events that begin an hour of a principal or pass a limit; no detections."""
+        """Evidence at the events that begin an hour of a principal or pass a limit; detections only of floods."""
         own, habits = own_state(state, cal, VERSION), self._known(own_state(state, cal, VERSION))
         rows = window.rows(["event_time", "principal", "quality", *COLUMNS])
         stretch = Stretch.of(rows, habits.clock)
-        if not len(stretch.at):
-            return Measured(own if own is not None else habits.save(self.name, VERSION, cal.hash))
-        amounts, group = _amounts(rows)[stretch.at], groups(window, stretch.names)
         silent = excuses(window, stretch.names, SIGNALS, EXPLAINED)
-        bets = Bets(SIGNALS)
+        traffic = Flood.load(TRAFFIC, own.arrays["traffic"] if own is not None else None)
+        said = self._traffic(traffic, window.model, rows, habits.clock, silent)
+        habits.clock = stretch.clock
+        amounts, group, bets = _amounts(rows)[stretch.at], groups(window, stretch.names), Bets(SIGNALS)
         peers, suspects = Peers.load(own, 2 * len(AMOUNTS), len(SIGNALS)), stretch.among(feedback.suspects)
         for hour, span, places in habits.follow(stretch, self.max_principals):
             peers.follow(habits, hour, ("top", "peak"))
@@ -121,15 +135,29 @@ class Abuse:
             self._count(habits, usual, excused, amounts[span], member, span.start, bets)
         evidence = bets.evidence(self.name, self.family, stretch)
         kept = habits.save(self.name, VERSION, cal.hash)
-        return Measured(replace(kept, arrays={**kept.arrays, **peers.save()}), (), evidence)
+        arrays = {**kept.arrays, **peers.save(), "traffic": traffic.save()}
+        return Measured(replace(kept, arrays=arrays), said, evidence)
+
+    def _traffic(
+        self, flood: Flood, model: str, rows: pa.Table, clock: int, silent: Callable[[Ints], Bools]
+    ) -> list[Detection]:
+        """Floods of all calls together, without those of callers that may flood the model."""
+        times, high = clocked(rows, clock)
+        who, names = encoded(rows, "principal")
+        may = np.r_[silent(np.arange(len(names)))[:, FLOOD], False]
+        counted = np.flatnonzero((high > NEVER) & ~may[who])
+        hour = high[counted] // HOUR_US
+        cuts = np.flatnonzero(hour[1:] != hour[:-1]) + 1
+        parts = np.split(counted, cuts) if len(counted) else []
+        return [d for p in parts for d in flood.meet(model, int(high[p[0]] // HOUR_US), times[p], self.min_days)]
 
     def _known(self, state: State | None) -> Habits:
         n, hours = len(AMOUNTS), len(AMOUNTS) + 1
         wide = (np.int64, (n,))
         days = (self.min_days,) * hours
         return Habits.load(
-            state, SIGNALS, (*[1] * n, DAY, DAY, DAY),
-            Settled(self.min_hours, (*days, horizons.LARGEST_DAYS, horizons.USUAL_DAYS), (*[0] * hours, 0, horizons.LARGEST_DAYS)),
+            state, SIGNALS, (*[1] * n, DAY, DAY, DAY, 1),
+            Settled(self.min_hours, (*days, horizons.LARGEST_DAYS, horizons.USUAL_DAYS, self.min_days), (*[0] * hours, 0, horizons.LARGEST_DAYS, 0)),
             {
                 "group": (np.uint32, ()), "now": wide, "today": wide, "before": wide, "top": wide,
                 "week": (np.uint8, (WEEK,)), **horizons.arrays(n),
@@ -146,31 +174,42 @@ class Abuse:
         new = np.rint(np.stack(added, axis=1)).astype(np.int64)
         hour, day = more["now"][rows], more["day"][rows]
         more["now"][rows], more["day"][rows] = hour + new, day + new
-        n = len(AMOUNTS)
-        spared = np.where(excused[:, :n], np.inf, 0.0)  # amounts that a profile explains make no day
-        near = np.maximum(amount(_nearby(more["week"][rows], turn.hour)), FLOORS[0])[:, None]
         watched = np.where(habits.settled.watch, habits.settled.watch, habits.settled.days)
         known = usual.young | (habits.age(rows, turn.hour)[:, None] >= watched)  # what the young do is usual for them
-        tests = [(a, [a], hour, self.surge * usual.top, self.surge) for a in range(n)]
-        tests += [
-            (ODD, [0], hour, self.surge * np.repeat(near, n, axis=1), self.surge),
-            (LARGEST_DAY, [*range(n)], day, horizons.limits(usual.peak) + spared, horizons.TIMES),
-            (USUAL_DAY, [*range(n)], day, horizons.limits(more["usual"][rows]) + spared, horizons.TIMES),
-        ]
-        for signal, columns, before, limits, times in tests:
-            passed = ((before + new)[:, columns] > limits[:, columns]) & known[:, [signal]]
+        for test in self._tests(habits, usual, excused, hour, day):
+            signal, columns, limits = test.signal, test.columns, test.limits
+            passed = ((test.before + new)[:, columns] > limits[:, columns]) & known[:, [signal]]
+            earlier, hits = habits.told(turn.hour, signal), []
             for i in habits.fire(turn, np.flatnonzero(passed.any(axis=1)), signal).tolist():
-                if not excused[i, signal]:
-                    mine = np.flatnonzero(member == i)
-                    over = [columns[j] for j in np.flatnonzero(passed[i]).tolist()]
-                    beyond = np.cumsum(amounts[mine][:, over], axis=0) + before[i, over] > limits[i, over]
-                    k = int(np.argmax(beyond.any(axis=1)))
-                    first, place = [a for a, b in zip(over, beyond[k], strict=True) if b], start + int(mine[k])
-                    why = {
-                        "limit": round(float(limits[i, first[0]])),
-                        "largest": round(float(limits[i, first[0]] / times)),
-                    }
-                    bets.hit(turn, i, signal, place, {SIGNALS[signal]: why | usual.said(signal, i, first)})
+                mine = np.flatnonzero(member == i)
+                over = [columns[j] for j in np.flatnonzero(passed[i]).tolist()]
+                beyond = np.cumsum(amounts[mine][:, over], axis=0) + test.before[i, over] > limits[i, over]
+                k = int(np.argmax(beyond.any(axis=1)))
+                hits.append((int(mine[k]), i, [a for a, b in zip(over, beyond[k], strict=True) if b]))
+            for place, i, first in sorted(hits):
+                earlier += int(turn.counted[i, signal])
+                rush = signal == FLOOD and turn.counted[i, signal] and earlier > RUSH
+                if not excused[i, signal] and not rush:
+                    largest = float(test.largest[i, first[0]])
+                    why = {"limit": round(float(limits[i, first[0]])), "largest": round(largest)}
+                    bets.hit(turn, i, signal, start + place, {SIGNALS[signal]: why | usual.said(signal, i, first)})
+
+    def _tests(self, habits: Habits, usual: _Usual, excused: Bools, hour: Ints, day: Ints) -> list[_Test]:
+        """What is looked at in the hour and the day of the turn's principals, as they stand."""
+        turn, more, rows, n = usual.turn, habits.more, usual.turn.rows, len(AMOUNTS)
+        spared = np.where(excused[:, :n], np.inf, 0.0)  # amounts that a profile explains make no day
+        near = np.maximum(amount(_nearby(more["week"][rows], turn.hour)), FLOORS[0])[:, None]
+        week = np.repeat(near, n, axis=1)
+        new = (habits.age(rows, turn.hour) < MONTH)[:, None]
+        far = np.maximum(FAR * usual.top, np.where(new, usual.others, 0))
+        peak, held = (np.maximum(x, FLOORS) for x in (usual.peak, more["usual"][rows]))
+        return [
+            *(_Test(a, [a], hour, self.surge * usual.top, usual.top) for a in range(n)),
+            _Test(ODD, [0], hour, self.surge * week, week),
+            _Test(LARGEST_DAY, [*range(n)], day, horizons.limits(peak) + spared, peak),
+            _Test(USUAL_DAY, [*range(n)], day, horizons.limits(held) + spared, held),
+            _Test(FLOOD, FLOODS, hour, far, usual.top),
+        ]
 
     def _close(self, habits: Habits, hour: int, rows: Ints, suspect: NDArray[np.bool_]) -> None:
         """What the latest hour of a principal held enters its past: its hour of the week at once, the largest at day's end.
@@ -198,30 +237,46 @@ class Abuse:
 
 
 @dataclass(frozen=True)
+class _Test:
+    """What principals have done in a period so far, and its limits: (principals, AMOUNTS), of which `columns` count."""
+
+    signal: int
+    columns: list[int]
+    before: Ints
+    limits: NDArray[np.float64]
+    largest: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class _Usual:
     """What principals of a turn are compared with. young: signals of those that have no past of their own but peers."""
 
     turn: Turn
+    beside: Beside
     young: Bools  # (principals, signals)
     top: NDArray[np.float64]
     peak: Ints
+    others: Ints  # the largest hour of any
 
     @classmethod
     def of(cls, habits: Habits, turn: Turn, peers: Peers) -> _Usual:
         """By their own past, else by that of their peers; the turn with those bet on and what is tolerated of them."""
-        found, theirs, rates = peers.beside(habits, turn.rows)
-        young = found[:, None] & ~turn.settled
+        beside = peers.beside(habits, turn)
+        young = beside.found[:, None] & ~turn.settled
+        young[beside.all & turn.settled[:, 0]] = False  # its own hours say more than days of strangers
         young[:, [ODD, USUAL_DAY]] = False
-        n, rho = len(AMOUNTS), np.clip(np.maximum(turn.crowd, rates), BESIDE, 1.0)
-        bet = replace(turn, settled=turn.settled | young, rho=np.where(young, rho, turn.rho))
+        n, rho, theirs = len(AMOUNTS), np.where(young, beside.rho, turn.rho), beside.tops
+        first = (habits.hits[turn.rows, FLOOD] == 0) & (turn.crowd[FLOOD] == 0)
+        rho[:, FLOOD] = np.where(first, RARE, AGAIN)
+        bet = replace(turn, settled=turn.settled | young, rho=rho)
         top = np.where(young[:, :n], theirs[:, :n], habits.more["top"][turn.rows])
         peak = np.where(young[:, [LARGEST_DAY]], theirs[:, n:], habits.more["peak"][turn.rows])
-        return cls(bet, young, np.maximum(top, FLOORS), peak)
+        return cls(bet, beside, young, np.maximum(top, FLOORS), peak, peers.largest[:n])
 
     def said(self, signal: int, i: int, over: Sequence[int]) -> dict[str, Any]:
         """What the evidence says beside the limit."""
-        amounts = {"amounts": [AMOUNTS[a] for a in over]} if signal in (LARGEST_DAY, USUAL_DAY) else {}
-        return amounts | ({"beside": "peers"} if self.young[i, signal] else {})
+        amounts = {"amounts": [AMOUNTS[a] for a in over]} if signal in (LARGEST_DAY, USUAL_DAY, FLOOD) else {}
+        return amounts | (self.beside.said(i) if self.young[i, signal] else {})
 
 
 def _nearby(week: NDArray[np.uint8], hour: int) -> NDArray[np.uint8]:

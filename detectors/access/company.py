@@ -1,4 +1,6 @@
-"""What new principals are compared with: what the settled principals of their group or kind use, and how often they change it."""
+"""What new principals are compared with: what the settled principals of their group or kind use, or all, and how often they
+change it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 
 from detectors.base import State
 from detectors.habits import DAY, Bools, Habits, Ints, Turn
-from detectors.peers import BESIDE, ENOUGH, Peers
+from detectors.peers import EVERYBODY, Beside, Peers
 
 MEMBERS: Final = 256  # settled principals of a group whose values count as known to it
 YOUNG: Final = 7 * DAY  # hours since the latest event of a new principal, within which its group's values are looked up
@@ -40,25 +42,25 @@ class Company:
         self.peers.follow(habits, hour, ())
         group, everybody = habits.more["group"], np.arange(len(habits.ids))
         settled = habits.settled_at(everybody, hour)[:, 0]
-        wanted = np.unique(group[~settled & (group != 0) & (hour - habits.seen < YOUNG)])
-        wanted = wanted[np.isin(wanted, self.peers.groups[self.peers.counts >= ENOUGH])]
-        members = [np.flatnonzero(settled & (group == g))[:MEMBERS] for g in wanted.tolist()]
+        found, whose = self.peers.whose(group[~settled & (hour - habits.seen < YOUNG)])
+        wanted = np.unique(whose[found])
+        members = [np.flatnonzero(settled & ((group == g) | (g == EVERYBODY)))[:MEMBERS] for g in wanted.tolist()]
         rows = np.concatenate([np.zeros(0, np.int64), *members])
-        known = habits.more["known"][rows]
-        keys = _keys(group[rows][:, None, None], np.arange(known.shape[1])[None, :, None], known)
+        of, known = np.repeat(wanted, [len(m) for m in members]), habits.more["known"][rows]
+        keys = _keys(of[:, None, None], np.arange(known.shape[1])[None, :, None], known)
         self.values = np.unique(keys[known != 0])
 
-    def beside(self, habits: Habits, turn: Turn) -> tuple[Turn, Bools]:
-        """The turn with new principals bet on beside their peers, and who these are."""
-        found, _, rates = self.peers.beside(habits, turn.rows)
-        young = found & ~turn.settled[:, 0]
-        rho = np.clip(np.maximum(turn.crowd, rates), BESIDE, 1.0)
+    def beside(self, habits: Habits, turn: Turn) -> tuple[Turn, Bools, Beside]:
+        """The turn with new principals bet on beside their peers, who these are, and beside whom."""
+        beside = self.peers.beside(habits, turn)
+        young = beside.found & ~turn.settled[:, 0]
         settled = turn.settled | young[:, None]
-        return replace(turn, settled=settled, rho=np.where(young[:, None], rho, turn.rho)), young
+        return replace(turn, settled=settled, rho=np.where(young[:, None], beside.rho, turn.rho)), young, beside
 
     def know(self, habits: Habits, rows: Ints, k: int, value: NDArray[np.uint32]) -> Bools:
         """Whether peers of these principals use a value of the kind."""
-        return np.isin(_keys(habits.more["group"][rows], np.int64(k), value), self.values)
+        _, whose = self.peers.whose(habits.more["group"][rows])
+        return np.isin(_keys(whose, np.int64(k), value), self.values)
 
 
 def _keys(group: NDArray[np.uint32], k: Any, value: NDArray[np.uint32]) -> NDArray[np.uint64]:

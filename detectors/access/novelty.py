@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 from detectors.access import absences
 from detectors.access.absences import Absences
 from detectors.access.company import Company
-from detectors.access.newcomers import Newcomers
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
+from detectors.floods import Flood, Rule
 from detectors.habits import NEVER, Bets, Bools, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
-from detectors.peers import groups
+from detectors.peers import Beside, groups
 from detectors.wanted import wanted
 from monitor.model import Family, network
 
-VERSION: Final = 3
+VERSION: Final = 4
 KINDS: Final = ("credential", "network", "version", "returned")
 COLUMNS: Final = {"credential": "credential_id", "network": "source_ip", "version": "model_version"}
 KEPT: Final = 14  # values remembered of each kind
 LEARNT: Final = 2  # new values learnt in one hour: a flood of them must not become normal at once
+NEWCOMERS: Final = Rule("access", "new principals", floor=50)
 EXPLAINED: Final[Mapping[str, frozenset[str]]] = {"load_test": frozenset(KINDS)}
 
 
@@ -52,7 +53,7 @@ class Access:
     (/24, /48), also where pseudonyms are stored. Principals are bet on from `min_hours` active hours and `min_days` on;
     before that, and in a young log, nothing is anomalous, unless the directory puts them beside three settled principals
     of one group, or without a group of one kind: then news is what is new to them and to these, with rho of 5 % and what
-    these bring of it or more, and the incident is a warning.
+    these bring of it or more; else beside all settled principals, if there are five, with rho of 20 %. The incident is a warning.
 
     False alarms: at most one per `FuseSettings.level` events over all principals under that assumption. At least five
     hours that fire within about a day are needed; measured on honest clients of every kind: docs/detectors.md.
@@ -95,7 +96,7 @@ class Access:
                 "group": (np.uint32, ()), **absences.arrays(),
             },
         )  # fmt: skip
-        newcomers = Newcomers(*own.arrays["newcomers"].tolist()) if own is not None else Newcomers()
+        newcomers = Flood.load(NEWCOMERS, own.arrays["newcomers"] if own is not None else None)
         absent = Absences(*own.arrays["absences"].tolist()) if own is not None else Absences()
         rows = window.rows(["event_time", "principal", "quality", *COLUMNS.values(), "returned", "extra"])
         stretch = Stretch.of(rows, habits.clock)
@@ -128,7 +129,7 @@ class Access:
         evidence = bets.evidence(self.name, self.family, stretch, read)
         return Measured(self._state(habits, newcomers, absent, peers, cal), said, evidence)
 
-    def _state(self, habits: Habits, newcomers: Newcomers, absent: Absences, peers: Company, cal: Calibration) -> State:
+    def _state(self, habits: Habits, newcomers: Flood, absent: Absences, peers: Company, cal: Calibration) -> State:
         kept = habits.save(self.name, VERSION, cal.hash)
         more = {"newcomers": newcomers.save(), "absences": absent.save(), **peers.save()}
         return replace(kept, arrays={**kept.arrays, **more})
@@ -151,11 +152,11 @@ class Access:
         rows = places[active]
         self._close(habits, hour, rows, suspects[active])
         turn = habits.arrive(hour, rows, suspects[active], habits.more["held"][rows] < hour)
-        turn, young = peers.beside(habits, turn)
+        turn, young, beside = peers.beside(habits, turn)
         excused = silent(active)
         bets.begin(turn, start + first, excused)
         for k in range(len(KINDS)):
-            self._novel(habits, turn, k, start, member, values[k], excused[:, k], bets, young, peers)
+            self._novel(habits, turn, k, start, member, values[k], excused[:, k], bets, young, beside, peers)
 
     def _close(self, habits: Habits, hour: int, rows: Ints, suspect: NDArray[np.bool_]) -> None:
         """What an earlier hour brought becomes known, unless the principal has only just come back from a long silence or
@@ -187,6 +188,7 @@ class Access:
         excused: NDArray[np.bool_],
         bets: Bets,
         young: Bools,
+        beside: Beside,
         peers: Company,
     ) -> None:
         """Values of one kind that a principal has not used in an earlier hour, nor a peer of one without a past."""
@@ -208,8 +210,8 @@ class Access:
                 row = int(turn.rows[i])
                 used = int((habits.more["known"][row, k] != 0).sum())
                 silence = {"dormant": True} if habits.more["held"][row] >= turn.hour else {}
-                beside = {"beside": "peers"} if young[i] else {}
-                bets.hit(turn, i, k, start + where[i], {f"new_{KINDS[k]}": {"known": used, **silence, **beside}})
+                whom = beside.said(i) if young[i] else {}
+                bets.hit(turn, i, k, start + where[i], {f"new_{KINDS[k]}": {"known": used, **silence, **whom}})
         fresh = habits.more["fresh"]
         apart = ~(fresh[rows, k] == value[:, None]).any(axis=1)
         rows, value = rows[apart], value[apart]

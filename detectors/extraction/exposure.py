@@ -272,14 +272,17 @@ def _unpacked(cal: Calibration) -> _Learnt:
 
 
 def _answered(rows: pa.Table, learnt: _Learnt) -> NDArray[np.int64]:
-    """Each row's label as a number, 0 where labels say nothing; -1: not answered, where answers are logged at all."""
-    if not isinstance(learnt.gauge, str):
-        return _labels(rows, learnt.gauge.classes)[0]
+    """Each row's label as a number, 0 where labels say nothing; -1: not answered, where answers are logged at all. A row that was
+    answered by scores alone counts too, as an unknown label: asking for those must not get round a budget.
+    """
     found = np.full(rows.num_rows, not learnt.answers)
     for column in ANSWERS:
         if (held := given(rows, column)) is not None:
             found |= np.asarray(pc.is_valid(held))
-    return np.where(found, 0, -1)
+    if isinstance(learnt.gauge, str):
+        return np.where(found, 0, -1)
+    label, classes = _labels(rows, learnt.gauge.classes)
+    return np.where((label < 0) & found, len(classes), label)
 
 
 def _pieces(before: int, n: int) -> list[tuple[int, int]]:

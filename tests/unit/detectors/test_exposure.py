@@ -316,6 +316,15 @@ def test_unanswered_rows_teach_nothing_without_labels_either() -> None:
     assert gauge_rows(measured(silent, table.drop_columns(["prediction_value"])), "client") == [64, 128, 256]
 
 
+def test_asking_for_scores_alone_gets_round_no_budget(calibration: Calibration) -> None:
+    """Of a model with labels, rows that are answered by scores without a label count as well."""
+    table = events(300, np.random.default_rng(7))
+    at = table.column_names.index("prediction_label")
+    bare = table.set_column(at, "prediction_label", pa.nulls(300, pa.string()))
+    assert gauge_rows(measured(calibration, bare), "client") == [64, 128, 256]
+    assert gauge_rows(measured(calibration, bare.drop_columns(["scores"])), "client") == []
+
+
 def test_rows_without_labels_are_counted_wherever_the_log_is_cut() -> None:
     """State of a model without kappa survives as bytes, and cuts change nothing."""
     cal, rng = _calibrated(_numeric), np.random.default_rng(9)

@@ -17,8 +17,8 @@ from detectors.abuse.surges import Abuse
 from detectors.access.novelty import Access
 from detectors.base import Caller, Detection, Evidence, Feedback, State
 from detectors.habits import TOLERATED
-from monitor.model import HOUR_US, Event, Verdict
-from tests.judging import Rows, as_log, calls, mixed, places
+from monitor.model import HOUR_US, Event, Severity, Verdict
+from tests.judging import Court, Rows, as_log, calls, mixed, places
 
 START = 4000  # an hour of the log; all clients are settled ten days later
 NOW = START + 240
@@ -244,6 +244,42 @@ def test_a_newcomer_beside_its_peers(rng: np.random.Generator) -> None:
     assert fired(found(Abuse(), *peers[:2], young, declared=group), "young") == []
     usual = calls(range(NOW - 20, NOW), 5, rng, "young")
     assert fired(found(Abuse(), *peers, usual, declared=group), "young") == []
+
+
+@pytest.mark.parametrize("declared", [{}, {"young": Caller(group="alone")}])
+def test_a_newcomer_without_peers_beside_all_settled_callers(
+    rng: np.random.Generator, declared: dict[str, Caller]
+) -> None:
+    """Where five are settled, whoever has no peers is measured by all: as a warning, and slower than beside peers."""
+    settled = [past(rng, f"c{i}") for i in range(5)]
+    much = calls(range(NOW - 20, NOW), 300, rng, "young", source_ip=places(6000))
+    for detector, signals in ((Abuse(), {"calls", "day"}), (Access(), {"network"})):
+        evidence = found(detector, *settled, much, declared=declared)
+        assert set(fired(evidence, "young")) == signals
+        assert evidence.young is not None
+        assert evidence.young[evidence.flag].all()
+        said = next(iter(evidence.details.values()))
+        assert next(why for name, why in said.items() if name != "signals")["beside"] == "all callers"
+        court = Court(detector, detector.calibrate([], "none"))
+        log = as_log(mixed(*settled, much))
+        court.stretch(Known(log.model, log.start_us, log.end_us, log.table, None, declared))
+        (opened,) = court.decisions[:1]
+        assert (opened.subject.id, opened.severity) == ("young", Severity.WARNING)
+        assert NOW - 9 <= opened.time_us // HOUR_US < NOW - 5  # the twelfth hour, or soon after
+        assert fired(found(detector, *settled[:4], much, declared=declared), "young") == []
+    usual = calls(range(NOW - 20, NOW), 3, rng, "young")
+    for detector in (Abuse(), Access()):
+        assert fired(found(detector, *settled, usual, declared=declared), "young") == []
+
+
+def test_newcomers_do_not_cover_for_each_other_nor_for_others(rng: np.random.Generator) -> None:
+    """What callers without a past do too much of is no rush: it hides nobody."""
+    settled = [past(rng, f"c{i}") for i in range(5)]
+    names = [calls(range(NOW, NOW + 12), 300, rng, f"young-{i}") for i in range(6)]
+    alone, among = (found(Abuse(), *settled, *t, calls(range(NOW, NOW + 12), 300, rng, "c0")) for t in ([], names))
+    column = alone.columns.index("calls/0.9")
+    won = [e.log_e[[e.principals[c] == "c0" for c in e.code], column][-20:].sum() for e in (alone, among)]
+    assert won[0] == pytest.approx(won[1], abs=0.5)
 
 
 def test_peers_are_those_of_the_group_or_else_of_the_kind(rng: np.random.Generator) -> None:
