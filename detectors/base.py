@@ -78,7 +78,7 @@ class Profile(Protocol):
 class Caller:
     """What the bank declares about a principal in its directory file. Empty values: not declared.
 
-    profile: the declared use (batch, what_if, explainer, load_test, health_probe, segment). kappa, distinct_rows: how
+    profile: the declared use (batch, what_if, explainer, load_test, health_probe, retries, segment). kappa, distinct_rows: how
     good a copy, and how many different rows, the caller may ask for; None: no budget was declared.
     """
 

@@ -40,6 +40,7 @@ RICH: Final = frozenset(("scores", "topk", "logprobs"))
 EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
     "load_test": frozenset(SIGNALS),
     "batch": frozenset({"odd_hours"}),
+    "retries": frozenset({"calls", "errors", "flood"}),
     "what_if": frozenset({"odd_hours"}),
     "explainer": frozenset({"calls", "tokens", "busy_us", "scores", "odd_hours", "flood"}),
 }

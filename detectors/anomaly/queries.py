@@ -38,6 +38,7 @@ DECLARED: Final[Mapping[str, frozenset[str]]] = {  # signals that a declared use
     "load_test": frozenset({"near", "crowd", "cross", "joint", "edge", "shared"}),
     "health_probe": frozenset({"near", "crowd", "cross", "shared"}),
     "batch": frozenset({"near", "crowd", "cross", "shared"}),
+    "retries": frozenset({"near", "crowd", "cross", "shared"}),
     "segment": frozenset({"joint", "edge"}),
 }
 

@@ -41,7 +41,7 @@ def suggest(
     with store(config) as engine:
         now = now_us()
         rows = lookups.incidents_between(engine, model, now - days * DAY_US, now)
-        suspected = [i for i in rows if i.event == "AttackSuspected"]
+        suspected = [i for i in rows if i.event in ("AttackSuspected", "AbuseSuspected")]
         row = queries.one_model(engine, model, 0, clock="log", grace_us=0)
         held = held_back(engine, row, now - days * DAY_US, now) if row is not None else []
         found = proposals(suspected, people.acts_of(engine, [i.alert_id for i in suspected]), held)

@@ -40,7 +40,7 @@ class KnownPrincipal(Section):
     """Callers of one group are each other's peers."""
     owner: str = ""
     """Who answers for it; shown with the caller."""
-    profile: Literal["batch", "what_if", "explainer", "load_test", "health_probe", "segment"] | None = None
+    profile: Literal["batch", "what_if", "explainer", "load_test", "health_probe", "retries", "segment"] | None = None
     """What it is for, where that looks unusual."""
     budget: Exposure = Exposure()
     """Exposure allowed; beyond it the owner of the model hears of it."""

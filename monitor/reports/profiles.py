@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 from monitor.config.principals import KnownPrincipal
 from monitor.model import Said
@@ -14,6 +14,10 @@ from monitor.store.people import ActRow, verdict
 from monitor.store.queries import DetectionRow
 
 _DECLARED: Final = KnownPrincipal.model_fields["profile"].annotation
+ABUSE: Final[Mapping[str, str]] = {
+    "odd_hours": "batch",
+    "errors": "retries",
+}  # by the signal that leads; else load_test
 PROFILES: Final = frozenset(p for part in get_args(_DECLARED) for p in get_args(part))
 
 
@@ -38,12 +42,13 @@ def proposals(
 
     An incident speaks for a use when most of its strange queries are what such a tool sends, or when a person
     said that there was a good reason (benign-true): then for the honest use that looks most like it. A verdict
-    that it was an attack, or nothing at all, speaks against any.
+    that it was an attack, or nothing at all, speaks against any. One on abuse tells no use by itself: the signal that led it
+    does once there was a good reason.
     """
     found: dict[str, Proposal] = {}
     guilty: set[str] = set()
     for i in sorted(incidents, key=lambda i: (-i.opened_us, i.alert_id)):
-        like, said = i.evidence.get("look_alike"), verdict(acts.get(i.alert_id, ()))
+        like, said = _looks_like(i), verdict(acts.get(i.alert_id, ()))
         if i.subject_kind != "principal" or not isinstance(like, Mapping) or like.get("profile") not in PROFILES:
             continue
         benign = said is not None and said.act.said is Said.BENIGN_TRUE
@@ -61,3 +66,11 @@ def proposals(
             told = Proposal(h.principal, str(like["profile"]), str(like["why"]), None, None)
             found.setdefault(h.principal, told)
     return sorted(found.values(), key=lambda p: (p.by is None, p.name))
+
+
+def _looks_like(incident: IncidentRow) -> Any:
+    """The honest use that an incident resembles most, as evidence says it."""
+    if incident.event != "AbuseSuspected":
+        return incident.evidence.get("look_alike")
+    led = next((str(d.get("name", "")).partition("/")[2] for d in incident.evidence.get("detectors") or ()), "")
+    return {"profile": ABUSE.get(led, "load_test"), "why_not": ""}

@@ -222,7 +222,13 @@ def test_suspicion_counts_from_the_hour_of_the_incident_on(rng: np.random.Genera
 
 @pytest.mark.parametrize(
     ("profile", "signals"),
-    [("load_test", set()), ("explainer", set()), ("batch", {"calls"}), ("segment", {"calls", "odd_hours"})],
+    [
+        ("load_test", set()),
+        ("explainer", set()),
+        ("batch", {"calls"}),
+        ("retries", {"odd_hours"}),
+        ("segment", {"calls", "odd_hours"}),
+    ],
 )
 def test_declared_profiles_explain(rng: np.random.Generator, profile: str, signals: set[str]) -> None:
     """What a profile explains is no evidence at all, not even against those who stay quiet."""
