@@ -25,6 +25,9 @@ TOOL_SURE: Final = 3 / 4  # of them, from which on the incident is held back,
 TOOL_HELD: Final = 500  # flagged queries beside drawn ones, up to which that holds
 TOOL_MOST: Final = 100  # flagged queries beside drawn ones, from which on it is none whatever it explains
 DECIDED: Final = 12  # made-up rows after which it is known whether they are drawn column by column
+LEADS: Final = 2.0  # nats by which a technique leads the next when all that is flagged is taken for it
+CLOSE: Final = 1.0  # nats by which it may lag behind where nearly all rows are known for it,
+NEARLY: Final = 0.9  # so large a share
 ONE_CASE: Final = 5_000  # made-up rows that LIME sends about one case unless told otherwise: beyond, it is no tool's
 STEPS_LEAST: Final = 0.1  # share of flagged queries that are steps from others, from which on it is a search
 TORN_LEAST: Final = 0.3  # share that break several rules or combine what does not go together: rows are made up
@@ -113,9 +116,25 @@ def leading(votes: Sequence[float], count: int) -> Family:
     return NAMED[best.index(first)] if first - second >= LEAD else Family.ANOMALY
 
 
-def drawing(votes: Sequence[float]) -> bool:
-    """Whether what most speaks for, as yet, is that whole rows are drawn column by column."""
-    return max(zip(votes, TECHNIQUES, strict=True))[1] == "column_draws"
+def lead(votes: Sequence[float]) -> float:
+    """By how many nats more speaks for rows drawn column by column than for any other technique; less than 0: another leads.
+
+    >>> lead([3.0, 0, 0, 0, 0, 0, 0, 0, 0, 5.0])
+    2.0
+    """
+    *others, drawn = votes  # column_draws is the last of TECHNIQUES
+    return drawn - max(others)
+
+
+def taken(flagged: int, excused: Sequence[int], lead: float) -> Sequence[int]:
+    """What each of LOOK_ALIKES explains, with all flagged queries as drawn where the table of techniques is sure of it: in
+    tables with gaps, or few numbers, the columns themselves do not tell.
+
+    >>> taken(90, [0, 20, 3, 0], 2.5), taken(90, [0, 20, 3, 0], 1.5)
+    ([0, 20, 90, 0], [0, 20, 3, 0])
+    """
+    what_ifs, samples, drawn, slopes = excused
+    return [what_ifs, samples, max(drawn, flagged - slopes), slopes] if lead >= LEADS else excused
 
 
 def _best(votes: Sequence[float]) -> list[float]:
@@ -204,21 +223,24 @@ def tool(flagged: int, excused: Sequence[int]) -> Tool | None:
     return Tool(LOOK_ALIKES[most.index(max(most))], n, strange)
 
 
-def held(flagged: int, excused: Sequence[int], drawing: bool) -> bool:
+def held(flagged: int, excused: Sequence[int], lead: float) -> bool:
     """Whether a caller is so much like a tool that its incident is held back: three in four of its strange queries are
     what-ifs and samples, and hardly any a slope. Whoever imitates a tool pays for each query of its own with three of the tool's.
 
-    drawing: its rows come from each other like those that LIME draws. Then rows drawn column by column count as a tool's,
-    up to those about one case, and the first DECIDED are given the benefit of the doubt: it takes so many to see how they
-    are drawn.
+    lead: by how much its rows come from each other like those that LIME draws. Where they do, rows drawn column by column
+    count as a tool's, up to those about one case, and the first DECIDED are given the benefit of the doubt: it takes so many
+    to see how they are drawn.
 
-    >>> held(13, [0, 84, 0, 0], False), held(13, [30, 0, 0, 0], False), held(13, [60, 0, 0, 12], False)
+    >>> held(13, [0, 84, 0, 0], -5), held(13, [30, 0, 0, 0], -5), held(13, [60, 0, 0, 12], -5)
     (True, False, False)
-    >>> held(900, [0, 30, 850, 0], True), held(900, [0, 30, 400, 0], True), held(10, [0, 0, 0, 0], True)
+    >>> held(900, [0, 30, 850, 0], 1), held(900, [0, 30, 400, 0], 1), held(10, [0, 0, 0, 0], 1)
     (True, False, True)
+    >>> held(900, [0, 0, 890, 0], -0.5), held(900, [0, 0, 890, 0], -1.5)
+    (True, False)
     """
     what_ifs, samples, drawn, slopes = excused
     explained, others = what_ifs + samples, flagged - drawn
+    drawing = lead >= 0 or (lead >= -CLOSE and drawn >= NEARLY * flagged)
     if drawing:
         explained, others = explained + drawn, max(0, others - DECIDED)
     enough = (drawing or explained >= TOOL_LEAST) and slopes < TOOL_LEAST and drawn < ONE_CASE

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from detectors.aged import Ids, Part, grown
 from detectors.base import LOOK_ALIKES, LOOKS, TECHNIQUES, UNTOLD
+from detectors.decide import naming
 from detectors.decide.pools import MOST as MOST_POOLS
 from detectors.decide.pools import Pools
 from detectors.decide.techniques import COUNTS, FIRST, said
@@ -73,6 +74,11 @@ class Votes:
     def said(self) -> list[float]:
         """Nats per entry of TECHNIQUES, of votes and traits."""
         return [a + b for a, b in zip(self.nats, said(self.traits), strict=True)]
+
+    @property
+    def taken(self) -> Sequence[int]:
+        """Queries that look like each of LOOK_ALIKES, as far as traits tell too."""
+        return naming.taken(self.flagged, self.alike, naming.lead(self.said))
 
     @property
     def due(self) -> bool:

@@ -148,7 +148,7 @@ class Walk:
     def like_a_tool(self, subject: str, sums: NDArray[np.int64]) -> bool:
         """Whether it is so much like a tool that its incident is held back."""
         said = self.ledger.votes.get(subject, Votes())
-        return naming.held(said.flagged, said.alike, naming.drawing(said.said)) and not self.certain(self.parts(sums))
+        return naming.held(said.flagged, said.taken, naming.lead(said.said)) and not self.certain(self.parts(sums))
 
     def guilty(self, p: str) -> bool:
         """Whether there is enough against a caller by itself to count it in with others."""
@@ -244,7 +244,7 @@ class Walk:
     def tool(self, subject: str, parts: Mapping[str, float]) -> naming.Tool | None:
         """The tool that the subject may be."""
         said = self.ledger.votes.get(subject, Votes())
-        return None if self.certain(parts) else naming.tool(said.flagged, said.alike)
+        return None if self.certain(parts) else naming.tool(said.flagged, said.taken)
 
     def bound(self, subject: str, parts: Mapping[str, float]) -> naming.Bound | None:
         """What its incident may not pass as yet; a caller whose past is too short to compare it with stays a warning."""
@@ -252,7 +252,7 @@ class Walk:
         if case is not None and case.young:
             return naming.Bound(Severity.WARNING, "its past is too short to compare it with")
         said = self.ledger.votes.get(subject, Votes())
-        return None if self.certain(parts) else naming.bound(said.flagged, said.alike, said.looks)
+        return None if self.certain(parts) else naming.bound(said.flagged, said.taken, said.looks)
 
     def certain(self, parts: Mapping[str, float]) -> bool:
         """Whether there is more than how queries resemble each other: a declared budget, a canary, or another lane."""
