@@ -34,16 +34,8 @@ from monitor.model import Act, Action, Alert, Decision, Event, Severity, Transit
 
 COUNTERS_VERSION: Final = 2
 KEPT: Final = (
-    "queries_at_opening",
-    "also",
-    "marks",
-    "before",
-    HELD_BACK,
-    flood.TOLD_BY,
-    "flapping",
-    "inhibited",
-    RAISED,
-)
+    "queries_at_opening", "also", "marks", "before", HELD_BACK, flood.TOLD_BY, "flapping", "inhibited", RAISED,
+)  # fmt: skip
 
 BY_SEGMENT: Final = frozenset({Event.FEATURE_DRIFT, Event.PREDICTION_DRIFT})  # judged for segments as well
 ADDED_TO_ATTACK: Final = frozenset({Event.ACCESS_ANOMALY, Event.ABUSE_SUSPECTED, Event.TRAFFIC_ANOMALY})
@@ -84,7 +76,9 @@ def lasting(open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, 
     """Raise the open incidents that have lasted too long by then, each dated to the moment when it had."""
     work = _Work(policy, Told(), open, counters)
     for alert in sorted(open, key=lambda a: (policy.lasting_at(a) or 0, a.alert_id)):
-        work.lasting(alert, until_us)
+        now = work.open.get(slot_key(alert.model, alert.event, alert.subject.kind, alert.subject.id))
+        if now is not None and now.alert_id == alert.alert_id:  # one before it may have ended or changed it
+            work.lasting(now, until_us)
     return work.result()
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detectors.abuse import horizons
 from detectors.abuse.horizons import FLOORS, amount, level
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, lasting_state
 from detectors.floods import Flood, Rule
 from detectors.habits import DAY, NEVER, Bets, Bools, Habits, Ints, Settled, Stretch, Turn, clocked, encoded, excuses
 from detectors.peers import Beside, Peers, groups
@@ -40,7 +40,7 @@ RICH: Final = frozenset(("scores", "topk", "logprobs"))
 EXPLAINED: Final[Mapping[str, frozenset[str]]] = {
     "load_test": frozenset(SIGNALS),
     "batch": frozenset({"odd_hours"}),
-    "retries": frozenset({"calls", "errors", "flood"}),
+    "retries": frozenset({"calls", "errors"}),
     "what_if": frozenset({"odd_hours"}),
     "explainer": frozenset({"calls", "tokens", "busy_us", "scores", "odd_hours", "flood"}),
 }
@@ -114,7 +114,8 @@ class Abuse:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """Evidence at the events that begin an hour of a principal or pass a limit; detections only of floods."""
-        own, habits = own_state(state, cal, VERSION), self._known(own_state(state, cal, VERSION))
+        own = lasting_state(state, VERSION)
+        habits = self._known(own)
         rows = window.rows(["event_time", "principal", "quality", *COLUMNS])
         stretch = Stretch.of(rows, habits.clock)
         silent = excuses(window, stretch.names, SIGNALS, EXPLAINED)
@@ -198,7 +199,7 @@ class Abuse:
     def _tests(self, habits: Habits, usual: _Usual, excused: Bools, hour: Ints, day: Ints) -> list[_Test]:
         """What is looked at in the hour and the day of the turn's principals, as they stand."""
         turn, more, rows, n = usual.turn, habits.more, usual.turn.rows, len(AMOUNTS)
-        spared = np.where(excused[:, :n], np.inf, 0.0)  # amounts that a profile explains make no day
+        spared = np.where(excused[:, :n], np.inf, 0.0)  # amounts that a profile explains make no day and no flood
         near = np.maximum(amount(_nearby(more["week"][rows], turn.hour)), FLOORS[0])[:, None]
         week = np.repeat(near, n, axis=1)
         new = (habits.age(rows, turn.hour) < MONTH)[:, None]
@@ -209,7 +210,7 @@ class Abuse:
             _Test(ODD, [0], hour, self.surge * week, week),
             _Test(LARGEST_DAY, [*range(n)], day, horizons.limits(peak) + spared, peak),
             _Test(USUAL_DAY, [*range(n)], day, horizons.limits(held) + spared, held),
-            _Test(FLOOD, FLOODS, hour, far, usual.top),
+            _Test(FLOOD, FLOODS, hour, far + spared, usual.top),
         ]
 
     def _close(self, habits: Habits, hour: int, rows: Ints, suspect: NDArray[np.bool_]) -> None:

@@ -273,7 +273,7 @@ def _unpacked(cal: Calibration) -> _Learnt:
 
 def _answered(rows: pa.Table, learnt: _Learnt) -> NDArray[np.int64]:
     """Each row's label as a number, 0 where labels say nothing; -1: not answered, where answers are logged at all. A row that was
-    answered by scores alone counts too, as an unknown label: asking for those must not get round a budget.
+    answered by scores alone counts too, with an unknown label: asking for those must not get round a budget.
     """
     found = np.full(rows.num_rows, not learnt.answers)
     for column in ANSWERS:
@@ -319,24 +319,30 @@ def _says(known: Distinct, caller: int, learnt: _Learnt, r: Reading, budget: flo
 
 
 def _kappa(known: Distinct, caller: int, gauge: _Gauge, r: Reading, budget: float | None) -> dict[str, Any]:
-    """The expected kappa, and at doublings coverage. budget: kappa that is not passed as yet."""
+    """The expected kappa, and at doublings coverage. budget: kappa that is not passed as yet. Answers without a known label
+    teach no copy here; they are taken to be worth what answers usually are, and all are where most are such.
+    """
     n, copies, says = len(r.sample.hash), gauge.copies, {}
+    answers = r.sample.take(np.flatnonzero(r.sample.label < len(gauge.classes)))
+    told = 2 * len(answers.hash) >= n
     usual = copies.usual(r.distinct)
     due = r.step % PER_DOUBLING == 0 and n >= SHOWN_ROWS
-    ask = budget is not None and onward(known.ahead[caller], usual) >= budget - NEAR
+    ask = told and budget is not None and onward(known.ahead[caller], usual) >= budget - NEAR
     if due:
         reached = gauge.cells.reached(r.sample.codes)
         says = _coverage(gauge.cells, reached, n)
-        if gauge.cells.odd(reached, r.sample.codes) or copies.unlike(r.sample.label) or budget is not None:
-            ask = True
+        if gauge.cells.odd(reached, r.sample.codes) or copies.unlike(answers.label) or budget is not None:
+            ask = told
         else:
-            known.ahead[caller] = ahead(copies.likely(r.distinct, r.sample.label), usual)
+            known.ahead[caller] = ahead(copies.likely(r.distinct, answers.label), usual)
+    if not told:
+        says["estimated"], known.ahead[caller] = True, max(known.ahead[caller], 0.0)
     if ask:
-        trained = _trained(known, copies, r, always=budget is not None)
+        trained = _trained(known, copies, r._replace(sample=answers), always=budget is not None)
         if trained is None:
             says["estimated"] = True
         else:
-            known.ahead[caller] = ahead(trained, copies.usual(n))
+            known.ahead[caller] = ahead(trained, copies.usual(len(answers.hash)))
     kappa = float(np.clip(onward(known.ahead[caller], usual), 0.0, 1.0))
     return {"kappa": finite(round(kappa, 3)), "distinct_rows": r.distinct, **says}
 

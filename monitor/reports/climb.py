@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,11 +17,12 @@ STEPS: Final = frozenset({"near", "crowd", "cross", "shared"})  # signals of the
 
 @dataclass(frozen=True, slots=True)
 class Climb:
-    """Of so many small steps, those that set a new highest score of class number `of` (counted from 0; of one score: 0 up, 1
-    down), and how many would if their order meant nothing.
+    """Of so many small steps, those that set a new highest score of class number `of`, counted from 0 (None: there is one
+    score; falls: the new lowest), and how many would if their order meant nothing.
     """
 
-    of: int
+    of: int | None
+    falls: bool
     steps: int
     records: int
     expected: float
@@ -44,9 +46,11 @@ def climb(scores: Sequence[Sequence[float | None] | None], steps: NDArray[np.boo
     (1, 40, 4.3, True)
     >>> climb([[0.3, 0.7]] * 40, np.ones(40, bool)).climbs, climb(up[:10], np.ones(10, bool))
     (False, None)
+    >>> climb([[1 - k / 50] for k in range(40)], np.ones(40, bool)).falls, climb([*up, [0, 0, 1]], np.ones(41, bool)).steps
+    (True, 40)
     """
     some = [s for s, step in zip(scores, steps.tolist(), strict=True) if step and s]
-    width = max(map(len, some), default=0)
+    width = Counter(map(len, some)).most_common(1)[0][0] if some else 0  # lists of the best few are no scores of all
     whole = [s for s in some if len(s) == width and None not in s]
     known = np.array(whole, dtype=np.float64).reshape(len(whole), width)
     known = known[np.isfinite(known).all(axis=1)]
@@ -59,4 +63,12 @@ def climb(scores: Sequence[Sequence[float | None] | None], steps: NDArray[np.boo
     k = np.arange(1, n + 1)
     expected, variance = float((1 / k).sum()), float((1 / k - 1 / k**2).sum())
     best = int(np.argmax(records))
-    return Climb(best, n, int(records[best]), expected, float((records[best] - expected) / np.sqrt(variance)))
+    one = width == 1
+    return Climb(
+        None if one else best,
+        one and best == 1,
+        n,
+        int(records[best]),
+        expected,
+        float((records[best] - expected) / np.sqrt(variance)),
+    )

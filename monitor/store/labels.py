@@ -21,6 +21,7 @@ COLUMNS: Final = ("event_time", *TARGETS, *PLACE)
 GIVEN: Final = ("labeler", "name", "value", "label_time_us")
 DAY_US: Final = 24 * HOUR_US
 LOOK_BACK_US: Final = 90 * DAY_US  # how old an event may be when its label comes
+SEARCHED: Final = 500_000  # events whose ids are derived at most, some seconds: one wrong id must not hold up a tick
 Events = Callable[[int, int, Sequence[str]], Iterable[pa.Table]]  # of a time: these columns
 CHUNK: Final = 500  # ids per query; SQLite and PostgreSQL both like it
 SCHEMA: Final = pa.schema(
@@ -103,7 +104,8 @@ def _targets(
 ) -> Iterator[tuple[pa.Table, list[tuple[int, str]]]]:
     """Events since then that labels are told about, and which ones by what key.
 
-    An event_id names one event and has to be derived from each: days are searched from the last one back until all are found.
+    An event_id names one event and has to be derived from each: days are searched from the last one back until all are found,
+    or SEARCHED events have been.
     """
     for name in TARGETS:
         ids = pa.array([k.removeprefix(f"{name}=") for k in told if k.startswith(f"{name}=")], pa.string())
@@ -111,9 +113,10 @@ def _targets(
             where = np.flatnonzero(pc.is_in(table[name], value_set=ids).to_numpy())
             keys = table[name].take(pa.array(where)).to_pylist()
             yield table, [(i, f"{name}={key}") for i, key in zip(where.tolist(), keys, strict=True)]
-    missing = {k for k in told if k.startswith("event_id=")}
-    while missing and until_us > since_us:
+    missing, left = {k for k in told if k.startswith("event_id=")}, SEARCHED
+    while missing and until_us > since_us and left > 0:
         for table in events(max(since_us, until_us - DAY_US), until_us, [*PLACE, *columns]):
+            left -= table.num_rows
             each = zip(*(table[name].to_pylist() for name in PLACE), strict=True)
             places = [(i, key) for i, at in enumerate(each) if (key := f"event_id={event_id(*at)}") in missing]
             missing -= {key for _, key in places}

@@ -15,6 +15,7 @@ from detectors.copies import Copies
 from detectors.extraction import exposure
 from detectors.extraction.exposure import Exposure
 from detectors.sketch import KEPT, Distinct
+from monitor.model import SECOND_US
 from tests.judging import Rows, cut, events, hours, mixed
 
 
@@ -323,6 +324,25 @@ def test_asking_for_scores_alone_gets_round_no_budget(calibration: Calibration) 
     bare = table.set_column(at, "prediction_label", pa.nulls(300, pa.string()))
     assert gauge_rows(measured(calibration, bare), "client") == [64, 128, 256]
     assert gauge_rows(measured(calibration, bare.drop_columns(["scores"])), "client") == []
+
+
+@pytest.mark.parametrize("bare", ["all", "first", "decoys"])
+def test_answers_without_a_label_do_not_hide_what_the_others_teach(calibration: Calibration, bare: str) -> None:
+    """Nothing but scores, or each row first for its scores and then for its label, or as many rows for scores besides: a budget of
+    kappa alarms when answers are usually worth so much, if not before.
+    """
+    n, at = 1_500, np.arange(1_500)
+    rows = events(n, np.random.default_rng(8))
+    other = events(n, np.random.default_rng(9)) if bare == "decoys" else rows
+    column = rows.column_names.index("prediction_label")
+    unlabelled = other.set_column(column, "prediction_label", pa.nulls(n, pa.string()))
+    both = unlabelled if bare == "all" else pa.concat_tables([unlabelled, rows]).take(np.stack([at, n + at], 1).ravel())
+    times = pa.array(np.arange(both.num_rows) * SECOND_US)
+    both = both.set_column(both.column_names.index("event_time"), "event_time", times)
+    alone, hidden = (
+        passed(measured(calibration, t, client=Caller(kappa=0.6)))[0]["distinct_rows"] for t in (rows, both)
+    )
+    assert max(alone, hidden) <= 400
 
 
 def test_rows_without_labels_are_counted_wherever_the_log_is_cut() -> None:

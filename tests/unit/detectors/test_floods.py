@@ -109,6 +109,27 @@ def test_a_load_test_floods_the_model_as_declared(rng: np.random.Generator) -> N
     assert judged(log, rng, client=Caller(profile="load_test")) == []
 
 
+def test_retries_explain_calls_and_no_tokens(rng: np.random.Generator) -> None:
+    """A declared use excuses what it explains and nothing else of a flood."""
+    now = calls([NOW], 5000, rng)
+    costly = now.append_column("tokens_out", pa.array([900] * now.num_rows, pa.int64()))
+    declared = {"client": Caller(profile="retries")}
+    assert "flood" not in fired(found(Abuse(), past(rng), now, declared=declared))
+    known = past(rng)
+    known = known.append_column("tokens_out", pa.array([300] * known.num_rows, pa.int64()))
+    assert "flood" in fired(found(Abuse(), known, costly, declared=declared))
+
+
+def test_a_flood_ends_under_another_reference_too(rng: np.random.Generator) -> None:
+    """What is known of callers and of the model's calls comes from the log alone, so a new reference forgets nothing of it."""
+    log = mixed(*others(rng), calls([NOW], 5000, rng))
+    first, second = (Abuse().calibrate([], reference) for reference in ("one", "another"))
+    before = Abuse().measure(first, None, as_log(log))
+    assert [d.verdict for d in before.detections] == [Verdict.ALARM]
+    after = Abuse().measure(second, before.state, as_log(calls([NOW + 1, NOW + 2], 3, rng)))
+    assert [d.verdict for d in after.detections] == [Verdict.OK]
+
+
 def nameless(table: pa.Table) -> pa.Table:
     """The same calls of nobody."""
     return table.set_column(1, "principal", pa.nulls(table.num_rows, pa.string()))
