@@ -33,9 +33,7 @@ from alerts.text import render
 from monitor.model import Act, Action, Alert, Decision, Event, Severity, Transition, alert_id, rfc3339
 
 COUNTERS_VERSION: Final = 2
-KEPT: Final = (
-    "queries_at_opening", "also", "marks", "before", HELD_BACK, flood.TOLD_BY, "flapping", "inhibited", RAISED,
-)  # fmt: skip
+KEPT: Final = ("queries_at_opening", "also", "marks", "before", HELD_BACK, flood.TOLD_BY, "flapping", "inhibited", RAISED)  # fmt: skip
 
 BY_SEGMENT: Final = frozenset({Event.FEATURE_DRIFT, Event.PREDICTION_DRIFT})  # judged for segments as well
 ADDED_TO_ATTACK: Final = frozenset({Event.ACCESS_ANOMALY, Event.ABUSE_SUSPECTED, Event.TRAFFIC_ANOMALY})
@@ -85,6 +83,12 @@ def lasting(open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, 
 def lasting_from(open: Iterable[Alert], policy: Policy) -> int | None:
     """When `lasting` has something to do next; None when it has not."""
     return min((at_us for a in open if (at_us := policy.lasting_at(a)) is not None), default=None)
+
+
+def without(counters: Mapping[str, Any], gone: Iterable[Alert]) -> dict[str, Any]:
+    """Counters that have forgotten how rules held these incidents open: what those rested on is no more."""
+    keys = {slot_key(a.model, a.event, a.subject.kind, a.subject.id) for a in gone}
+    return {**counters, "slots": {k: v for k, v in counters.get("slots", {}).items() if k not in keys}}
 
 
 def _order(d: Decision) -> tuple[Any, ...]:

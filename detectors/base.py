@@ -227,15 +227,6 @@ def own_state(state: State | None, cal: Calibration, version: int) -> State | No
     return state if state is not None and (state.calibration_hash, state.version) == (cal.hash, version) else None
 
 
-def lasting_state(state: State | None, version: int) -> State | None:
-    """The state of a detector that takes nothing from the reference: what it knows outlives another reference or parameter.
-
-    >>> lasting_state(State("access", 1, "of another"), 1) is None
-    False
-    """
-    return state if state is not None and state.version == version else None
-
-
 @functools.lru_cache(maxsize=256)
 def _digest(names: tuple[str, ...], blame: tuple[str, ...]) -> str:
     return hashlib.sha256(msgspec.json.encode([names, blame])).hexdigest()[:16]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detectors.abuse import horizons
 from detectors.abuse.horizons import FLOORS, amount, level
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, lasting_state
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
 from detectors.floods import Flood, Rule
 from detectors.habits import DAY, NEVER, Bets, Bools, Habits, Ints, Settled, Stretch, Turn, clocked, encoded, excuses
 from detectors.peers import Beside, Peers, groups
@@ -114,7 +114,7 @@ class Abuse:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """Evidence at the events that begin an hour of a principal or pass a limit; detections only of floods."""
-        own = lasting_state(state, VERSION)
+        own = own_state(state, cal, VERSION)
         habits = self._known(own)
         rows = window.rows(["event_time", "principal", "quality", *COLUMNS])
         stretch = Stretch.of(rows, habits.clock)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detectors.access import absences
 from detectors.access.absences import Absences
 from detectors.access.company import Company
-from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, lasting_state
+from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
 from detectors.floods import Flood, Rule
 from detectors.habits import NEVER, Bets, Bools, Habits, Ints, Settled, Stretch, Turn, encoded, excuses
 from detectors.peers import Beside, groups
@@ -87,7 +87,7 @@ class Access:
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
         """Evidence at the events that begin an hour of a principal or bring something new; detections only of floods."""
-        own = lasting_state(state, VERSION)
+        own = own_state(state, cal, VERSION)
         habits = Habits.load(
             own, KINDS, (1,) * len(KINDS), Settled(self.min_hours, (self.min_days,)),
             {

@@ -101,12 +101,12 @@ class Judge:
     def end(self, work: Work, events: Container[Event], reason: str) -> None:
         """End the model's open incidents of these events: what they rest on is no more."""
         found = [a for a in work.open.values() if a.event in events and a.subject.kind in ("model", "segment")]
+        work.counters = lifecycle.without(work.counters, found)
         self._decide(work, [
             Decision(
                 model=a.model, event=a.event, family=a.family, subject=a.subject, firing=False,
                 time_us=max(work.high_us, a.updated_us), window_us=a.window_us, detector=a.detector, evidence={**a.evidence, "reason": reason},
-            )
-            for a in found
+            ) for a in found
         ])  # fmt: skip
 
     def _nothing(self, start_us: int, end_us: int) -> TimeWindow:

@@ -189,6 +189,18 @@ def test_several_rules_hold_one_incident_open() -> None:
     assert line.counters["slots"] == {}
 
 
+def test_what_rests_on_nothing_more_ends_though_rules_held_it_open() -> None:
+    """Once the counters have forgotten it: of a rule whose memory is gone nothing more would come."""
+    line = Timeline()
+    line.tick(*(traffic(s, firing=True) for s in (1, 2)))
+    gone = replace(traffic(3, firing=False), fixed_rule=False, statistic=None, threshold=None)
+    line.tick(gone)
+    assert line.dropped[-1] == "still_firing"
+    line.counters = lifecycle.without(line.counters, line.open.values())
+    line.tick(gone)
+    assert line.story == ["open TrafficAnomaly m", "clear TrafficAnomaly m"]
+
+
 def test_nothing_is_cleared_that_is_not_open() -> None:
     """A clear for a problem that is not open leads nowhere."""
     line = Timeline()

@@ -120,16 +120,6 @@ def test_retries_explain_calls_and_no_tokens(rng: np.random.Generator) -> None:
     assert "flood" in fired(found(Abuse(), known, costly, declared=declared))
 
 
-def test_a_flood_ends_under_another_reference_too(rng: np.random.Generator) -> None:
-    """What is known of callers and of the model's calls comes from the log alone, so a new reference forgets nothing of it."""
-    log = mixed(*others(rng), calls([NOW], 5000, rng))
-    first, second = (Abuse().calibrate([], reference) for reference in ("one", "another"))
-    before = Abuse().measure(first, None, as_log(log))
-    assert [d.verdict for d in before.detections] == [Verdict.ALARM]
-    after = Abuse().measure(second, before.state, as_log(calls([NOW + 1, NOW + 2], 3, rng)))
-    assert [d.verdict for d in after.detections] == [Verdict.OK]
-
-
 def nameless(table: pa.Table) -> pa.Table:
     """The same calls of nobody."""
     return table.set_column(1, "principal", pa.nulls(table.num_rows, pa.string()))
