@@ -302,7 +302,10 @@ class Evidence:
     before: NDArray[np.uint8] | None = None  # (events, 2): what-ifs and samples that its caller sent just before it
     looks: NDArray[np.uint8] | None = None  # (events,): what it looks like, a bit per entry of LOOKS
     readings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # row -> what a gauge says of its caller
-    links: NDArray[np.int64] | None = None  # (k, 2): row, place in `principals` of another caller that it belongs with
+    links: NDArray[np.int64] | None = (
+        None  # (k, 3): row, place in `principals` of another caller that it belongs with, and
+    )
+    # 1 + place in `columns` of a bet on the signal that says so; 0: a fact, such as a credential that both use
     ties: tuple[str, ...] = ()  # what may tie callers: "kind:digest" of a credential, an address, a network, a group
     tied: NDArray[np.int32] | None = None  # (events, kinds): places in `ties`, -1 for none
     young: NDArray[np.bool_] | None = None  # (events,): flagged beside peers, for want of a past of the caller's own

@@ -16,7 +16,7 @@ from detectors.search import Memory, Met, Places, Rows, Scale
 
 _TYPES: Final[dict[str, Any]] = {
     "codes": np.uint8, "marks": np.uint16, "numbers": np.float32, "hashes": np.uint64, "used": np.int64, "worth": np.uint8, "fields": np.uint64,
-    "invalid": np.uint64, "star": np.uint64, "stars": np.int32, "sloped": np.uint64, "swept": np.uint64, "chain": np.uint64, "kids": np.uint8, "label": np.int32,
+    "invalid": np.uint64, "star": np.uint64, "stars": np.int32, "sloped": np.uint64, "swept": np.uint64, "chain": np.uint64, "root": np.uint64, "kids": np.uint8, "label": np.int32,
 }  # fmt: skip
 EACH: Final = (
     "length",
@@ -30,6 +30,7 @@ EACH: Final = (
     "levels",
     "noise",
     "whims",
+    "case",
     "past",
     "lately",
 )  # arrays of Chains with a row per principal
@@ -64,6 +65,7 @@ class Chains:
     levels: NDArray[np.float32]  # (principals, 1 + 3 numeric)
     noise: NDArray[np.float32]  # (principals, 1 + 2 numeric)
     whims: NDArray[np.int64]
+    case: NDArray[np.uint64]
     past: NDArray[np.int32]  # (principals, counts)
     lately: NDArray[np.float32]  # (principals, late)
     kept: Memory
@@ -231,7 +233,8 @@ def _longer(x: NDArray[Any], by: int) -> NDArray[Any]:
 def _nobody(features: int, numeric: int, counts: int, late: int) -> tuple[Any, ...]:
     """The arrays of Chains with nobody in them."""
     none, kept = np.zeros(0, np.int64), blank(0, features, numeric)
-    each = dict.fromkeys(EACH, none) | {"centre": none.astype(np.uint64), "busy": none.astype(np.float64)}
+    each = dict.fromkeys(EACH, none) | dict.fromkeys(("centre", "case"), none.astype(np.uint64))
+    each["busy"] = none.astype(np.float64)
     each["signs"], each["past"] = np.zeros((0, numeric), np.int16), np.zeros((0, counts), np.int32)
     each["lately"] = np.zeros((0, late), np.float32)
     each["levels"] = np.zeros((0, 1 + 3 * numeric), np.float32)

@@ -43,7 +43,7 @@ class Found:
     benign: float
     reach: float
     refused: Mapping[str, str]
-    what_ifs: float = 1.0  # share of what half of the simulated honest clients send that looks like a what-if anyway
+    what_ifs: float = 1.0  # share of what half of the simulated honest clients send that is `varied` anyway
 
 
 def sequences(
@@ -138,7 +138,7 @@ def near_thresholds(
         if b > REACH * reach or reach <= 0
     }
     bits, crowd, cross = (None if k in refused else found[k] for k in ("near", "crowd", "cross"))
-    usual = float(np.median([(m.excused == search.WHAT_IF).mean() for m in met])) if met else 1.0
+    usual = float(np.median([varied(m).mean() for m in met])) if met else 1.0
     sampled = sampled if bits is None else max(bits, sampled)
     return Found(bits, crowd, cross, sampled, benign["near"], reach, refused, usual)
 
@@ -150,6 +150,13 @@ def followed(rows: Rows, scale: Scale, memory: int) -> Met:
     unset = scale._replace(bits=np.inf, sampled_bits=0.0, crowd=np.inf, cross=np.inf)
     met = kept.meet([""], rows._replace(who=np.zeros(n, np.int64)), unset)
     return Met._make(a[met.fresh] for a in met)
+
+
+def varied(met: Met) -> NDArray[np.bool_]:
+    """Rows that vary the case before them as a what-if does. In coarse tables a third and more of any honest rows lie beside
+    some earlier one; that one after the other goes on with the same case happens to one in a hundred.
+    """
+    return np.asarray(met.again & (met.excused == search.WHAT_IF))
 
 
 def tail_threshold(

@@ -84,6 +84,7 @@ class Memory(NamedTuple):
     sloped: NDArray[np.uint64]  # numbers in which rows around it stepped up and down by the same amount
     swept: NDArray[np.uint64]  # fields that what-ifs around it have changed
     chain: NDArray[np.uint64]  # fields in which it and the what-ifs before it have moved away from where they started
+    root: NDArray[np.uint64]  # the row (its hash) that it and the what-ifs before it started from
     kids: NDArray[np.uint8]  # strange rows that came from it (detectors.kin)
     label: NDArray[np.int32]
 
@@ -92,7 +93,8 @@ class Places(NamedTuple):
     """Per principal of the stretch: first row in Memory, room there, rows in use, events seen so far; the row (its hash)
     whose noisy copies it sends, how many of them came, per number how many more were above it than below, how many rows
     were given the benefit of the doubt, the share of strange rows of late, sums of the levels of numbers
-    (explained.note_columns) and of the squares of noise (explained.of_noise), and what-ifs less rows with swapped values.
+    (explained.note_columns) and of the squares of noise (explained.of_noise), what-ifs less rows with swapped values, and the
+    case (its hash) that the row before belonged to.
     """
 
     start: NDArray[np.int64]
@@ -107,6 +109,7 @@ class Places(NamedTuple):
     levels: NDArray[np.float32]
     noise: NDArray[np.float32]
     whims: NDArray[np.int64]
+    case: NDArray[np.uint64]
 
 
 class Scale(NamedTuple):
@@ -132,7 +135,7 @@ class Scale(NamedTuple):
 
 class Met(NamedTuple):
     """Per row: fresh (not a repeat of a remembered row), schema, near, odd, edge, crowd, cross (the signals), excused (part
-    of a what-if or an explainer's sample around an honest row), bits and differs of the nearest small step, third and other
+    of a what-if or an explainer's sample around an honest row), again (varies the case that the row before belonged to), bits and differs of the nearest small step, third and other
     (bits of the CROWDth nearest row and of the nearest one with another answer, 0 for a what-if). Of the row that it
     resembles most: step (bits) and moved (fields that differ). drawn: one of many strange rows whose columns were drawn
     each by itself. slope: with an earlier one, a step up and down from one row. strange: looked at by detectors.kin, and only then is said: kept (bits that it shares with its parent), changed
@@ -148,6 +151,7 @@ class Met(NamedTuple):
     crowd: NDArray[np.bool_]
     cross: NDArray[np.bool_]
     excused: NDArray[np.uint8]
+    again: NDArray[np.bool_]
     bits: NDArray[np.float32]
     differs: NDArray[np.int16]
     third: NDArray[np.float32]
@@ -226,7 +230,9 @@ def _changed(rows: Any, i: int, memory: Any, j: int) -> Any:
 
 
 @numba.njit(cache=True)
-def _remember(rows: Any, i: int, memory: Any, lanes: Any, places: Any, p: int, worth: int, chain: Any) -> None:
+def _remember(
+    rows: Any, i: int, memory: Any, lanes: Any, places: Any, p: int, worth: int, chain: Any, root: Any
+) -> None:
     """Keep row i in the place of the one that was of no use for longest."""
     at = places.start[p] + places.length[p]
     if places.length[p] < places.room[p]:
@@ -241,7 +247,7 @@ def _remember(rows: Any, i: int, memory: Any, lanes: Any, places: Any, p: int, w
     memory.hashes[at], memory.used[at], memory.worth[at] = rows.hashes[i], places.seen[p], worth
     memory.fields[at] = rows.fields[i]
     memory.invalid[at], memory.star[at], memory.stars[at], memory.kids[at] = 0, 0, 0, 0
-    memory.sloped[at] = 0
+    memory.sloped[at], memory.root[at] = 0, root
     memory.label[at], memory.chain[at], memory.swept[at] = rows.label[i], chain, 0
 
 
@@ -366,9 +372,11 @@ def follow(rows: Any, memory: Any, places: Any, scale: Any, met: Any) -> None:
         met.step[i], met.moved[i] = step, moves
         if strange or axis or torn:
             kin.note(rows, i, memory, low, high, found.bits, found.differ, scale.weight, places.seen[p], met)
+        root = memory.root[anchor] if anchor >= 0 else rows.hashes[i]
+        met.again[i], places.case[p] = anchor >= 0 and root == places.case[p], root
         for j in (anchor, redrawn):
             if j >= 0:
                 memory.used[j] = places.seen[p]
         flagged = met.near[i] or met.crowd[i] or met.cross[i]
         worth = 0 if rows.broken[i] > 0 or flagged else VALID if rows.odd[i] or near else CLEAN
-        _remember(rows, i, memory, lanes, places, p, worth, chain)
+        _remember(rows, i, memory, lanes, places, p, worth, chain, root)

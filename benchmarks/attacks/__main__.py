@@ -1,4 +1,4 @@
-"""`python -m benchmarks.attacks --split design|judging [--only TEXT] [--data NAME] [--json FILE]`, or `--all`, or `--cost`."""
+"""`python -m benchmarks.attacks --split design|seen|judging [--only TEXT] [--data NAME] [--json FILE]`, or `--all`, or `--cost`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _arguments() -> argparse.Namespace:
     p.add_argument("--baselines", action="store_true", help="PRADA and window MMD on the same traffic")
     p.add_argument("--exposure", action="store_true", help="only the exposure gauge against the truth")
     p.add_argument("--cost", action="store_true", help="only what detection costs; written into docs/attacks.md")
-    p.add_argument("--all", action="store_true", help="both splits, baselines and cost; write docs/attacks.md")
+    p.add_argument("--all", action="store_true", help="all splits, baselines and cost; write docs/attacks.md")
     return p.parse_args()
 
 

@@ -34,9 +34,9 @@ def publish(root: Path, found: Mapping[str, Sequence[Outcome]], gauges: Mapping[
 
 
 def generated(found: Mapping[str, Sequence[Outcome]], gauges: Mapping[str, Sequence[Reading]], spent: Cost) -> str:
-    """What stands between the markers."""
+    """What stands between the markers: the splits from the last to the first."""
     parts = []
-    for name in ("judging", "design"):
+    for name in reversed(list(found)):
         split, mine = SPLITS[name], found[name]
         victims = ", ".join(f"{d} ({f})" for d, f in split.victims.items())
         parts.append(f"### {name.capitalize()} split\n{len(mine)} actors on {victims}.\n\n{report.markdown(mine)}")

@@ -1,7 +1,8 @@
 """What was used for designing the detectors, and what may only be used for judging them.
 
-The two share no data set, no family of models, no seed and no range of a parameter (ranges may overlap, none is the
-same). `tests/unit/test_attack_bench.py` checks that. Whoever designs a detector looks at `DESIGN` only.
+They share no data set, no family of models, no seed and no range of a parameter (ranges may overlap, none is the
+same). `tests/unit/test_attack_bench.py` checks that. Whoever designs a detector looks at `DESIGN` and at `SEEN`, which
+was the judging split until it had been looked at thirteen times; `JUDGING` took its place on 28 November 2026.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ DESIGN: Final = Split(
     used=("wine", "caravan", "credit"),
 )
 
-JUDGING: Final = Split(
-    "judging",
+SEEN: Final = Split(
+    "seen",
     {
         "careers": "mlp",
         "cover": "tree",
@@ -120,4 +121,50 @@ JUDGING: Final = Split(
     },
 )
 
-SPLITS: Final = {s.name: s for s in (DESIGN, JUDGING)}
+JUDGING: Final = Split(
+    "judging",
+    {
+        "stops": "extra",
+        "votes": "bayes",
+        "animals": "extra",
+        "budget": "neighbours",
+        "contacts": "extra",
+        "taxi": "bayes",
+        "chains": "neighbours",
+        "claims": "bayes",
+    },
+    seed=41_017,
+    attackers=1,
+    hard=4,
+    natural={
+        "stops": 75,
+        "votes": 90,
+        "animals": 50,
+        "budget": 30,
+        "contacts": 30,
+        "taxi": 10,
+        "chains": 10,
+        "claims": 5,
+    },
+    ranges={
+        "targets": (2, 10),
+        "sweep_fields": (1, 4),
+        "sweep_values": (4, 30),
+        "grid_fields": (2, 5),
+        "neighbours": (80, 600),
+        "resent": (0.05, 0.4),
+        "jitter": (0.005, 0.08),
+        "missing": (0.15, 0.6),
+        "drift": (0.2, 0.6),
+        "cents": (0.2, 1.0),
+        "load_rows": (2, 20),
+        "history": (150, 1200),
+        "past": (900, 2500),
+        "noise": (0.15, 0.3),
+        "gap_s": (0.3, 15.0),
+        "copies": (8, 40),
+        "group": (5, 100),
+    },
+)
+
+SPLITS: Final = {s.name: s for s in (DESIGN, SEEN, JUDGING)}

@@ -240,4 +240,12 @@ DATA: Final[dict[str, Callable[[], Data]]] = {
     "phone": _labelled("phone", "modeldata/mlc_churn", "churn"),
     "pension": _labelled("pension", "wooldridge/k401ksubs", "e401k", ["p401k"]),
     "family": _labelled("family", "AER/Fertility", "morekids"),
+    "stops": _labelled("stop", "carData/MplsStops", "problem", ["idNum", "date", "MDC"]),
+    "votes": _labelled("vote", "stevedata/TV16", "votetrump", ["uid"]),
+    "animals": _labelled("animal", "ratdat/complete", ">weight", ["record_id", "taxa"]),
+    "budget": _labelled("budget", "Ecdat/BudgetFood", ">wfood"),
+    "contacts": _labelled("contacts", "Ecdat/DoctorContacts", ">mdu"),
+    "taxi": _labelled("tip", "modeldata/taxi", "tip"),
+    "chains": _labelled("survival", "survival/flchain", "death", ["futime", "chapter"]),
+    "claims": _labelled("claim", "wooldridge/injury", ">durat", ["ldurat", "lprewage", "lage", "ltotmed", "totmed"]),
 }

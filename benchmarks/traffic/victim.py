@@ -147,12 +147,14 @@ class _Trees:
         return np.asarray(sum(t.tree_.predict(x) for t in self.trees) / len(self.trees), dtype=np.float64)
 
 
-FAMILIES: Final = ("boosting", "logistic", "forest", "mlp", "tree")
+FAMILIES: Final = ("boosting", "logistic", "forest", "mlp", "tree", "extra", "bayes", "neighbours")
 
 
 def _train(family: str, columns: tuple[Column, ...], rows: Matrix, labels: NDArray[np.int64], seed: int) -> Any:
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
+    from sklearn.naive_bayes import GaussianNB
+    from sklearn.neighbors import KNeighborsClassifier
     from sklearn.neural_network import MLPClassifier
     from sklearn.tree import DecisionTreeClassifier
 
@@ -166,19 +168,22 @@ def _train(family: str, columns: tuple[Column, ...], rows: Matrix, labels: NDArr
         "forest": RandomForestClassifier(30, min_samples_leaf=3, random_state=seed),
         "mlp": MLPClassifier((32, 16), max_iter=60, early_stopping=True, random_state=seed),
         "tree": DecisionTreeClassifier(min_samples_leaf=20, random_state=seed),
+        "extra": ExtraTreesClassifier(30, min_samples_leaf=3, random_state=seed),
+        "bayes": GaussianNB(var_smoothing=1e-3),
+        "neighbours": KNeighborsClassifier(25, weights="distance"),
     }[family]
     prepare = dense(columns, rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a network that has not converged is a model all the same
         model = made.fit(prepare(rows), labels)
-    return _Prepared(prepare, _Trees(model.estimators_) if family == "forest" else model)
+    return _Prepared(prepare, _Trees(model.estimators_) if family in ("forest", "extra") else model)
 
 
 @functools.cache
 def victim(name: str, seed: int = 0, training_rows: int = 20_000, family: str = "boosting") -> Victim:
     """The named data set split in two parts without overlap: one trains the model, the other is what clients ask about.
 
-    family: boosting, logistic, forest, mlp or tree. Small sets (wine, breast_cancer, digits) repeat their rows in long
+    family: one of FAMILIES. Small sets (wine, breast_cancer, digits) repeat their rows in long
     logs; only large ones (flights, car_loan, card_offer, diamonds) have rows enough for each to be sent once.
     """
     data = DATA[name]()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LATELY: Final = 100  # distinct rows of a caller: what it sent before them counts for less and less
-BEYOND: Final = 3.0  # times the share of honest rows that look like what-ifs anyway
+BEYOND: Final = 3.0  # times the share of honest rows that vary the case before them anyway
 LEAST: Final = -3.0  # what-ifs that honest rows may be in arrears: so many do not count after long natural use
 WIDTH: Final = 3  # numbers kept of each caller
 
@@ -24,8 +24,8 @@ def count(
     """Per row, how many what-ifs and samples its caller sent just before it (rows, 2); `lately` and `alike` go on.
 
     lately (callers, WIDTH): kept of each caller, changed in place; who: the caller of each row; alike: 1 what-if, 2 sample;
-    share: of honest rows that look like what-ifs anyway. A what-if stays one in `alike` as long as they come BEYOND times as
-    often as that; where a third of honest rows are what-ifs none does. So an analyst is one in coarse tables as well, and
+    share: of honest rows that vary the case before them anyway (detectors.honest). A what-if stays one in `alike` as long as
+    they come BEYOND times as often as that. So an analyst is one in coarse tables as well, and
     natural rows around an attack do not excuse it. Counts fade by one in LATELY with each distinct row: a tool that meets
     unusual cases is known by what it sent before them, for as many queries as it takes to alarm, whoever else pays for
     each strange row in advance.

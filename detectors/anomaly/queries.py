@@ -28,7 +28,7 @@ from detectors.search import NOT, WHAT_IF, Met, Rows
 from detectors.signals import Frame
 from monitor.model import Family
 
-VERSION: Final = 7
+VERSION: Final = 8
 SHOWN: Final = 4  # broken rules named per event
 ALIKE: Final = np.array([0, 1, 2, 2], np.uint8)  # search.Met.excused as what Evidence.alike says
 DRAWN, SLOPES = np.uint8(3), np.uint8(4)  # and search.Met.drawn and slope
@@ -136,11 +136,12 @@ class Queries:
         evidence, on = self._evidence(cal, rows, at, names, sent, judging.silent, followed)
         known_by, tied = ties(rows, at, sent.who, names, declared)
         flagged = np.flatnonzero(evidence.flag)
-        linked = [(int(at[i]), o) for i in flagged.tolist() if (o := followed.others[i]) is not None]
-        linked += ways.meet(rows, at[flagged], [names[k] for k in sent.who[flagged].tolist()])
-        table = tuple(dict.fromkeys([*names, *(o for _, o in linked)]))
+        shared = 1 + next(k for k, c in enumerate(evidence.columns) if c.startswith("shared/"))
+        linked = [(int(at[i]), o, shared) for i in flagged.tolist() if (o := followed.others[i]) is not None]
+        linked += [(r, o, 0) for r, o in ways.meet(rows, at[flagged], [names[k] for k in sent.who[flagged].tolist()])]
+        table = tuple(dict.fromkeys([*names, *(o for _, o, _ in linked)]))
         place = {n: k for k, n in enumerate(table)}
-        links = np.array([(r, place[o]) for r, o in linked], dtype=np.int64).reshape(-1, 2)
+        links = np.array([(r, place[o], bet) for r, o, bet in linked], dtype=np.int64).reshape(-1, 3)
         details = _Why(learnt.rules, frame, on, followed.met, flagged, at[flagged])
         found = replace(evidence, principals=table, links=links, details=details, ties=known_by, tied=tied)
         return Measured(self._state(cal, chains, pool, ways, peers), (), found)
@@ -245,8 +246,10 @@ def _silent(
 
 
 def _alike(met: Met, flag: NDArray[np.bool_], broken: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """What queries have in common with a tool's: excused ones, and flagged ones that draw each column by itself."""
-    alike = ALIKE[met.excused] * (met.fresh & ~flag)
+    """What queries have in common with a tool's: excused ones, what-ifs where they go on with the case before them, and
+    flagged ones that draw each column by itself.
+    """
+    alike = ALIKE[met.excused] * (met.fresh & ~flag & ((met.excused != WHAT_IF) | met.again))
     alike[met.drawn & flag] = DRAWN
     alike[met.slope & (broken == 0)] = SLOPES
     return np.asarray(alike, np.uint8)

@@ -166,7 +166,7 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
     votes, traits = np.zeros((len(row), len(TECHNIQUES))), np.full((len(row), len(TRAITS)), UNTOLD, np.uint8)
     (alike, looks), before = np.zeros((2, len(row)), np.uint8), np.zeros((len(row), 2), np.uint8)
     young = np.zeros(len(row), dtype=bool)
-    links: dict[int, list[str]] = {}
+    links: dict[int, list[tuple[str, str]]] = {}
     for e, own in zip(given, columns, strict=True):
         at = np.searchsorted(row, e.row)
         lookup = np.array([places.get(p, -1) for p in e.principals], dtype=np.int64)
@@ -188,8 +188,9 @@ def _side_by_side(ledger: Ledger, given: Sequence[Evidence]) -> Events:
             looks[at] = e.looks
         if e.young is not None:
             young[at] |= e.young
-        for r, other in e.links.tolist() if e.links is not None else ():
-            links.setdefault(int(r), []).append(e.principals[other])
+        for r, other, bet in e.links.tolist() if e.links is not None else ():
+            signal = own[bet - 1].rsplit("/", 1)[0] if bet else ""
+            links.setdefault(int(r), []).append((e.principals[other], signal))
     clock = np.maximum.accumulate(np.maximum(time_us, ledger.clock_us))
     excusing = frozenset(e.detector for e in given if e.alike is not None)
     readings: dict[int, dict[str, Any]] = {}

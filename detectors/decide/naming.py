@@ -18,12 +18,17 @@ LEAD: Final = 0.7  # nats by which a family must lead the next: twice as likely
 PLACES: Final = tuple(tuple(i for i, g in enumerate(TECHNIQUES.values()) if g is f) for f in NAMED)
 ENOUGH: Final = 6  # flagged queries before a name is given
 SURE: Final = 20.0  # nats that a fact says about its family, with which one is enough
-FULL: Final = 100  # flagged queries before an incident may be more than minor
+FULL: Final = (
+    100  # flagged queries before an incident may be more than minor, and before it is no tool's whatever it explains
+)
+MIXED: Final = 300  # the same where they are fewer
+MAINLY: Final = (
+    3 / 10
+)  # than so large a share of its queries: tools send much that is not strange, searches hardly anything else
 TOOL_SHARE: Final = 1 / 2  # of a suspect's strange queries that a tool explains, from which on it may be one
 TOOL_LEAST: Final = 8  # of them
 TOOL_SURE: Final = 3 / 4  # of them, from which on the incident is held back,
 TOOL_HELD: Final = 500  # flagged queries beside drawn ones, up to which that holds
-TOOL_MOST: Final = 100  # flagged queries beside drawn ones, from which on it is none whatever it explains
 DECIDED: Final = 12  # made-up rows after which it is known whether they are drawn column by column
 LEADS: Final = 2.0  # nats by which a technique leads the next when all that is flagged is taken for it
 CLOSE: Final = 1.0  # nats by which it may lag behind where nearly all rows are known for it,
@@ -203,21 +208,30 @@ class Tool:
         return {"profile": profile, "why": self.why, "excused": self.excused, "strange": self.strange}
 
 
-def tool(flagged: int, excused: Sequence[int]) -> Tool | None:
-    """Whether a suspect may be a tool, by its flagged queries and those that each of LOOK_ALIKES explains; drawn ones and
-    slopes are flagged all the same.
+def needed(flagged: int, queries: int) -> int:
+    """Flagged queries that it takes for a full severity, of a caller with so many since there is evidence.
 
-    >>> tool(13, [0, 84, 0, 0])
+    >>> needed(30, 100), needed(29, 100)
+    (100, 300)
+    """
+    return FULL if flagged >= MAINLY * queries else MIXED
+
+
+def tool(flagged: int, queries: int, excused: Sequence[int]) -> Tool | None:
+    """Whether a suspect may be a tool, by its flagged queries among all, and those that each of LOOK_ALIKES explains; drawn
+    ones and slopes are flagged all the same.
+
+    >>> tool(13, 97, [0, 84, 0, 0])
     Tool(like='explainer', excused=84, strange=97)
-    >>> tool(900, [0, 30, 850, 0]).told()["profile"]
+    >>> tool(900, 930, [0, 30, 850, 0]).told()["profile"]
     'explainer'
-    >>> tool(25, [10, 10, 0, 0]) is None
+    >>> tool(25, 45, [10, 10, 0, 0]) is None
     True
     """
     what_ifs, samples, drawn, slopes = excused
     n, others = sum(excused), flagged - drawn - slopes
     strange = n + others
-    if n < TOOL_LEAST or n < TOOL_SHARE * strange or others >= TOOL_MOST or drawn >= ONE_CASE:
+    if n < TOOL_LEAST or n < TOOL_SHARE * strange or others >= needed(flagged, queries) or drawn >= ONE_CASE:
         return None
     most = [what_ifs, samples, drawn, 2 * slopes]  # a slope takes two steps, of which the first is a what-if
     return Tool(LOOK_ALIKES[most.index(max(most))], n, strange)
@@ -254,21 +268,24 @@ class Bound(NamedTuple):
     why: str
 
 
-def bound(flagged: int, excused: Sequence[int], looks: Sequence[int]) -> Bound | None:
+def bound(flagged: int, queries: int, excused: Sequence[int], looks: Sequence[int]) -> Bound | None:
     """What a suspect's incident is bound by: a warning for what may be a tool; minor while few queries speak against it, and
     for made-up rows that are no search, which explainers send as well as thieves, up to what is sent about one case. looks: one entry per LOOKS.
 
-    >>> bound(13, [0, 84, 0, 0], [0] * 8).severity.value, bound(99, [0, 0, 0, 0], [0] * 8).severity.value
+    >>> bound(13, 97, [0, 84, 0, 0], [0] * 8).severity.value, bound(99, 99, [0, 0, 0, 0], [0] * 8).severity.value
     ('warning', 'minor')
-    >>> bound(300, [0, 80, 0, 0], [0, 0, 0, 0, 290, 200, 4, 30]).why
+    >>> bound(120, 900, [0, 0, 0, 0], [0] * 8).why
+    'fewer than 300 queries speak against it, and most of what it sends is ordinary'
+    >>> bound(300, 400, [0, 80, 0, 0], [0, 0, 0, 0, 290, 200, 4, 30]).why
     'made-up rows that are no steps from each other: an explainer sends up to 5,000 about one case'
-    >>> bound(300, [0, 80, 0, 0], [0, 0, 0, 0, 290, 200, 40, 30]) is None
+    >>> bound(300, 400, [0, 80, 0, 0], [0, 0, 0, 0, 290, 200, 40, 30]) is None
     True
     """
-    if said := tool(flagged, excused):
+    if said := tool(flagged, queries, excused):
         return Bound(Severity.WARNING, said.why)
-    if flagged < FULL:
-        return Bound(Severity.MINOR, f"fewer than {FULL} queries speak against it")
+    if flagged < (least := needed(flagged, queries)):
+        but = ", and most of what it sends is ordinary" if least > FULL else ""
+        return Bound(Severity.MINOR, f"fewer than {least} queries speak against it{but}")
     seen = dict(zip(LOOKS, looks, strict=True))
     torn = max(seen["invalid"], seen["implausible"])
     if flagged < ONE_CASE and seen["stepping"] < STEPS_LEAST * flagged and torn >= TORN_LEAST * flagged:

@@ -43,7 +43,9 @@ class Events:
     before: NDArray[np.uint8]  # the same
     looks: NDArray[np.uint8]  # the same
     details: Sequence[Mapping[int, Mapping[str, Any]]]  # of every detector: by row, why it was flagged
-    links: dict[int, list[str]]  # by row: callers that it belongs with
+    links: dict[
+        int, list[tuple[str, str]]
+    ]  # by row: callers that it belongs with, and the signal that says so, "" for a fact
     young: NDArray[np.bool_]  # as in detectors.base.Evidence
     clock_us: NDArray[np.int64]  # latest event time so far
     excusing: frozenset[str] = frozenset()  # detectors that know `alike`

@@ -84,8 +84,8 @@ class Walk:
                 subject = p
         if flag:
             self.note(p, subject, place)
-            for other in events.links.get(int(events.row[place]), ()):
-                if other != p and ledger.tie(p, other) >= LINKED and self.guilty(p) and self.guilty(other):
+            for other, by in events.links.get(int(events.row[place]), ()):
+                if other != p and ledger.tie(p, other) >= LINKED and self.guilty(p, by) and self.guilty(other, by):
                     both = where.get(p, p), where.get(other, other)
                     subject = self.unite(both, now, where, self.parts(run.sums[i]))
             for pool in events.pooled.get(place, ()):
@@ -142,7 +142,7 @@ class Walk:
             return False
         said = self.ledger.votes[subject]
         may = self.lane.family is not None or sums[self.alone].max(initial=0) >= self.level * MICRO
-        may = may or naming.looser(naming.bound(said.flagged, said.alike, said.looks), case.cap)
+        may = may or naming.looser(naming.bound(said.flagged, said.queries, said.alike, said.looks), case.cap)
         return may and naming.looser(self.bound(subject, self.parts(sums)), case.cap)
 
     def like_a_tool(self, subject: str, sums: NDArray[np.int64]) -> bool:
@@ -150,11 +150,15 @@ class Walk:
         said = self.ledger.votes.get(subject, Votes())
         return naming.held(said.flagged, said.taken, naming.lead(said.said)) and not self.certain(self.parts(sums))
 
-    def guilty(self, p: str) -> bool:
-        """Whether there is enough against a caller by itself to count it in with others."""
+    def guilty(self, p: str, by: str) -> bool:
+        """Whether there is enough against a caller by itself to count it in with others, also of the signal that ties it: among
+        few possible rows some of any two strangers lie side by side.
+        """
         run = self.runs.get(p)
         sums = run.sums[run.done] if run is not None and p == self.turn else self.sums(p)
-        return sums is not None and self.log_e(sums) >= JOIN * self.level
+        if sums is None or self.log_e(sums) < JOIN * self.level:
+            return False
+        return not by or self.part(sums, by) >= JOIN * self.level
 
     def sums(self, p: str) -> NDArray[np.int64] | None:
         """The sums of a caller after its latest event so far; None for one that is not remembered."""
@@ -210,9 +214,13 @@ class Walk:
 
     def parts(self, sums: NDArray[np.int64]) -> dict[str, float]:
         """Log evidence by detector and signal, largest first."""
-        s = np.maximum(sums, 0) / MICRO
-        parts = {name: stats.log_sum_exp(s[bets]) - math.log(len(bets)) for name, bets in self.signals.items()}
+        parts = {name: self.part(sums, name) for name in self.signals}
         return dict(sorted(parts.items(), key=lambda kv: (-kv[1], kv[0])))
+
+    def part(self, sums: NDArray[np.int64], name: str) -> float:
+        """Log evidence of one signal."""
+        s = np.maximum(sums[self.signals[name]], 0) / MICRO
+        return stats.log_sum_exp(s) - math.log(len(s))
 
     def standing(self, subject: str) -> dict[str, float]:
         """The evidence as it stands for a subject: that of the member with the most."""
@@ -244,7 +252,7 @@ class Walk:
     def tool(self, subject: str, parts: Mapping[str, float]) -> naming.Tool | None:
         """The tool that the subject may be."""
         said = self.ledger.votes.get(subject, Votes())
-        return None if self.certain(parts) else naming.tool(said.flagged, said.taken)
+        return None if self.certain(parts) else naming.tool(said.flagged, said.queries, said.taken)
 
     def bound(self, subject: str, parts: Mapping[str, float]) -> naming.Bound | None:
         """What its incident may not pass as yet; a caller whose past is too short to compare it with stays a warning."""
@@ -252,7 +260,7 @@ class Walk:
         if case is not None and case.young:
             return naming.Bound(Severity.WARNING, "its past is too short to compare it with")
         said = self.ledger.votes.get(subject, Votes())
-        return None if self.certain(parts) else naming.bound(said.flagged, said.taken, said.looks)
+        return None if self.certain(parts) else naming.bound(said.flagged, said.queries, said.taken, said.looks)
 
     def certain(self, parts: Mapping[str, float]) -> bool:
         """Whether there is more than how queries resemble each other: a declared budget, a canary, or another lane."""
@@ -331,9 +339,7 @@ class Walk:
         log_e: float | None = None,
         threshold: float | None = None,
     ) -> None:
-        if (
-            log_e is None
-        ):  # an update says what has come together so far, weighed as at the opening: the mean over signals
+        if log_e is None:  # what has come together so far, weighed as at the opening: the mean over signals
             log_e = stats.log_sum_exp(np.array(list(parts.values()))) - math.log(len(parts))
         named, tool = self.family(subject), self.tool(subject, parts)
         bound = self.bound(subject, parts)

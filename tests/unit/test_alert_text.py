@@ -51,7 +51,7 @@ def test_a_suspect_that_may_be_a_tool_is_called_one() -> None:
 
 def test_why_an_incident_is_not_more_severe_yet_is_told() -> None:
     """The reason for a bound on the severity, unless it is the tool that the text names anyway."""
-    few = bound(12, [0] * len(LOOK_ALIKES), [0] * len(LOOKS))
+    few = bound(12, 20, [0] * len(LOOK_ALIKES), [0] * len(LOOKS))
     assert few is not None
     evidence = {"look_alike": look_alike(Family.EVASION), "bounded": few.why}
     text = render(alert(evidence=evidence), Action.OPEN, tier=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from benchmarks.attacks.baselines import Baselines
 from benchmarks.attacks.cost import Cost
 from benchmarks.attacks.judge import judge, table, watch
 from benchmarks.attacks.score import Outcome, exact, outcomes, paging
-from benchmarks.attacks.split import DESIGN, JUDGING
+from benchmarks.attacks.split import DESIGN, JUDGING, SEEN
 from benchmarks.attacks.traffic import Scene, scene, together
 from benchmarks.traffic import DATA, FAMILIES, Column, benign, victim
 from detectors.base import TECHNIQUES, TRAITS
@@ -27,12 +28,13 @@ SMALL = replace(DESIGN, victims={"breast_cancer": "logistic"})
 
 def test_the_splits_share_no_data_no_models_no_seed_and_no_range() -> None:
     """Nothing that a detector was designed on is used to judge it."""
-    assert not (set(DESIGN.victims) | set(DESIGN.used)) & set(JUDGING.victims)
-    assert not set(DESIGN.victims.values()) & set(JUDGING.victims.values())
-    assert DESIGN.seed != JUDGING.seed
-    assert set(DESIGN.ranges) == set(JUDGING.ranges)
-    assert not [name for name, r in DESIGN.ranges.items() if r == JUDGING.ranges[name]]
-    assert set(DESIGN.victims) | set(JUDGING.victims) <= set(DATA)
+    for a, b in itertools.combinations((DESIGN, SEEN, JUDGING), 2):
+        assert not {*a.victims, *a.used} & {*b.victims, *b.used}
+        assert not set(a.victims.values()) & set(b.victims.values())
+        assert a.seed != b.seed
+        assert set(a.ranges) == set(b.ranges)
+        assert not [name for name, r in a.ranges.items() if r == b.ranges[name]]
+        assert {*a.victims, *b.victims} <= set(DATA)
 
 
 def test_the_table_of_techniques_tells_what_it_was_taught() -> None:

@@ -248,7 +248,7 @@ def tied(who: Sequence[str], others: Sequence[str], first_row: int = 0) -> Evide
     """Flagged events, each of which belongs with a row of another caller."""
     found = evidence(who, [True] * len(who), first_row=first_row)
     names = tuple(dict.fromkeys([*found.principals, *others]))
-    links = np.array([(i, names.index(o)) for i, o in enumerate(others)], dtype=np.int64).reshape(-1, 2)
+    links = np.array([(i, names.index(o), 0) for i, o in enumerate(others)], dtype=np.int64).reshape(-1, 3)
     return replace(found, principals=names, links=links)
 
 
@@ -321,6 +321,25 @@ def test_two_links_are_chance() -> None:
     log(tied(["a", "b"], ["b", "a"]), evidence(["z"], [False], first_row=2))
     log(evidence(["a"] * 6, [True] * 6, first_row=3))
     assert set(log.open) == {"a"}
+
+
+def by_rows(who: Sequence[str], others: Sequence[str], first_row: int, *, shared: bool) -> Evidence:
+    """Flagged events tied by rows: the signal that ties them says something against each caller, or nothing beyond chance."""
+    found = tied(who, others, first_row)
+    bets = bernoulli_bets(found.flag, 0.01)
+    both = np.concatenate([bets, bets if shared else -np.abs(bets)], axis=1)
+    links = np.array([[r, o, bets.shape[1] + 1] for r, o, _ in found.links]) if found.links is not None else None
+    columns = tuple(f"{s}/{k}" for s in ("near", "shared") for k in range(bets.shape[1]))
+    return replace(found, log_e=both, columns=columns, links=links)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_rows_tie_strangers_only_beyond_chance(*, shared: bool) -> None:
+    """In a table of few possible rows two unrelated searches come near each other: they stay two incidents."""
+    log = Log()
+    log(by_rows(["a", "b"] * 12, ["b", "a"] * 12, 0, shared=shared))
+    assert {s.kind for s in (a.subject for a in log.open.values())} == ({"cluster"} if shared else {"principal"})
+    assert len(log.open) == (1 if shared else 2)
 
 
 def test_families_make_incidents_of_their_own() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from alerts.policy import Named, Policy
 from detectors.base import LOOK_ALIKES, LOOKS, TECHNIQUES, Evidence
-from detectors.decide.naming import DECIDED, FULL, ONE_CASE, TOOL_HELD
+from detectors.decide.naming import DECIDED, FULL, MIXED, ONE_CASE, TOOL_HELD
 from monitor.model import SECOND_US, Family, Severity, Verdict
 from tests.fusing import Log, evidence
 
@@ -98,6 +98,17 @@ def test_few_queries_are_minor_whoever_sends_them() -> None:
     tier1 = Policy(models={"m": Named(tier=1)})
     assert tier1.severity(log.decisions[0]) is Severity.MINOR
     assert tier1.severity(full) is Severity.CRITICAL
+
+
+def test_ordinary_queries_between_strange_ones_make_it_take_more() -> None:
+    """One strange query in four, as unusual what-ifs come: minor up to MIXED of them, whereafter padding hides nothing more."""
+    log = Log()
+    flags = [i % 4 == 0 for i in range(4 * MIXED)]
+    log(searched(flags, alike=0))
+    told = [d for d in log.decisions if d.severity is None]
+    assert told[0].time_us == np.flatnonzero(flags)[MIXED - 1] * SECOND_US
+    before = [d for d in log.decisions if d.time_us < told[0].time_us]
+    assert "most of what it sends is ordinary" in before[-1].evidence["bounded"]
 
 
 def test_whoever_sends_hardly_anything_but_a_tools_queries_opens_no_incident() -> None:
