@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from alerts import lifecycle
+from benchmarks import creeping
 from detectors import decide
 from detectors.abuse.creep import FOLD
 from detectors.abuse.surges import Abuse
@@ -162,3 +165,14 @@ def test_detectors_hear_whose_traffic_has_an_open_incident() -> None:
     work.open = {a.key: a for a in opened}
     abuse = Abuse()
     assert work.told_to(Monitor("abuse", abuse, abuse.calibrate([], "none"), HOUR_US)).told == {"p"}
+
+
+def test_the_page_tells_what_was_measured() -> None:
+    """Stored: hardly any honest client but those that grow is told of; regular ones that double slowly are."""
+    root = Path(creeping.__file__).parents[1]
+    found = json.loads((root / "benchmarks" / "creeping.json").read_text(encoding="utf-8"))
+    page = (root / "docs" / "detectors.md").read_text(encoding="utf-8").splitlines()
+    assert set(creeping.lines(found)) <= set(page)
+    assert found["split"] == "judging"
+    assert found["honest"]["interval"][1] < 0.03
+    assert all(x["by_kind"]["steady"] == x["of"] // len(x["by_kind"]) for x in found["slow"].values())
