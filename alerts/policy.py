@@ -31,6 +31,9 @@ SEVERITY: Final[Mapping[Event, Severity]] = {  # where an incident begins, befor
     Event.MONITOR_DEGRADED: Severity.MAJOR,
 }
 STEADY: Final = frozenset({Event.DISTRIBUTION_BREAK, Event.UNREGISTERED_MODEL})  # no step makes them more or less
+PATIENT: Final = frozenset(  # what stands open until somebody looks at it, and gets no worse by that
+    {(Event.MONITOR_DEGRADED, "detector"), (Event.TRAFFIC_ANOMALY, "principal")}  # on report only; use that crept up
+)
 UNTIERED: Final = STEADY | {Event.MONITOR_DEGRADED}  # not about a model
 SECURITY: Final = frozenset(
     {
@@ -67,7 +70,7 @@ PERSISTENCE: Final[Mapping[Event, Persistence]] = {
     Event.DATA_MISSING: Persistence(1, 1, 1),  # its limit already is a time, and the next event ends it
     Event.TRAFFIC_ANOMALY: Persistence(
         1, 1, 1
-    ),  # of fixed rules only floods of calls and of new principals, which have their own end
+    ),  # of fixed rules only floods of calls and of new principals, and use that crept up, which have their own end
     Event.POISONING_SUSPECTED: Persistence(1, 1, 1),  # of fixed rules only canaries, which ask twice themselves
     Event.UNREGISTERED_MODEL: Persistence(1, 1, 1),
     Event.DETECTOR_FAILED: Persistence(1, 1, 3),  # open on the first failure, clear after three good runs
@@ -167,9 +170,7 @@ class Policy:
         last sign of an attack, so attacks last as long as there is new evidence.
         """
         fixed = (alert.model, alert.detector) in self.severities or alert.event in STEADY | SECURITY
-        fixed |= (
-            alert.event is Event.MONITOR_DEGRADED and alert.subject.kind == "detector"
-        )  # on report only: no harm grows
+        fixed |= (alert.event, alert.subject.kind) in PATIENT
         if fixed or self.lasts_us is None or LASTING in alert.evidence.get(RAISED, ()):
             return None
         return alert.opened_us + self.lasts_us

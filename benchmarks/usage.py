@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.attacks.score import exact
 from detectors.abuse.surges import Abuse
 from detectors.decide import FuseSettings, fuse
-from monitor.model import HOUR_US
+from monitor.model import HOUR_US, Verdict
 from monitor.service.windows import Stretch
 
 Rng = np.random.Generator
@@ -228,9 +228,10 @@ def _first(calls: int) -> Counts:
 
 @dataclass(frozen=True)
 class Run:
-    """Clients of one made-up log, and when each was first alarmed about: days from the beginning."""
+    """Clients of one made-up log, and when each was first alarmed about, or told to have crept up: days from the beginning."""
 
     alarms: Mapping[str, float]
+    crept: Mapping[str, float]
     signals: Mapping[str, str]
     events: int
     seconds: float
@@ -246,7 +247,7 @@ def run(clients: Mapping[str, Counts], rng: Rng, days: int = DAYS) -> Run:
     detector = Abuse()
     cal = detector.calibrate([], "none")
     state, sums, spent = None, None, 0.0
-    alarms: dict[str, float] = {}
+    alarms, crept = dict[str, float](), dict[str, float]()
     signals: dict[str, str] = {}
     for day in range(days):
         table = _events(names, counts[:, day], day, tokens, failing * 0.05, rich < 0.3, rng)
@@ -256,14 +257,17 @@ def run(clients: Mapping[str, Counts], rng: Rng, days: int = DAYS) -> Run:
         )
         spent += time.process_time() - began
         state = measured.state
+        for d in measured.detections:
+            if d.verdict is Verdict.ALARM and d.subject.kind == "principal":
+                crept.setdefault(d.subject.id, d.window_us[1] / (24 * HOUR_US) - START_DAY)
         decided = fuse(sums, [measured.evidence] if measured.evidence else [], [], settings, "m")
         sums = decided.state
-        for d in decided.decisions:
-            who = d.subject.id
-            if d.firing and who not in alarms:
-                alarms[who] = d.time_us / (24 * HOUR_US) - START_DAY
-                signals[who] = str(d.evidence["detectors"][0]["name"])
-    return Run(alarms, signals, int(counts[:, :days].sum()), spent)
+        for told in decided.decisions:
+            who = told.subject.id
+            if told.firing and who not in alarms:
+                alarms[who] = told.time_us / (24 * HOUR_US) - START_DAY
+                signals[who] = str(told.evidence["detectors"][0]["name"])
+    return Run(alarms, crept, signals, int(counts[:, :days].sum()), spent)
 
 
 def _events(

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from monitor.model import HOUR_US, Event, Family, Subject, Verdict
+from monitor.model import HOUR_US, Event, Family, Severity, Subject, Verdict
 
 Arrays = Mapping[str, NDArray[Any]]
 T = TypeVar("T")
@@ -274,6 +274,7 @@ class Detection:
     threshold: float | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
     streams: Streams | None = None
+    severity: Severity | None = None  # of a fixed rule: what its incident begins with, if it is not that of the event
     known_us: int | None = None  # end of the window in which it was made, where that is not its own: labels come late
 
 
@@ -331,6 +332,7 @@ class Feedback:
     frozen: bool = False  # an incident is open: the baseline must not move
     restart: bool = False  # an incident ended: evidence starts afresh
     suspects: frozenset[str] = frozenset()  # principals with an open AttackSuspected, or labelers, before the stretch
+    told: frozenset[str] = frozenset()  # principals with an open TrafficAnomaly before the stretch
     changes_us: tuple[int, ...] = ()  # when people or pipelines said that the model changed (poisoning detectors only)
 
 

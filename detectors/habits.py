@@ -12,7 +12,7 @@ that are over by its end is learnt, and a cut in between would have kept it out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
@@ -149,6 +149,10 @@ class Habits:
             self.trials, self.hits, self.fired = _longer(self.trials, n), _longer(self.hits, n), _longer(self.fired, n)
             self.more = {name: _longer(a, n) for name, a in self.more.items()}
         return np.array([known[p] for p in names], dtype=np.int64)
+
+    def known(self, names: Iterable[str]) -> Ints:
+        """Rows of those of these principals that are remembered."""
+        return np.array(sorted(self._places[p] for p in names if p in self._places), dtype=np.int64)
 
     def _forget(self, limit: int, hour: int) -> None:
         """Keep `limit` principals, and some less: those with a past of their own first, then those seen last."""

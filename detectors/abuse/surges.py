@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from detectors.abuse import horizons
+from detectors.abuse import creep, horizons
 from detectors.abuse.horizons import FLOORS, amount, level
 from detectors.base import Calibration, Detection, Feedback, Measured, State, Window, own_state
 from detectors.floods import Flood, Rule
@@ -20,7 +20,7 @@ from detectors.peers import Beside, Peers, groups
 from detectors.wanted import asked
 from monitor.model import HOUR_US, Family
 
-VERSION: Final = 4
+VERSION: Final = 5
 AMOUNTS: Final = ("calls", "tokens", "busy_us", "errors", "scores")  # summed by principal and hour
 SIGNALS: Final = (*AMOUNTS, "odd_hours", "day", "month", "flood")
 ODD: Final = len(AMOUNTS)
@@ -60,7 +60,9 @@ class Abuse:
     week or two ago; *month* when it exceeds 1.5 times what three in four of the 56 days held that ended two weeks ago
     (detectors.abuse.horizons): not one strange day, but many of them within a month. *flood* fires when an hour holds twenty
     times the calls or tokens of the largest hour; such an hour is enough by itself. Beside it a fixed rule tells of the
-    calls of all (detectors.floods): an hour of more than ten times any before, and 2,000, is a TrafficAnomaly.
+    calls of all (detectors.floods): an hour of more than ten times any before, and 2,000, is a TrafficAnomaly. Another, since all
+    these pasts follow the caller, tells of those whose five newest weeks each hold 1.5 times what their first eight usually
+    held, or more, and whose peers have not grown alike (detectors.abuse.creep).
 
     Math: if hours are exchangeable the next one is the largest of n + 1 with probability 1 / (n + 1) or less, whatever
     their distribution, and beyond `surge` times the largest more rarely. Each active hour (for odd hours and days: day; for
@@ -82,8 +84,8 @@ class Abuse:
     False alarms: at most one per `FuseSettings.level` events over all principals under that assumption. At least five
     hours within about a day, or six days within about a week, must fire; an honest step to twice as much, if it stays,
     may alarm. Floods come on top, once per principal as a rule: if its hours have a Pareto tail of index a, the n-th is one
-    with probability 20^-a / n, which makes 20^-a ln(n / 48) up to it, 0.01 in a year around the clock for a of 2. Measured on honest clients of every kind: docs/detectors.md. Growth below 1.5 times a month is invisible;
-    budgets on distinct rows see it.
+    with probability 20^-a / n, which makes 20^-a ln(n / 48) up to it, 0.01 in a year around the clock for a of 2. Measured on honest clients of every kind: docs/detectors.md. Growth to less than 1.5
+    times the first weeks is invisible; budgets on distinct rows see it.
 
     Parameters: surge: how many times the largest hour; min_hours, min_days: past that a principal needs;
     max_principals: remembered at once (in a flood an eighth more), 1,100 bytes each.
@@ -113,7 +115,7 @@ class Abuse:
     def measure(
         self, cal: Calibration, state: State | None, window: Window, feedback: Feedback = Feedback()
     ) -> Measured:
-        """Evidence at the events that begin an hour of a principal or pass a limit; detections only of floods."""
+        """Evidence at the events that begin an hour of a principal or pass a limit; detections only of floods and creeping."""
         own = own_state(state, cal, VERSION)
         habits = self._known(own)
         rows = window.rows(["event_time", "principal", "quality", *COLUMNS])
@@ -124,7 +126,10 @@ class Abuse:
         habits.clock = stretch.clock
         amounts, group, bets = _amounts(rows)[stretch.at], groups(window, stretch.names), Bets(SIGNALS)
         peers, suspects = Peers.load(own, 2 * len(AMOUNTS), len(SIGNALS)), stretch.among(feedback.suspects)
+        creep.heed(habits, feedback)
         for hour, span, places in habits.follow(stretch, self.max_principals):
+            if hour // WEEK != peers.hour // WEEK:
+                said += creep.follow(habits, hour, feedback, AMOUNTS)
             peers.follow(habits, hour, ("top", "peak"))
             active, first, member = np.unique(stretch.who[span], return_index=True, return_inverse=True)
             mine, suspect = places[active], suspects[active]
@@ -132,6 +137,7 @@ class Abuse:
             self._close(habits, hour, mine, suspect)
             turn = habits.arrive(hour, mine, suspect)
             excused, usual = silent(active), _Usual.of(habits, turn, peers)
+            habits.more["spared"][mine] = excused[:, : len(AMOUNTS)]
             turn, excused[:, ODD] = usual.turn, excused[:, ODD] | usual.young[:, 0]
             bets.begin(turn, span.start + first, excused)
             self._count(habits, usual, excused, amounts[span], member, span.start, bets)
@@ -162,7 +168,7 @@ class Abuse:
             Settled(self.min_hours, (*days, horizons.LARGEST_DAYS, horizons.USUAL_DAYS, self.min_days), (*[0] * hours, 0, horizons.LARGEST_DAYS, 0)),
             {
                 "group": (np.uint32, ()), "now": wide, "today": wide, "before": wide, "top": wide,
-                "week": (np.uint8, (WEEK,)), **horizons.arrays(n),
+                "week": (np.uint8, (WEEK,)), **horizons.arrays(n), **creep.arrays(n),
             },
             silent=("month",),
         )  # fmt: skip

@@ -26,7 +26,7 @@ def fixed(model: str, d: Detection, *, window_us: tuple[int, int], time_us: int)
     return Decision(
         model=model, event=d.event, family=d.family, subject=d.subject, firing=d.verdict is Verdict.ALARM, time_us=time_us,
         window_us=window_us, detector=d.detector, statistic=d.statistic, threshold=d.threshold, p_value=d.p_value, n=d.n,
-        fixed_rule=True, evidence=d.evidence,
+        severity=d.severity, fixed_rule=True, evidence=d.evidence,
     )  # fmt: skip
 
 

@@ -100,7 +100,7 @@ class Judge:
 
     def end(self, work: Work, events: Container[Event], reason: str) -> None:
         """End the model's open incidents of these events: what they rest on is no more."""
-        found = [a for a in work.open.values() if a.event in events and a.subject.kind in ("model", "segment")]
+        found = [a for a in work.open.values() if a.event in events]
         work.counters = lifecycle.without(work.counters, found)
         self._decide(work, [
             Decision(

@@ -90,7 +90,8 @@ class Work:
         A version that the log shows by itself is none: its events carry it.
         """
         if m.detector.family is not Family.POISONING:
-            return self.feedback
+            traffic = (a.subject for a in self.open.values() if a.event is Event.TRAFFIC_ANOMALY)
+            return replace(self.feedback, told=frozenset(s.id for s in traffic if s.kind == "principal"))
         accused = (a.subject for a in self.open.values() if a.event is Event.POISONING_SUSPECTED)
         changes = {x.start_us for x in self.told.marks if x.kind in CHANGES and x.actor != LANNER}
         labelers = frozenset(s.id for s in accused if s.kind == "labeler")

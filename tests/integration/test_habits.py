@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from monitor.config import load
 from monitor.model import Action
@@ -56,6 +57,22 @@ def test_being_absent_and_back_opens_and_ends_nothing(tmp_path: Path) -> None:
     assert opened(found) == {("AccessAnomaly", "access", "svc-b"), ("AbuseSuspected", "abuse", "svc-c")}
     ended = {t.alert.subject.id for t in found.transitions if t.action is Action.CLEAR}
     assert not ended & {"svc-b", "svc-c"}
+
+
+@pytest.mark.acceptance
+def test_use_that_creeps_up_is_one_warning(tmp_path: Path) -> None:
+    """Through months of a little more every week: one incident of that caller, open to the end, and none of the others."""
+    rng, rows = np.random.default_rng(6), list[dict[str, object]]()
+    for day in range(7 * 22):
+        much = round(90 * 2 ** min(1, max(0, day - 60) / 50))
+        for name, times in (("svc-a", 80), ("svc-b", 80), ("svc-c", much)):
+            at = START_MS + day * 24 * HOUR_MS + rng.integers(2 * HOUR_MS, size=times)
+            rows += [{"event_time": int(t), "model": "m", "principal": name, "features": {"x": 0.5}} for t in at]
+    found = told(tmp_path, sorted(rows, key=lambda r: int(str(r["event_time"]))))
+    (only,) = [t for t in found.transitions if t.alert.subject.kind == "principal"]
+    assert (only.action, only.alert.event.value, only.alert.subject.id) == (Action.OPEN, "TrafficAnomaly", "svc-c")
+    assert only.alert.severity.value == "warning"
+    assert only.alert.evidence["fold"] >= 1.5
 
 
 def told(tmp_path: Path, rows: list[dict[str, object]]) -> Replayed:

@@ -13,15 +13,17 @@ import pytest
 
 from collectors.base import Advance, IngestBatch, Placed, Record
 from collectors.decode import decoder_for
+from detectors import decide
 from detectors.anomaly.volume import Volume
 from detectors.base import Calibration, Feedback, Measured, State, Window
 from monitor.config import load
-from monitor.model import HOUR_US, Action, Event, Family, InferenceEvent
+from monitor.model import HOUR_US, Action, Event, Family, InferenceEvent, Subject
 from monitor.service.compose import Service, open_service
 from monitor.service.live import LiveModel
 from monitor.service.privacy import pseudonym
 from monitor.service.watch import Monitor
 from monitor.store.references import of_model
+from tests.alerting import alert
 from tests.stories import MODEL, START_US, story, write_config, write_jsonl
 
 
@@ -102,6 +104,23 @@ def test_state_survives_a_restart(service: Service) -> None:
     assert after is not before
     assert {n: s for n, s in window_states(after).items() if n != "budget"}.keys() >= {"detector:marginals"}
     assert kept.keys() == window_states(after).keys()
+
+
+def test_a_new_reference_ends_what_rests_on_the_old_one(service: Service) -> None:
+    """Of callers that is use that crept up, whose habits start anew; suspected attacks stay."""
+    ingest(service, events(service, 2))
+    live = tick(service)
+    assert live.work is not None
+    kinds = (
+        (Event.TRAFFIC_ANOMALY, "principal"),
+        (Event.ATTACK_SUSPECTED, "principal"),
+        (Event.FEATURE_DRIFT, "segment"),
+    )
+    same = replace(alert(), model=MODEL)
+    opened = [replace(same, alert_id=kind + event, event=event, subject=Subject(kind, "x")) for event, kind in kinds]
+    live.work.open = {a.key: a for a in opened}
+    live.judge(live.work).end(live.work, decide.LANES, "new reference")
+    assert [a.event for a in live.work.open.values()] == [Event.ATTACK_SUSPECTED]
 
 
 def test_segments_and_context_of_the_configuration_are_counted(tmp_path: Path) -> None:
