@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from detectors import conformal, stats
 from detectors.base import Streams
-from detectors.binned import NUMBER
+from detectors.binned import NUMBER, Binned
 from detectors.conformal import LAMBDAS, History, Scored
 from detectors.dependence import Relations, relate
 from detectors.profile import Bins, Profile
@@ -188,6 +189,18 @@ class Layout:
         }
 
     @functools.cached_property
+    def shifting(self) -> tuple[list[int], ...]:
+        """Per feature the directions that tell how far it has shifted: its level, or the shares of values that are not rare."""
+
+        def own(f: Binned) -> Iterator[int]:
+            kind = "/location" if f.kind == NUMBER else "/share of "
+            for j, name in enumerate(self.names[: self.directions]):
+                if self.blame[j] == f.name and kind in name[len(f.name) :] and (f.kind == NUMBER or not self.rare[j]):
+                    yield j
+
+        return tuple(list(own(f)) for f in self.bins.features)
+
+    @functools.cached_property
     def weight(self) -> Floats:
         """Equal per feature and kind of change; within a feature equal over its directions, signs and lambdas."""
         d, features = self.directions, len(self.bins.features)
@@ -221,10 +234,7 @@ class Layout:
             size = np.where(seen, h * found.spread / found.scored.gain[:d], np.inf)
             size = np.where([n.endswith("/location") for n in self.names[:d]], size / self.deviation, size)
         out: dict[str, float] = {}
-        for f in self.bins.features:
-            kind = "/location" if f.kind == NUMBER else "/share of "
-            own = [j for j in range(d) if self.blame[j] == f.name and kind in self.names[j][len(f.name) :]]
-            own = own if f.kind == NUMBER else [j for j in own if not self.rare[j]]
+        for f, own in zip(self.bins.features, self.shifting, strict=True):
             if own and not np.isnan(shift := float(np.median(size[own]))):
                 out[f.name] = shift * f.spread if f.kind == NUMBER else shift
         return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -120,7 +121,9 @@ def near_thresholds(
     levels = np.linspace(0, reach, 81)[1:].tolist()
 
     def least(values: Sequence[NDArray[np.float32]], rate: float, part: float = 1.0) -> float:
-        return float(next((bits for bits in levels if calm([v >= bits for v in values], rate, part)), reach))
+        # The more bits are asked for the fewer rows have them, so that a level is calm where a lower one is.
+        at = bisect_left(levels, True, key=lambda bits: calm([v >= bits for v in values], rate, part))
+        return levels[at] if at < len(levels) else reach
 
     met = [followed(Rows._make(a[client] for a in rows), scale, memory) for client in clients]
     samples = [followed(mine, scale, memory).bits for mine in explainers]

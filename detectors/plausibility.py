@@ -59,7 +59,7 @@ class Joint:
         low = place[np.arange(codes.shape[1])[None, :], codes].astype(np.int64)
         tables, gain, found = [], [], []
         shares = [np.bincount(low[:, f], minlength=SIDE) / len(low) for f in range(low.shape[1])]
-        for a, b in combinations(range(codes.shape[1]), 2):
+        for a, b in combinations(range(codes.shape[1]), 2) if pairs is None else pairs.tolist():
             alone = np.outer(shares[a], shares[b]).ravel()
             joint = np.bincount(low[:, a] * SIDE + low[:, b], minlength=SIDE * SIDE).astype(np.float64)
             smooth = (joint + PRIOR * alone) / (len(low) + PRIOR)
@@ -70,10 +70,9 @@ class Joint:
             said[SIDE - 1, :] = said[:, SIDE - 1] = 0.0  # what is missing combines with everything
             tables.append(said.ravel())
             found.append((a, b))
-        best = [i for i in np.argsort(-np.array(gain), kind="stable")[:PAIRS].tolist() if gain[i] > 0]
-        if pairs is not None:
-            place_of = {pair: i for i, pair in enumerate(found)}
-            best = [place_of[a, b] for a, b in pairs.tolist()]
+        best = list(range(len(found)))
+        if pairs is None:
+            best = [i for i in np.argsort(-np.array(gain), kind="stable")[:PAIRS].tolist() if gain[i] > 0]
         pairs = np.array([found[i] for i in best], dtype=np.int64).reshape(-1, 2)
         ratio = np.array([tables[i] for i in best], dtype=np.float32).reshape(-1, SIDE * SIDE)
         knots, rarity = _knots(numbers), _rarity(codes[:, numeric:])

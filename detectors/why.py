@@ -35,6 +35,7 @@ VERSION_MOVED: Final = 0.1  # share of events
 MIN_ROWS: Final = 20
 ENVELOPE: Final = {"principal": "principal", "model_version": "version"}  # column -> what its values are called
 Places = NDArray[np.int64]  # (rows,): the group of each row
+Division = tuple[Places, Places, int]  # of the rows before and after into so many groups, and those of none
 COLUMNS: Final = ("event_time", "sampling_fraction", *ENVELOPE)
 
 
@@ -161,12 +162,12 @@ def _mix(strata: Strata, before: tuple[pa.Table, Floats], after: tuple[pa.Table,
 
 def _candidates(c: Comparison, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
     """Every group of rows with how much of the shift goes when it is left out; `rows` marks it in `after`."""
-    nobody = np.ones(c.before.n, np.int64), np.ones(c.after.n, np.int64)  # the only group has no rows
-    (whole,), (blur,) = _shifts(c, *nobody, 1)
+    nobody = np.ones(c.before.n, np.int64), np.ones(c.after.n, np.int64), 1  # the only group has no rows
+    ways = list(_groupings(c, segments))
+    ((whole,), (blur,)), *shifts = _shifts(c, [nobody, *((old, new, len(words)) for *_, old, new, words in ways)])
     if whole <= 3 * blur:  # nothing to divide
         return
-    for kind, column, old, new, words in _groupings(c, segments):
-        left, blur = _shifts(c, old, new, len(words))
+    for (kind, column, old, new, words), (left, blur) in zip(ways, shifts, strict=True):
         his, mine = (np.bincount(np.minimum(g, len(words)), minlength=len(words) + 1) for g in (old, new))
         for v, word in enumerate(words):
             if not mine[v] or min(c.after.n - mine[v], c.before.n - his[v]) < MIN_ROWS or blur[v] > BLIND * whole:
@@ -178,15 +179,17 @@ def _candidates(c: Comparison, segments: Sequence[Segment]) -> Iterator[dict[str
             }  # fmt: skip
 
 
-def _shifts(c: Comparison, old: Places, new: Places, groups: int) -> tuple[Floats, Floats]:
-    """How far the named features are apart without each of so many groups of rows (old, new: the group of each row): distance
-    less what chance makes of it, and the standard deviation of that chance.
+def _shifts(c: Comparison, divisions: Sequence[Division]) -> list[tuple[Floats, Floats]]:
+    """Per division how far the named features are apart without each of its groups of rows: distance less what chance makes
+    of it, and the standard deviation of that chance.
     """
-    total, blur = np.zeros(groups), np.zeros(groups)
+    out = [(np.zeros(groups), np.zeros(groups)) for *_, groups in divisions]
     for i, weight in c.named.items():
-        moved, chance = (_untied if i in c.tied else _spread)(c, i, old, new, groups)
-        total, blur = total + weight * moved, blur + weight * chance
-    return total, blur
+        found = _untied(c, i, divisions) if i in c.tied else [_spread(c, i, *d) for d in divisions]
+        for (total, blur), (moved, chance) in zip(out, found, strict=True):
+            total += weight * moved
+            blur += weight * chance
+    return out
 
 
 def _spread(c: Comparison, i: int, old: Places, new: Places, groups: int) -> tuple[Floats, Floats]:
@@ -216,32 +219,40 @@ def _others(sums: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(sums.sum(axis=0) - sums[:-1])
 
 
-def _untied(c: Comparison, i: int, old: Places, new: Places, groups: int) -> tuple[Floats, Floats]:
+def _untied(c: Comparison, i: int, divisions: Sequence[Division]) -> Iterator[tuple[Floats, Floats]]:
     """By a number's correlations with the others: their squared distance."""
     others = [j for j in c.bins.crossed if j != i]
-    (was, n), (now, m) = (_correlations(c, side, i, others, g, groups) for side, g in ((c.before, old), (c.after, new)))
-    rows = 1 / n + 1 / m
-    return np.maximum(0.0, ((now - was) ** 2).sum(axis=1) - len(others) * rows), np.sqrt(2 * len(others)) * rows
+    before = _correlations(c, c.before, i, others, [(old, groups) for old, _, groups in divisions])
+    after = _correlations(c, c.after, i, others, [(new, groups) for _, new, groups in divisions])
+    for (was, n), (now, m) in zip(before, after, strict=True):
+        rows = 1 / n + 1 / m
+        yield np.maximum(0.0, ((now - was) ** 2).sum(axis=1) - len(others) * rows), np.sqrt(2 * len(others)) * rows
 
 
 def _correlations(
-    c: Comparison, side: Side, i: int, others: Sequence[int], group: Places, groups: int
-) -> tuple[Floats, Floats]:
-    """Of one number's normal scores with those of others, without each group (groups, others), and how many equal rows
-    these are worth (groups,). One pass over the rows makes the sums of all groups.
+    c: Comparison, side: Side, i: int, others: Sequence[int], divisions: Sequence[tuple[Places, int]]
+) -> list[tuple[Floats, Floats]]:
+    """Of one number's normal scores with those of others, per division (the group of each row, and how many groups) without
+    each group (groups, others), and how many equal rows these are worth (groups,). One pass over the rows makes all sums.
     """
     one, rest = c.bins.levels[side.coded.codes[i]][:, None], c.bins.levels[side.coded.codes[list(others)]].T
     k = rest.shape[1]
-    terms = np.concatenate(
-        [np.ones_like(one), side.weight[:, None], one, one * one, rest, rest * rest, one * rest], axis=1
-    )
-    at = sparse.csr_array((side.weight, np.minimum(group, groups), np.arange(side.n + 1)), shape=(side.n, groups + 1))
-    sums = _others(at.T @ terms)
-    total = np.maximum(sums[:, 0], 1e-12)
-    mean = sums / total[:, None]
-    x, xx, y, yy, xy = mean[:, 2:3], mean[:, 3:4], mean[:, 4 : 4 + k], mean[:, 4 + k : 4 + 2 * k], mean[:, 4 + 2 * k :]
-    size = np.sqrt(np.maximum(xx - x * x, 0.0) * np.maximum(yy - y * y, 0.0))
-    return (xy - x * y) / np.maximum(size, 1e-12), np.maximum(total**2 / np.maximum(sums[:, 1], 1e-12), 1e-12)
+    terms = np.empty((side.n, 4 + 3 * k))  # row by row, as the product of matrices reads it
+    columns = [np.ones_like(one), side.weight[:, None], one, one * one, rest, rest * rest, one * rest]
+    np.concatenate(columns, axis=1, out=terms)
+    starts = np.cumsum([0, *(groups + 1 for _, groups in divisions)])
+    cells = np.stack([np.minimum(g, n) + at for (g, n), at in zip(divisions, starts, strict=False)], axis=1)
+    each = len(divisions)
+    at = (np.repeat(side.weight, each), cells.ravel(), np.arange(0, each * side.n + 1, each))
+    whole, found = sparse.csr_array(at, shape=(side.n, starts[-1])).T @ terms, []
+    for sums in map(_others, np.split(whole, starts[1:-1])):
+        total = np.maximum(sums[:, 0], 1e-12)
+        mean = sums / total[:, None]
+        _, x, xx, y, yy, xy = np.split(mean, [2, 3, 4, 4 + k, 4 + 2 * k], axis=1)
+        size = np.sqrt(np.maximum(xx - x * x, 0.0) * np.maximum(yy - y * y, 0.0))
+        worth = np.maximum(total**2 / np.maximum(sums[:, 1], 1e-12), 1e-12)
+        found.append(((xy - x * y) / np.maximum(size, 1e-12), worth))
+    return found
 
 
 def _groupings(c: Comparison, segments: Sequence[Segment]) -> Iterator[tuple[str, str, Places, Places, list[str]]]:
@@ -278,14 +289,9 @@ def _change(c: Comparison, i: int, bets: Mapping[str, Any], units: Mapping[str, 
     f = c.bins.features[i]
     p, q = (s.shares(i, c.starts[i], f.slots) for s in (c.before, c.after))
     what = _what(c.bins, i, bets)
+    gone = {"name": f.name, "measure": "share missing", "before": finite(p[-1]), "after": finite(q[-1]), "unit": None}
     if what == "missing":
-        return {
-            "name": f.name,
-            "measure": "share missing",
-            "before": finite(p[-1]),
-            "after": finite(q[-1]),
-            "unit": None,
-        }
+        return gone
     if what == "dependence":
         return _relation(c, i)
     if f.kind != NUMBER:
@@ -296,13 +302,7 @@ def _change(c: Comparison, i: int, bets: Mapping[str, Any], units: Mapping[str, 
     (x, v), (y, w) = ((s.coded.values[i], s.weight) for s in (c.before, c.after))
     known, now = np.isfinite(x), np.isfinite(y)
     if not known.any() or not now.any():
-        return {
-            "name": f.name,
-            "measure": "share missing",
-            "before": finite(p[-1]),
-            "after": finite(q[-1]),
-            "unit": None,
-        }
+        return gone
     x, v, y, w = x[known], v[known], y[now], w[now]
     mean, moved = float(np.average(x, weights=v)), float(np.average(y, weights=w))
     spread = float(np.sqrt(np.average((x - mean) ** 2, weights=v)))
@@ -362,7 +362,7 @@ def _quantile(x: Floats, weight: Floats, at: float) -> float:
 def _relation(c: Comparison, i: int) -> dict[str, Any]:
     """The number whose relation to this one changed most: correlations of normal scores before and after."""
     others = [j for j in c.bins.crossed if j != i]
-    found = [_correlations(c, s, i, others, np.ones(s.n, np.int64), 1)[0][0] for s in (c.before, c.after)]
+    found = [_correlations(c, s, i, others, [(np.ones(s.n, np.int64), 1)])[0][0][0] for s in (c.before, c.after)]
     k = int(np.argmax(np.abs(found[1] - found[0])))
     other = c.bins.features[others[k]].name
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from monitor.store.columns import ORDER
 from monitor.store.engine import read
 from monitor.store.schema import segments
 from monitor.store.segments import Files
+
+Ends = Mapping[str, tuple[int, int]]  # column -> least and largest value that is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +70,19 @@ def rows(
         for other in moved:
             yield from rows(engine, files, model_id, other, needed, max_rows, window_us)
         return
+    within = {} if window_us is None else {"event_time": (window_us[0], window_us[1] - 1)}
     with file, pq.ParquetFile(file) as parquet:
         found = _compacted_rows if stretch.compacted else _segment_rows
-        for table in found(parquet, stretch, [*needed, "event_time"], max_rows):
+        for table in found(parquet, stretch, [*needed, "event_time"], max_rows, within):
             yield table if window_us is None else _within(table, *window_us)
 
 
-def _present(parquet: pq.ParquetFile, needed: Iterable[str]) -> list[str]:
-    held = set(parquet.schema_arrow.names)
-    return [name for name in dict.fromkeys(needed) if name in held]
-
-
 def _segment_rows(
-    parquet: pq.ParquetFile, stretch: Stretch, needed: Sequence[str], max_rows: int
+    parquet: pq.ParquetFile, stretch: Stretch, needed: Sequence[str], max_rows: int, within: Ends
 ) -> Iterator[pa.Table]:
-    """A segment's own file: all of it is wanted, and batch and ordinal are not in it."""
+    """A segment's own file: batch and ordinal are not in it."""
     ((_, batch, ordinal),) = stretch.order
-    columns = _present(parquet, needed)
-    for table in _batches(parquet, range(parquet.num_row_groups), columns, max_rows):
+    for table in _batches(parquet, needed, max_rows, within):
         for name, value in (("batch", batch), ("ordinal", ordinal)):
             if name in needed:
                 table = table.append_column(name, pa.repeat(pa.scalar(value, ORDER[name]), table.num_rows))
@@ -93,34 +90,33 @@ def _segment_rows(
 
 
 def _compacted_rows(
-    parquet: pq.ParquetFile, stretch: Stretch, needed: Sequence[str], max_rows: int
+    parquet: pq.ParquetFile, stretch: Stretch, needed: Sequence[str], max_rows: int, within: Ends
 ) -> Iterator[pa.Table]:
-    """A file of many segments, sorted in log order: its row groups tell which batches they hold."""
-    first, last = stretch.order[0][1], stretch.order[-1][1]
+    """A file of many segments, sorted in log order."""
     names = pa.array([segment for segment, _, _ in stretch.order])
-    columns = _present(parquet, [*needed, "batch", "segment"])
-    place = parquet.schema_arrow.names.index("batch")
-    groups = []
-    for group in range(parquet.metadata.num_row_groups):
-        held: Any = _statistics(parquet.metadata.row_group(group), place)
-        if held is None or (held.min <= last and held.max >= first):
-            groups.append(group)
-    for table in _batches(parquet, groups, columns, max_rows):
+    batches = {"batch": (stretch.order[0][1], stretch.order[-1][1])}
+    for table in _batches(parquet, [*needed, "batch", "segment"], max_rows, {**within, **batches}):
         yield table.filter(pc.is_in(table["segment"], value_set=names))
 
 
-def _batches(
-    parquet: pq.ParquetFile, groups: Iterable[int], columns: Sequence[str], max_rows: int
-) -> Iterator[pa.Table]:
-    """One row group after the other: what reads several at once keeps all of them in memory."""
-    for group in groups:
-        for rows in parquet.iter_batches(batch_size=max_rows, row_groups=[group], columns=columns):
-            yield pa.Table.from_batches([rows])
+def _batches(parquet: pq.ParquetFile, needed: Iterable[str], max_rows: int, within: Ends) -> Iterator[pa.Table]:
+    """Those of the columns that the file has, of the row groups that may hold rows `within`.
+
+    One group after the other: what reads several at once keeps all of them in memory.
+    """
+    places = {name: at for at, name in enumerate(parquet.schema_arrow.names)}
+    columns = [name for name in dict.fromkeys(needed) if name in places]
+    for i in range(parquet.num_row_groups):
+        group = parquet.metadata.row_group(i)
+        if all(_meets(group.column(places[name]), name, *ends) for name, ends in within.items()):
+            for rows in parquet.iter_batches(batch_size=max_rows, row_groups=[i], columns=columns):
+                yield pa.Table.from_batches([rows])
 
 
-def _statistics(group: Any, leaf: int) -> Any:
-    column = group.column(leaf)
-    return column.statistics if column.path_in_schema == "batch" and column.is_stats_set else None
+def _meets(column: Any, name: str, low: int, high: int) -> bool:
+    """Whether a column of a row group can hold a value from low to high; where its ends are not known it can."""
+    known = column.statistics if column.path_in_schema == name and column.is_stats_set else None
+    return known is None or not known.has_min_max or (known.min_raw <= high and known.max_raw >= low)
 
 
 def _within(table: pa.Table, start_us: int, end_us: int) -> pa.Table:

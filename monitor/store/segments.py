@@ -29,6 +29,7 @@ from monitor.store.schema import segments
 IDENTITY: Final = (
     "_state_store"  # a file in the folder of the event log: the id of the state store that names its files
 )
+ROW_GROUP: Final = 4_096  # rows of a segment that are read at once: a window is often a small part of a large batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,8 @@ def write_segment(
     name = uuid.uuid4().hex
     table = to_table(placed, model.schema, name, received_us, source, replayed=ordered)
     path = f"day={day_of(received_us)}/{name}.parquet"
-    size = files.write(model.model_id, path, table.schema, [table])
+    groups = (table.slice(at, ROW_GROUP) for at in range(0, table.num_rows, ROW_GROUP))
+    size = files.write(model.model_id, path, table.schema, groups)
     times = pc.min_max(table["event_time"].cast(pa.int64())).as_py()
     spans = table.group_by(["topic", "partition"]).aggregate([("offset", "min"), ("offset", "max")]).to_pylist()
     return Segment(

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from monitor.errors import FencedOut, StoreError
 from monitor.intake import Advance, DeadLetter, Placed
 from monitor.model import UNREGISTERED, FeedbackEvent, Half, Mark
-from monitor.store import deadletters, ingest, people
+from monitor.store import deadletters, ingest, people, reading
+from monitor.store import segments as segment_files
 from monitor.store.engine import read, write
 from monitor.store.eventlog import EventLog
 from monitor.store.labels import event_id
@@ -121,6 +122,29 @@ def test_windows_are_cut_by_event_time(it: Store) -> None:
     assert window(1, 7, upto=1) == ["r-5", "r-1"]
     assert window(7, 9) == ["r-7"]
     assert window(20, 30) == []
+
+
+def test_a_window_reads_only_what_can_hold_it(it: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large file a window reads the row groups that its times reach into, whatever the order of the events."""
+    monkeypatch.setattr(segment_files, "ROW_GROUP", 2)
+    it.append([event(i) for i in (0, 1, 4, 2, 3, 5, 9, 8, 6)])
+    it.publish()
+    seen: list[int] = []
+    real = reading._within
+
+    def watched(rows: pa.Table, *ends: int) -> pa.Table:
+        seen.append(rows.num_rows)
+        return real(rows, *ends)
+
+    monkeypatch.setattr(reading, "_within", watched)
+    for (start, end), wanted, groups in (
+        ((2, 5), ["r-4", "r-2", "r-3"], 2), ((5, 6), ["r-5"], 1), ((6, 7), ["r-6"], 1), ((7, 8), [], 0), ((0, 10), None, 5)
+    ):  # fmt: skip
+        seen.clear()
+        found = it.log.read_window(MODEL.model_id, NOON_US + start * 1000, NOON_US + end * 1000, ["request_id"])
+        names = [n for t in found for n in t["request_id"].to_pylist()]
+        assert wanted is None or names == wanted
+        assert len(seen) == groups
 
 
 def test_a_stale_epoch_is_refused_and_leaves_nothing(it: Store) -> None:
