@@ -173,6 +173,6 @@ def subject_key(model: str, subject: Subject) -> str:
     return json.dumps([model, subject.kind, subject.id], ensure_ascii=False)
 
 
-def slot_key(model: str, event: Event, kind: str, subject_id: str) -> str:
+def slot_key(model: str, event: Event, subject: Subject) -> str:
     """Which kind of problem of whom."""
-    return json.dumps([model, event.value, kind, subject_id], ensure_ascii=False)
+    return json.dumps([model, event.value, subject.kind, subject.id], ensure_ascii=False)

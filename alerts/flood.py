@@ -27,22 +27,27 @@ def outgrown(alert: Alert) -> Alert:
     return replace(alert, evidence={k: v for k, v in alert.evidence.items() if k not in {HELD_BACK, TOLD_BY}})
 
 
+def about(part: Alert) -> Subject:
+    """Whom the roll-up of an incident is about: never the model, which may have an incident of its own."""
+    return Subject("many", f"{part.subject.kind}s")
+
+
 def slot(part: Alert) -> str:
     """Where the roll-up of an incident stands among the open ones."""
-    return slot_key(part.model, part.event, "model", part.model)
+    return slot_key(part.model, part.event, about(part))
 
 
 def counted(whole: Alert | None, part: Alert, per_hour: int) -> Alert:
     """The roll-up with one more incident in it, as severe as the worst of them; a new one where there is none."""
-    model = Subject("model", part.model)
-    problem = (part.environment, part.customer or "", part.model, model.kind, model.id, part.event)
-    before = {} if whole is None else whole.evidence
+    before, subject = {} if whole is None else whole.evidence, about(part)
     n = int(before.get("suppressed", 0)) + 1
     evidence = {
         **before, "suppressed": n, "detail": f"suppressed {n}: more than {per_hour} incidents in an hour",
-        "principals": [*before.get("principals", ()), part.subject.id][:NAMED],
+        subject.id: [*before.get(subject.id, ()), part.subject.id][:NAMED],
     }  # fmt: skip
-    made = whole or replace(part, alert_id=alert_id(problem, part.updated_us), subject=model, seq=0)
+    made = whole or replace(part, subject=subject, seq=0)
+    if whole is None:
+        made = replace(made, alert_id=alert_id(made.key, part.updated_us))
     worst = max(made.severity, part.severity, key=lambda s: s.rank)
     return replace(made, severity=worst, updated_us=part.updated_us, evidence=evidence)
 

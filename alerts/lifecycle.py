@@ -30,7 +30,7 @@ from alerts.quiet import (
 )
 from alerts.techniques import techniques
 from alerts.text import render
-from monitor.model import Act, Action, Alert, Decision, Event, Severity, Transition, alert_id, rfc3339
+from monitor.model import Act, Action, Alert, Decision, Event, Severity, Subject, Transition, alert_id, rfc3339
 
 COUNTERS_VERSION: Final = 2
 KEPT: Final = ("queries_at_opening", "also", "marks", "before", HELD_BACK, flood.TOLD_BY, "flapping", "inhibited", RAISED)  # fmt: skip
@@ -74,7 +74,7 @@ def lasting(open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, 
     """Raise the open incidents that have lasted too long by then, each dated to the moment when it had."""
     work = _Work(policy, Told(), open, counters)
     for alert in sorted(open, key=lambda a: (policy.lasting_at(a) or 0, a.alert_id)):
-        now = work.open.get(slot_key(alert.model, alert.event, alert.subject.kind, alert.subject.id))
+        now = work.open.get(slot_key(alert.model, alert.event, alert.subject))
         if now is not None and now.alert_id == alert.alert_id:  # one before it may have ended or changed it
             work.lasting(now, until_us)
     return work.result()
@@ -87,7 +87,7 @@ def lasting_from(open: Iterable[Alert], policy: Policy) -> int | None:
 
 def without(counters: Mapping[str, Any], gone: Iterable[Alert]) -> dict[str, Any]:
     """Counters that have forgotten how rules held these incidents open: what those rested on is no more."""
-    keys = {slot_key(a.model, a.event, a.subject.kind, a.subject.id) for a in gone}
+    keys = {slot_key(a.model, a.event, a.subject) for a in gone}
     return {**counters, "slots": {k: v for k, v in counters.get("slots", {}).items() if k not in keys}}
 
 
@@ -101,7 +101,7 @@ class _Work:
     def __init__(self, policy: Policy, told: Told, open: Sequence[Alert], counters: Mapping[str, Any]) -> None:
         self.policy = policy
         self.told = told
-        self.open = {slot_key(a.model, a.event, a.subject.kind, a.subject.id): a for a in open}
+        self.open = {slot_key(a.model, a.event, a.subject): a for a in open}
         known = counters.get("version") == COUNTERS_VERSION
         self.remembered = Remembered.load(counters if known else {})
         self.slots: dict[str, dict[str, Any]] = {
@@ -126,7 +126,7 @@ class _Work:
 
     def apply(self, d: Decision) -> None:
         """One decision: count it, then open, update or clear."""
-        key = slot_key(d.model, d.event, d.subject.kind, d.subject.id)
+        key = slot_key(d.model, d.event, d.subject)
         if d.firing and self._folded(d):
             return
         current = self.open.get(key)
@@ -138,7 +138,7 @@ class _Work:
             if current is None:
                 self._drop("not_open")
             elif not self._held(key, current, d):
-                self._end(key, replace(current, window_us=d.window_us), d.time_us, clean(d.evidence))
+                self._end(replace(current, window_us=d.window_us), d.time_us, clean(d.evidence))
         elif current is None:
             if (reason := self._silenced(key, d)) is not None:
                 self._drop(reason)
@@ -204,7 +204,7 @@ class _Work:
                 return False
             self._drop("in_cluster")
             return True
-        home = self.open.get(slot_key(d.model, Event.ATTACK_SUSPECTED, "principal", d.subject.id)) or cluster
+        home = self.open.get(slot_key(d.model, Event.ATTACK_SUSPECTED, d.subject)) or cluster
         if home is None:
             return False
         also = [e for e in home.evidence.get("also", []) if e["event"] != d.event.value]
@@ -230,7 +230,7 @@ class _Work:
         if in_maintenance(d, self.told.marks):
             return "maintenance"
         if d.event in INHIBITED:
-            missing = self.open.get(slot_key(d.model, Event.DATA_MISSING, "model", d.model))
+            missing = self.open.get(slot_key(d.model, Event.DATA_MISSING, Subject("model", d.model)))
             if missing is not None:
                 known = dict(missing.evidence.get("inhibited", {}))
                 known[d.event.value] = known.get(d.event.value, 0) + 1
@@ -248,20 +248,20 @@ class _Work:
         self._drop("flapping")
         if "flapping" not in current.evidence:
             evidence = {**current.evidence, "flapping": openings}
-            self.open[key] = self._emit(Action.UPDATE, replace(current, updated_us=d.time_us, evidence=evidence))
+            self._emit(Action.UPDATE, replace(current, updated_us=d.time_us, evidence=evidence))
         return True
 
     def settle(self, act: Act, now_us: int) -> None:
         """Close one incident because a person gave a verdict."""
-        found = next(((k, a) for k, a in self.open.items() if a.alert_id == act.alert_id), None)
-        if found is None or act.said is None or not act.closes:
+        alert = next((a for a in self.open.values() if a.alert_id == act.alert_id), None)
+        if alert is None or act.said is None or not act.closes:
             return
-        key, alert = found
+        key = slot_key(alert.model, alert.event, alert.subject)
         at_us = max(now_us, alert.updated_us)
         subject = subject_key(alert.model, alert.subject)
         self.remembered.settle(key, subject, alert, act.said, at_us)
         verdict = {"verdict": act.said.value, "by": act.actor, "why": act.reason, "at": rfc3339(act.time_us)}
-        self._end(key, alert, at_us, {"reason": "verdict", "verdict": clean(verdict)})
+        self._end(alert, at_us, {"reason": "verdict", "verdict": clean(verdict)})
 
     def _open(self, key: str, d: Decision) -> None:
         d = replace(d, time_us=self.remembered.reopens_us(key, d.time_us))
@@ -288,8 +288,7 @@ class _Work:
             evidence[HELD_BACK] = REPORT_ONLY
         elif flood.hides(alert) and self.remembered.this_hour(d.model, d.event, d.time_us) > self.policy.per_hour:
             evidence |= {HELD_BACK: f"more than {self.policy.per_hour} in an hour", flood.TOLD_BY: self._roll_up(alert)}
-        self.open[key] = self._emit(Action.OPEN, alert)
-        self._absorb(self.open[key])
+        self._absorb(self._emit(Action.OPEN, alert))
 
     def _roll_up(self, part: Alert) -> str:
         """Count an incident of a flood in the one incident that sinks are told of; its id."""
@@ -303,15 +302,15 @@ class _Work:
 
     def _follow(self, into: str, part: Alert) -> None:
         """A roll-up is as severe as the worst in it, and over when the last is over or has left it."""
-        whole = self.open.get(flood.slot(part))
-        if whole is None or whole.alert_id != into:
+        whole = next((a for a in self.open.values() if a.alert_id == into), None)
+        if whole is None:
             return
         at_us = max(whole.updated_us, part.updated_us)
         if part.open and flood.TOLD_BY in part.evidence:
             if part.severity.rank > whole.severity.rank:
                 self._emit(Action.UPDATE, replace(whole, severity=part.severity, updated_us=at_us))
         elif not any(a.evidence.get(flood.TOLD_BY) == into for a in self.open.values()):
-            self._end(flood.slot(part), whole, at_us, {"reason": "all of them are over or told by themselves"})
+            self._end(whole, at_us, {"reason": "all of them are over or told by themselves"})
 
     def _update(self, key: str, current: Alert, d: Decision) -> None:
         evidence = clean(d.evidence)
@@ -334,20 +333,21 @@ class _Work:
         if not told_apart(current, alert):
             self._drop("unchanged")
             return
-        self._tell(alert)
-        self._absorb(self.open[key])
+        self._absorb(self._tell(alert))
 
-    def _tell(self, alert: Alert) -> None:
+    def _tell(self, alert: Alert) -> Alert:
         """An update. What has become too severe for a flood leaves it."""
         made = self._emit(Action.UPDATE, flood.outgrown(alert))
         if (into := alert.evidence.get(flood.TOLD_BY)) is not None:
             self._follow(into, made)
+        return made
 
-    def _end(self, key: str, alert: Alert, at_us: int, evidence: Mapping[str, Any]) -> None:
+    def _end(self, alert: Alert, at_us: int, evidence: Mapping[str, Any]) -> None:
         """Emit a clear; the last of a flood takes its roll-up along."""
         evidence = {**alert.evidence, **evidence}
         alert = replace(alert, open=False, cleared_us=at_us, updated_us=at_us, evidence=evidence)
         self._emit(Action.CLEAR, alert)
+        key = slot_key(alert.model, alert.event, alert.subject)
         del self.open[key]
         self.slots.pop(key, None)
         if (into := alert.evidence.get(flood.TOLD_BY)) is not None:
@@ -359,22 +359,22 @@ class _Work:
         Likewise those of segments that say nothing beyond the model's own: the same event, no other features.
         """
         if into.subject.kind == "model" and into.event in BY_SEGMENT:
-            for key, part in list(self.open.items()):
+            for part in list(self.open.values()):
                 same = (part.model, part.event, part.subject.kind) == (into.model, into.event, "segment")
                 if same and names(part) <= names(into):
-                    self._into(key, part, into)
+                    self._into(part, into)
         if into.event is not Event.ATTACK_SUSPECTED:
             return
         members = [into.subject.id] if into.subject.kind == "principal" else into.evidence.get("principals", ())
         events = ADDED_TO_ATTACK | ({Event.ATTACK_SUSPECTED} if into.subject.kind == "cluster" else frozenset())
         for member in members:
             for event in sorted(events):
-                key = slot_key(into.model, event, "principal", str(member))
+                key = slot_key(into.model, event, Subject("principal", str(member)))
                 if (absorbed := self.open.get(key)) is not None:
-                    self._into(key, absorbed, into)
+                    self._into(absorbed, into)
 
-    def _into(self, key: str, absorbed: Alert, into: Alert) -> None:
-        self._end(key, absorbed, into.updated_us, {"reason": "absorbed", "into": into.alert_id})
+    def _into(self, absorbed: Alert, into: Alert) -> None:
+        self._end(absorbed, into.updated_us, {"reason": "absorbed", "into": into.alert_id})
 
     def _measured(self, alert: Alert, d: Decision, evidence: Mapping[str, Any]) -> Alert:
         return replace(
@@ -395,6 +395,6 @@ class _Work:
 
     def _keep(self, alert: Alert) -> None:
         self.changed[alert.alert_id] = alert
-        key = slot_key(alert.model, alert.event, alert.subject.kind, alert.subject.id)
+        key = slot_key(alert.model, alert.event, alert.subject)
         if alert.open:
             self.open[key] = alert

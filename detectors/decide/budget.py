@@ -302,13 +302,10 @@ def _decision(
 def _orphans(
     open: Sequence[Alert], known: set[tuple[str, Subject]], detections: Sequence[Detection], model: str, judge_us: int
 ) -> list[Decision]:
-    """End incidents that the amended state knows nothing of (late rows took their evidence away, a segment is gone).
-
-    One that only counts a flood of others (`suppressed`) ends with them.
-    """
+    """End incidents that the amended state knows nothing of (late rows took their evidence away, a segment is gone)."""
     ends = []
     for a in open:
-        own = (a.subject == Subject("model", model) and "suppressed" not in a.evidence) or a.subject.kind == "segment"
+        own = a.subject == Subject("model", model) or a.subject.kind == "segment"
         if a.event in LANES and own and (a.event.value, a.subject) not in known:
             window = detections[0].window_us if detections else a.window_us
             ends.append(

@@ -244,14 +244,14 @@ def test_a_flood_is_told_as_one_with_a_number() -> None:
     line.tick(*many)
     sent = [t for t in line.made if quiet.told(t)]
     alone = [t for t in sent if t.alert.subject.kind == "principal"]
-    whole = [t for t in sent if t.alert.subject.kind == "model"]
+    whole = [t for t in sent if t.alert.subject.kind == "many"]
     assert [len(alone), len(line.open)] == [3, 41]
     assert [t.alert.evidence["suppressed"] for t in whole] == [1, 2, 4, 8, 16, 32]
     assert "suppressed 32" in whole[-1].alert.text
     kept = [a for a in line.open.values() if HELD_BACK in a.evidence]
     assert {a.evidence["told_by"] for a in kept} == {whole[0].alert.alert_id}
     line.tick(*(attack(7200 + i, f"p{i}", firing=False) for i in range(39)))
-    assert any(a.subject.kind == "model" for a in line.open.values())
+    assert any(a.subject.kind == "many" for a in line.open.values())
     line.tick(attack(7300, "p39", firing=False))
     assert not line.open
     assert line.made[-1].alert.evidence["suppressed"] == 37
@@ -267,7 +267,7 @@ def test_a_thief_behind_decoys_is_told_as_soon_as_it_is_major() -> None:
     line.tick(attack(100, "thief", queries=9000, family=Family.EXTRACTION), attack(7200, "thief", firing=False))
     sent = [t for t in line.made[22:] if quiet.told(t)]
     assert [(t.action.value, t.alert.subject.id, t.alert.severity.value) for t in sent] == [
-        ("update", "thief", "major"), ("clear", "m", "minor"), ("update", "thief", "major"), ("clear", "thief", "major"),
+        ("update", "thief", "major"), ("clear", "principals", "minor"), ("update", "thief", "major"), ("clear", "thief", "major"),
     ]  # fmt: skip
     assert sent[1].alert.evidence["reason"] == "all of them are over or told by themselves"
 
@@ -286,7 +286,7 @@ def test_a_roll_up_is_as_severe_as_the_worst_in_it() -> None:
     line.tick(*(attack(10 + i, f"p{i}", severity=Severity.WARNING) for i in range(3)))
 
     def whole() -> list[tuple[str, int]]:
-        told = [t.alert for t in line.made if t.alert.subject.kind == "model"]
+        told = [t.alert for t in line.made if t.alert.subject.kind == "many"]
         return [(a.severity.value, a.evidence["suppressed"]) for a in told]
 
     assert whole() == [("warning", 1), ("warning", 2)]
@@ -298,7 +298,36 @@ def test_a_roll_up_is_as_severe_as_the_worst_in_it() -> None:
     other = Timeline(Policy(models={"m": Named()}, per_hour=1))
     first = [attack(10 + i, f"p{i}", severity=Severity.WARNING) for i in range(3)]
     other.tick(*first, attack(20, "p3"))
-    assert [t.alert.severity.value for t in other.made if t.alert.subject.kind == "model"][-1] == "minor"
+    assert [t.alert.severity.value for t in other.made if t.alert.subject.kind == "many"][-1] == "minor"
+
+
+@pytest.mark.parametrize("own_first", [True, False])
+def test_a_flood_of_segments_leaves_the_model_s_own_drift_alone(own_first: bool) -> None:
+    """Both are about the same model and event; each is opened, changed and cleared by its own decisions only."""
+    line = Timeline(Policy(models={"m": Named()}, per_hour=1))
+    about = [Subject("segment", name) for name in "abc"]
+    flood = [drift(20 + i, subject=s, evidence={"features": [{"name": "age"}]}) for i, s in enumerate(about)]
+    line.tick(*([drift(10), *flood] if own_first else [*flood, drift(30)]))
+    own = next(t.alert for t in line.made if t.alert.subject == Subject("model", "m"))
+    whole = next(t.alert for t in line.made if t.alert.subject == Subject("many", "segments"))
+    assert (whole.resource, whole.evidence["segments"]) == ("model:m/many:segments", ["b"])
+    assert "many segments on m" in whole.text
+    assert line.open[whole.alert_id].evidence["suppressed"] == 2
+    line.tick(*(replace(d, time_us=at(50), firing=False) for d in flood))
+    assert line.story[-1] == "clear FeatureDrift segments"
+    assert list(line.open.values()) == [own]
+    line.tick(drift(60, firing=False))
+    assert not line.open
+
+
+def test_a_verdict_on_a_flood_is_none_on_the_model_s_own_incident() -> None:
+    """A person who closes what tells of many callers has not seen what the model itself may do next."""
+    line = People(Policy(models={"m": Named()}, per_hour=1))
+    line.tick(*(traffic(10 + i, firing=True, subject=Subject("principal", f"p{i}")) for i in range(2)))
+    line.settle(20, index=1)
+    assert line.story[-1] == "clear TrafficAnomaly principals"
+    line.tick(traffic(30, firing=True))
+    assert line.story[-1] == "open TrafficAnomaly m"
 
 
 def test_the_next_hour_has_its_own_cap() -> None:
