@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from monitor.errors import LannerError
 from monitor.model import Alert, Event, OutboxRow, OutboxState, Subject, Transition
@@ -166,6 +166,9 @@ class Step:
     counters: Mapping[str, Any]  # m-of-n and hysteresis counts by key, plain JSON, stored and handed back
     dropped: Mapping[str, int]  # reason -> decisions that led to no transition
     excepted: Mapping[str, int]  # exception -> decisions that it covered
+
+
+MANY: Final = "many"  # kind of the subject of the one incident that tells of a flood
 
 
 def subject_key(model: str, subject: Subject) -> str:

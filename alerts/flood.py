@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from alerts.base import slot_key
+from alerts.base import MANY, slot_key
 from alerts.policy import MONITOR
 from alerts.quiet import HELD_BACK
 from monitor.model import Alert, Severity, Subject, alert_id
@@ -29,7 +29,7 @@ def outgrown(alert: Alert) -> Alert:
 
 def about(part: Alert) -> Subject:
     """Whom the roll-up of an incident is about: never the model, which may have an incident of its own."""
-    return Subject("many", f"{part.subject.kind}s")
+    return Subject(MANY, f"{part.subject.kind}s")
 
 
 def slot(part: Alert) -> str:

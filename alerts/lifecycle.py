@@ -74,9 +74,8 @@ def lasting(open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, 
     """Raise the open incidents that have lasted too long by then, each dated to the moment when it had."""
     work = _Work(policy, Told(), open, counters)
     for alert in sorted(open, key=lambda a: (policy.lasting_at(a) or 0, a.alert_id)):
-        now = work.open.get(slot_key(alert.model, alert.event, alert.subject))
-        if now is not None and now.alert_id == alert.alert_id:  # one before it may have ended or changed it
-            work.lasting(now, until_us)
+        # This may change or end what tells of a flood, and no other alert; that one never lasts by itself.
+        work.lasting(alert, until_us)
     return work.result()
 
 

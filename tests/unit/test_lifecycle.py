@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alerts import evidence, lifecycle
+from alerts import evidence, lifecycle, quiet
 from alerts.base import Step
 from alerts.policy import Named, Policy, policy
 from alerts.quiet import Told
@@ -344,6 +344,40 @@ def test_a_drift_that_lasts_gets_worse_once() -> None:
         ("open", "minor", at(0)), ("update", "major", at(86_400)),
     ]  # fmt: skip
     assert "more severe because it lasts" in line.made[1].alert.text
+
+
+def lasting_flood(tier: int) -> tuple[Timeline, list[tuple[str, str, str]]]:
+    """Drift of the segments a to d, one a minute, of which a flood hides all but the first; what happens a day later."""
+    line = Timeline(Policy(models={"m": Named(tier=tier)}, per_hour=1))
+    line.tick(*(drift(60 * i, subject=Subject("segment", s), evidence={}) for i, s in enumerate("abcd")))
+    before = len(line.made)
+    for minutes in (1440.5, 1441.5, 3000):  # a; then b with what tells of the flood; then c and d
+        line.take(lifecycle.lasting(tuple(line.open.values()), line.counters, line.policy, at(60 * minutes)))
+    assert lifecycle.lasting_from(line.open.values(), line.policy) is None
+    made = line.made[before:]
+    assert [t.time_us for t in made] == sorted(t.time_us for t in made)
+    return line, [(t.action.value, t.alert.subject.id, t.alert.severity.value) for t in made]
+
+
+def test_a_flood_that_lasts_is_told_one_by_one() -> None:
+    """What gets major leaves what tells of the flood, which ends with the last of them and is not heard of again."""
+    line, told = lasting_flood(tier=2)
+    assert told == [
+        ("update", "a", "major"), ("update", "b", "major"), ("update", "c", "major"), ("update", "d", "major"),
+        ("clear", "segments", "minor"),
+    ]  # fmt: skip
+    assert {a.subject.id for a in line.open.values()} == set("abcd")
+    assert all(quiet.told(t) for t in line.made[-5:])
+
+
+def test_a_flood_that_lasts_is_as_severe_as_the_worst_in_it() -> None:
+    """It takes no step of its own beside those of its parts."""
+    line, told = lasting_flood(tier=3)
+    assert told == [
+        ("update", "a", "minor"), ("update", "b", "minor"), ("update", "segments", "minor"), ("update", "c", "minor"),
+        ("update", "d", "minor"),
+    ]  # fmt: skip
+    assert len(line.open) == 5
 
 
 def test_an_attack_gets_worse_while_evidence_keeps_coming() -> None:
