@@ -281,7 +281,7 @@ class _Work:
         alert = self._measured(alert, d, evidence)
         if marks := nearby(alert, self.told.marks):
             evidence["marks"] = [{"kind": m.kind, "at": rfc3339(m.start_us), "text": clean(m.text)} for m in marks]
-        if before := self.remembered.open(key, subject_key(d.model, d.subject), d.time_us):
+        if before := self.remembered.open(key, subject_key(d.model, d.subject), d.time_us, rule=d.fixed_rule):
             evidence["before"] = before
         if d.detector in self.told.demoted:
             evidence[HELD_BACK] = REPORT_ONLY
@@ -304,12 +304,12 @@ class _Work:
         whole = next((a for a in self.open.values() if a.alert_id == into), None)
         if whole is None:
             return
-        at_us = max(whole.updated_us, part.updated_us)
         if part.open and flood.TOLD_BY in part.evidence:
             if part.severity.rank > whole.severity.rank:
+                at_us = max(whole.updated_us, part.updated_us)
                 self._emit(Action.UPDATE, replace(whole, severity=part.severity, updated_us=at_us))
         elif not any(a.evidence.get(flood.TOLD_BY) == into for a in self.open.values()):
-            self._end(whole, at_us, {"reason": "all of them are over or told by themselves"})
+            self._end(whole, part.updated_us, {"reason": "all of them are over or told by themselves"})
 
     def _update(self, key: str, current: Alert, d: Decision) -> None:
         evidence = clean(d.evidence)
@@ -343,7 +343,7 @@ class _Work:
 
     def _end(self, alert: Alert, at_us: int, evidence: Mapping[str, Any]) -> None:
         """Emit a clear; the last of a flood takes its roll-up along."""
-        evidence = {**alert.evidence, **evidence}
+        evidence, at_us = {**alert.evidence, **evidence}, max(at_us, alert.updated_us)  # a clock may have gone back
         alert = replace(alert, open=False, cleared_us=at_us, updated_us=at_us, evidence=evidence)
         self._emit(Action.CLEAR, alert)
         key = slot_key(alert.model, alert.event, alert.subject)

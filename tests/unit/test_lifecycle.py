@@ -96,6 +96,26 @@ def test_a_problem_that_returns_is_a_new_alert() -> None:
     assert first.alert.alert_id != second.alert.alert_id
 
 
+def test_a_problem_dated_like_the_one_before_is_a_new_alert_too() -> None:
+    """Rules date a problem to its beginning: after a clock that went back, or years later, that may be the same again."""
+    line = Timeline()
+    for seconds in (700, 800, 86_400 * 30):
+        line.tick(missing(600, statistic=float(seconds)), missing(seconds, firing=False, statistic=0.0))
+        line.tick(drift(seconds), drift(seconds + 1, firing=False))
+    silences = [t for t in line.made if t.alert.event is Event.DATA_MISSING and t.action is Action.OPEN]
+    assert len({t.alert.alert_id for t in silences}) == 3
+    assert [t.time_us - at(600) for t in silences] == [0, 1, 2]
+
+
+def test_a_clear_is_never_dated_before_what_it_clears() -> None:
+    """Also when the clock of the machine has gone back in between."""
+    line = Timeline()
+    line.tick(missing(600, statistic=700.0))
+    line.tick(missing(300, firing=False, statistic=300.0))
+    assert [t.time_us for t in line.made] == [at(600), at(600)]
+    assert line.made[-1].alert.cleared_us == at(600)
+
+
 def test_features_join_and_leave_by_update() -> None:
     """The incident of a model is updated when the set of its features changes, not when their shares do."""
     line = Timeline()
