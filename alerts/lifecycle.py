@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from alerts import flood
 from alerts.base import Step, slot_key, subject_key
-from alerts.evidence import clean, names, told_apart
+from alerts.evidence import clean, members, names, told_apart
 from alerts.policy import LASTING, RAISED, Persistence, Policy
 from alerts.quiet import (
     CALM_US,
@@ -194,16 +194,16 @@ class _Work:
         return "still_firing" if any(s["on"] for s in slots.values()) else None
 
     def _folded(self, d: Decision) -> bool:
-        """Whether a firing decision about one principal belongs to an attack incident that is already open."""
+        """Whether a firing decision about one principal belongs to an attack incident that is open and told already."""
         if d.subject.kind != "principal" or d.event not in ADDED_TO_ATTACK | {Event.ATTACK_SUSPECTED}:
             return False
-        cluster = self._cluster_of(d.model, d.subject.id)
+        told = [a for a in self.open.values() if a.event is Event.ATTACK_SUSPECTED and HELD_BACK not in a.evidence]
+        homes = {a.subject.kind: a for a in told if a.model == d.model and d.subject.id in members(a)}
         if d.event is Event.ATTACK_SUSPECTED:
-            if cluster is None:
-                return False
-            self._drop("in_cluster")
-            return True
-        home = self.open.get(slot_key(d.model, Event.ATTACK_SUSPECTED, d.subject)) or cluster
+            if "cluster" in homes:
+                self._drop("in_cluster")
+            return "cluster" in homes
+        home = homes.get("principal") or homes.get("cluster")
         if home is None:
             return False
         also = [e for e in home.evidence.get("also", []) if e["event"] != d.event.value]
@@ -212,13 +212,6 @@ class _Work:
         self._keep(replace(home, evidence={**home.evidence, "also": also}))
         self._drop("added_to_attack")
         return True
-
-    def _cluster_of(self, model: str, principal: str) -> Alert | None:
-        for alert in self.open.values():
-            if alert.model == model and alert.event is Event.ATTACK_SUSPECTED and alert.subject.kind == "cluster" \
-                    and principal in alert.evidence.get("principals", ()):  # fmt: skip
-                return alert
-        return None
 
     def _silenced(self, key: str, d: Decision) -> str | None:
         """Why this decision opens nothing now; it may later, when it is made again."""
@@ -355,8 +348,11 @@ class _Work:
     def _absorb(self, into: Alert) -> None:
         """Clear the incidents that an attack incident contains: those of its members, and earlier access anomalies.
 
-        Likewise those of segments that say nothing beyond the model's own: the same event, no other features.
+        Likewise those of segments that say nothing beyond the model's own: the same event, no other features. What sinks
+        are not told of absorbs nothing: they would hear of an end, and of nothing instead.
         """
+        if HELD_BACK in into.evidence:
+            return
         if into.subject.kind == "model" and into.event in BY_SEGMENT:
             for part in list(self.open.values()):
                 same = (part.model, part.event, part.subject.kind) == (into.model, into.event, "segment")
@@ -364,9 +360,8 @@ class _Work:
                     self._into(part, into)
         if into.event is not Event.ATTACK_SUSPECTED:
             return
-        members = [into.subject.id] if into.subject.kind == "principal" else into.evidence.get("principals", ())
         events = ADDED_TO_ATTACK | ({Event.ATTACK_SUSPECTED} if into.subject.kind == "cluster" else frozenset())
-        for member in members:
+        for member in members(into):
             for event in sorted(events):
                 key = slot_key(into.model, event, Subject("principal", str(member)))
                 if (absorbed := self.open.get(key)) is not None:

@@ -136,7 +136,7 @@ class Remembered:
     """What is kept about problems beyond their incidents; plain JSON in the counters of the alert pipeline."""
 
     past: dict[str, dict[str, Any]] = field(default_factory=dict)  # subject -> earlier incidents, verdicts
-    opened: dict[str, list[int]] = field(default_factory=dict)  # problem of a rule -> its openings within a day, and the last
+    opened: dict[str, list[int]] = field(default_factory=dict)  # of a rule: problem -> openings, the last day's
     calm: dict[str, int] = field(default_factory=dict)  # problem that flaps -> since when there has been no sign of it
     settled: dict[str, dict[str, Any]] = field(default_factory=dict)  # problem -> what a person has seen of it
     hours: dict[str, list[int]] = field(default_factory=dict)  # model and event -> [hour, incidents opened in it]

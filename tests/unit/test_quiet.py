@@ -330,6 +330,37 @@ def test_a_verdict_on_a_flood_is_none_on_the_model_s_own_incident() -> None:
     assert line.story[-1] == "open TrafficAnomaly m"
 
 
+@pytest.mark.parametrize("kind", ["principal", "cluster"])
+@pytest.mark.parametrize("demoted", [True, False])
+def test_what_is_held_back_hides_nothing_that_was_told(kind: str, demoted: bool) -> None:
+    """An attack on report only, or one of a flood, absorbs no incident that sinks know of; once told itself, it does."""
+    who = Subject(kind, "p1" if kind == "principal" else "c1")
+    hidden = attack(30, subject=who, evidence={"principals": ["p1"], "queries": 100})
+    told = frozenset({"queries"}) if demoted else frozenset()
+    line = Timeline(Policy(models={"m": Named()}, per_hour=1), told=Told(demoted=told))
+    line.tick(attack(10, "decoy"))
+    abuse = attack(20, event=Event.ABUSE_SUSPECTED, detector="abuse")
+    line.tick(abuse, hidden, attack(40, event=Event.ACCESS_ANOMALY, detector="access"))
+    assert not quiet.told(next(t for t in line.made if t.alert.subject == who and t.alert.event is hidden.event))
+    assert {a.event for a in line.open.values() if HELD_BACK not in a.evidence and a.subject.id == "p1"} == {
+        Event.ABUSE_SUSPECTED, Event.ACCESS_ANOMALY,
+    }  # fmt: skip
+    line.told = Told()
+    line.tick(replace(hidden, time_us=at(50), family=Family.EXTRACTION))
+    assert {a.event for a in line.open.values() if "p1" in a.evidence["principals"]} == {Event.ATTACK_SUSPECTED}
+    assert quiet.told(line.made[-1])
+
+
+def test_what_is_believed_is_told_though_nothing_else_changed() -> None:
+    """A detector that is off report only, or another one that sees the same: sinks hear of the incident as it stands."""
+    line = Timeline(told=Told(demoted=frozenset({"marginals"})))
+    line.tick(drift(10), drift(20))
+    assert [quiet.told(t) for t in line.made] == [False]
+    line.told = Told()
+    line.tick(drift(30), drift(40))
+    assert [(t.action, quiet.told(t)) for t in line.made[1:]] == [(Action.UPDATE, True)]
+
+
 def test_the_next_hour_has_its_own_cap() -> None:
     """The cap is per hour, model and event."""
     line = Timeline(Policy(models={"m": Named()}, per_hour=1))
