@@ -8,13 +8,14 @@ clear it after some clean ones under a lower line. A problem that comes back aft
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from alerts import flood
-from alerts.base import Step, slot_key, subject_key
+from alerts.base import MANY, Step, slot_key, subject_key
 from alerts.evidence import clean, members, names, told_apart
+from alerts.holds import Holds
 from alerts.policy import LASTING, RAISED, Persistence, Policy
 from alerts.quiet import (
     CALM_US,
@@ -33,6 +34,7 @@ from alerts.text import render
 from monitor.model import Act, Action, Alert, Decision, Event, Severity, Subject, Transition, alert_id, rfc3339
 
 COUNTERS_VERSION: Final = 2
+RETIRED: Final = "its monitor is no more"
 KEPT: Final = ("queries_at_opening", "also", "marks", "before", HELD_BACK, flood.TOLD_BY, "flapping", "inhibited", RAISED)  # fmt: skip
 
 BY_SEGMENT: Final = frozenset({Event.FEATURE_DRIFT, Event.PREDICTION_DRIFT})  # judged for segments as well
@@ -84,10 +86,30 @@ def lasting_from(open: Iterable[Alert], policy: Policy) -> int | None:
     return min((at_us for a in open if (at_us := policy.lasting_at(a)) is not None), default=None)
 
 
-def without(counters: Mapping[str, Any], gone: Iterable[Alert]) -> dict[str, Any]:
-    """Counters that have forgotten how rules held these incidents open: what those rested on is no more."""
-    keys = {slot_key(a.model, a.event, a.subject) for a in gone}
-    return {**counters, "slots": {k: v for k, v in counters.get("slots", {}).items() if k not in keys}}
+def end(
+    gone: Iterable[Alert], open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, at_us: int, reason: str
+) -> Step:
+    """Clear open incidents, whoever holds them open: what they rest on is no more."""
+    work = _Work(policy, Told(), open, counters)
+    for alert in gone:
+        work.end(alert, at_us, {"reason": reason})
+    return work.result()
+
+
+def retire(
+    running: Collection[str], open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, at_us: int
+) -> Step:
+    """Clear what only rules of other detectors than these held open: nothing would ever say that it is over."""
+    work = _Work(policy, Told(), open, counters)
+    work.holds.only(running)
+    for alert in open if work.remembers else ():
+        if alert.detector not in running and alert.subject.kind != MANY and not work.holds.on(_key(alert)):
+            work.end(alert, at_us, {"reason": RETIRED})
+    return work.result()
+
+
+def _key(about: Alert | Decision) -> str:
+    return slot_key(about.model, about.event, about.subject)
 
 
 def _order(d: Decision) -> tuple[Any, ...]:
@@ -100,13 +122,10 @@ class _Work:
     def __init__(self, policy: Policy, told: Told, open: Sequence[Alert], counters: Mapping[str, Any]) -> None:
         self.policy = policy
         self.told = told
-        self.open = {slot_key(a.model, a.event, a.subject): a for a in open}
-        known = counters.get("version") == COUNTERS_VERSION
-        self.remembered = Remembered.load(counters if known else {})
-        self.slots: dict[str, dict[str, Any]] = {
-            key: {name: dict(slot) for name, slot in slots.items()}
-            for key, slots in (counters.get("slots", {}) if known else {}).items()
-        }
+        self.open = {_key(a): a for a in open}
+        self.remembers = counters.get("version") == COUNTERS_VERSION
+        self.remembered = Remembered.load(counters if self.remembers else {})
+        self.holds = Holds.load(counters if self.remembers else {})
         self.transitions: list[Transition] = []
         self.changed: dict[str, Alert] = {}
         self.dropped: dict[str, int] = {}
@@ -114,30 +133,31 @@ class _Work:
 
     def result(self) -> Step:
         """What this step changed."""
-        slots = {k: v for k, v in sorted(self.slots.items()) if v}
+        slots, remembered = self.holds.to_json(), self.remembered.to_json()
         return Step(
             transitions=tuple(self.transitions),
             alerts=tuple(self.changed.values()),
-            counters={"version": COUNTERS_VERSION, "slots": slots, "remembered": self.remembered.to_json()},
+            counters={"version": COUNTERS_VERSION, "slots": slots, "remembered": remembered},
             dropped=dict(sorted(self.dropped.items())),
             excepted=self.excepted,
         )
 
     def apply(self, d: Decision) -> None:
         """One decision: count it, then open, update or clear."""
-        key = slot_key(d.model, d.event, d.subject)
+        key = _key(d)
         if d.firing and self._folded(d):
             return
         current = self.open.get(key)
-        verdict = self._count(key, d) if d.fixed_rule else self._decided(key, d)
-        if verdict is not None:
-            self._drop(verdict)
+        rule = self.policy.persistence.get(d.event, Persistence())
+        waits = self.holds.counted(key, d, rule) if d.fixed_rule else self.holds.decided(key, firing=d.firing)
+        if waits is not None:
+            self._drop(waits)
         elif not d.firing:
             self.remembered.over(key)
             if current is None:
                 self._drop("not_open")
             elif not self._held(key, current, d):
-                self._end(replace(current, window_us=d.window_us), d.time_us, clean(d.evidence))
+                self.end(replace(current, window_us=d.window_us), d.time_us, clean(d.evidence))
         elif current is None:
             if (reason := self._silenced(key, d)) is not None:
                 self._drop(reason)
@@ -163,35 +183,6 @@ class _Work:
 
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
-
-    def _decided(self, key: str, d: Decision) -> str | None:
-        """A weighed decision counts at once; it only clears when no fixed rule still holds the incident open."""
-        slots = self.slots.setdefault(key, {})
-        if d.firing:
-            slots["decided"] = {"on": True}
-            return None
-        slots.pop("decided", None)
-        return "still_firing" if any(s["on"] for s in slots.values()) else None
-
-    def _count(self, key: str, d: Decision) -> str | None:
-        """Count one evaluation of a fixed rule; the reason to wait, or None when it counts.
-
-        Each rule has a slot of its own: hits (the last evaluations, "1" fired), clean (in a row), on.
-        """
-        rule = self.policy.persistence.get(d.event, Persistence())
-        slots = self.slots.setdefault(key, {})
-        slot = slots.setdefault(d.detector, {"hits": "", "clean": 0, "on": False})
-        slot["hits"] = (slot["hits"] + ("1" if d.firing else "0"))[-rule.of :]
-        over = d.statistic is not None and d.threshold is not None and d.statistic > rule.lower * d.threshold
-        slot["clean"] = 0 if d.firing or over else slot["clean"] + 1
-        if d.firing:
-            slot["on"] = slot["on"] or slot["hits"].count("1") >= rule.fired
-            return None if slot["on"] else "not_yet"
-        if slot["clean"] >= rule.clean or not (slot["on"] or "1" in slot["hits"]):
-            del slots[d.detector]
-        elif slot["on"]:
-            return "not_clean"
-        return "still_firing" if any(s["on"] for s in slots.values()) else None
 
     def _folded(self, d: Decision) -> bool:
         """Whether a firing decision about one principal belongs to an attack incident that is open and told already."""
@@ -248,12 +239,12 @@ class _Work:
         alert = next((a for a in self.open.values() if a.alert_id == act.alert_id), None)
         if alert is None or act.said is None or not act.closes:
             return
-        key = slot_key(alert.model, alert.event, alert.subject)
+        key = _key(alert)
         at_us = max(now_us, alert.updated_us)
         subject = subject_key(alert.model, alert.subject)
         self.remembered.settle(key, subject, alert, act.said, at_us)
         verdict = {"verdict": act.said.value, "by": act.actor, "why": act.reason, "at": rfc3339(act.time_us)}
-        self._end(alert, at_us, {"reason": "verdict", "verdict": clean(verdict)})
+        self.end(alert, at_us, {"reason": "verdict", "verdict": clean(verdict)})
 
     def _open(self, key: str, d: Decision) -> None:
         d = replace(d, time_us=self.remembered.reopens_us(key, d.time_us))
@@ -302,7 +293,7 @@ class _Work:
                 at_us = max(whole.updated_us, part.updated_us)
                 self._emit(Action.UPDATE, replace(whole, severity=part.severity, updated_us=at_us))
         elif not any(a.evidence.get(flood.TOLD_BY) == into for a in self.open.values()):
-            self._end(whole, part.updated_us, {"reason": "all of them are over or told by themselves"})
+            self.end(whole, part.updated_us, {"reason": "all of them are over or told by themselves"})
 
     def _update(self, key: str, current: Alert, d: Decision) -> None:
         evidence = clean(d.evidence)
@@ -334,14 +325,14 @@ class _Work:
             self._follow(into, made)
         return made
 
-    def _end(self, alert: Alert, at_us: int, evidence: Mapping[str, Any]) -> None:
+    def end(self, alert: Alert, at_us: int, evidence: Mapping[str, Any]) -> None:
         """Emit a clear; the last of a flood takes its roll-up along."""
         evidence, at_us = {**alert.evidence, **evidence}, max(at_us, alert.updated_us)  # a clock may have gone back
         alert = replace(alert, open=False, cleared_us=at_us, updated_us=at_us, evidence=evidence)
         self._emit(Action.CLEAR, alert)
-        key = slot_key(alert.model, alert.event, alert.subject)
+        key = _key(alert)
         del self.open[key]
-        self.slots.pop(key, None)
+        self.holds.end(key)
         if (into := alert.evidence.get(flood.TOLD_BY)) is not None:
             self._follow(into, alert)
 
@@ -368,7 +359,7 @@ class _Work:
                     self._into(absorbed, into)
 
     def _into(self, absorbed: Alert, into: Alert) -> None:
-        self._end(absorbed, into.updated_us, {"reason": "absorbed", "into": into.alert_id})
+        self.end(absorbed, into.updated_us, {"reason": "absorbed", "into": into.alert_id})
 
     def _measured(self, alert: Alert, d: Decision, evidence: Mapping[str, Any]) -> Alert:
         return replace(
@@ -389,6 +380,6 @@ class _Work:
 
     def _keep(self, alert: Alert) -> None:
         self.changed[alert.alert_id] = alert
-        key = slot_key(alert.model, alert.event, alert.subject)
+        key = _key(alert)
         if alert.open:
             self.open[key] = alert

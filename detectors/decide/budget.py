@@ -191,6 +191,14 @@ def budget(
     return Decided(_save(lanes), decisions, Feedback(frozen=_frozen(lanes, settings), restart=restart))
 
 
+def kept(state: State, judging: Collection[tuple[str, int]]) -> State:
+    """The running evidence of these detectors and window lengths; what others found ends with the next window."""
+    if state.version != VERSION:
+        return state
+    lanes = {key: _Lane.load(key, meta, state) for key, meta in state.meta["lanes"].items()}
+    return _save({key: lane for key, lane in lanes.items() if lane.about[1:3] in judging})
+
+
 def _subject(model: str, segment: str) -> Subject:
     return Subject("segment", segment) if segment else Subject("model", model)
 

@@ -6,7 +6,7 @@ which row a window is judged, so results do not depend on where ticks or batches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -97,17 +97,6 @@ class Judge:
             if m.reads == "clock":
                 window = self._nothing(work.high_us, max(now_us, work.high_us))
                 self._rule(work, m, self._measure(work, m, window))
-
-    def end(self, work: Work, events: Container[Event], reason: str) -> None:
-        """End the model's open incidents of these events: what they rest on is no more."""
-        found = [a for a in work.open.values() if a.event in events and a.subject.kind in ("model", "segment")]
-        work.counters = lifecycle.without(work.counters, found)
-        self._decide(work, [
-            Decision(
-                model=a.model, event=a.event, family=a.family, subject=a.subject, firing=False,
-                time_us=max(work.high_us, a.updated_us), window_us=a.window_us, detector=a.detector, evidence={**a.evidence, "reason": reason},
-            ) for a in found
-        ])  # fmt: skip
 
     def _nothing(self, start_us: int, end_us: int) -> TimeWindow:
         """A time in which nothing came."""
@@ -392,7 +381,6 @@ class Judge:
         ordered = sorted(made, key=lambda d: (d.time_us, d.subject.kind, d.subject.id, d.event))
         if not ordered or work.silent:
             return
-        work.decisions += ordered
         work.take(lifecycle.step(ordered, tuple(work.open.values()), work.counters, self.watched.policy, work.told))
 
     def _store(self, work: Work, m: Monitor, found: Iterable[Detection]) -> None:

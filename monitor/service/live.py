@@ -14,7 +14,7 @@ from detectors import decide
 from detectors.base import Feedback, State, pack, unpack
 from monitor.config import Config
 from monitor.errors import FencedOut
-from monitor.model import SECOND_US, Alert, Transition
+from monitor.model import SECOND_US, Alert, Event, Transition
 from monitor.service import counts, groups
 from monitor.service.callers import Find, nobody
 from monitor.service.due import watermark
@@ -316,6 +316,7 @@ class LiveModel:
             self._rebase(work)
         elif head.get("bucket_us", self.watched.bucket_us) != self.watched.bucket_us:
             self._recount(work)
+        self._retire(work)
         return work
 
     def _rebase(self, work: Work) -> None:
@@ -331,8 +332,22 @@ class LiveModel:
         work.before, work.late_us = {}, None
         work.states.pop("budget", None)
         work.feedback = replace(work.feedback, frozen=False, restart=False)
-        judge = self.judge(work)
-        judge.end(work, decide.LANES, "new reference")
+        own = [a for a in work.open.values() if a.event in decide.LANES and a.subject.kind in ("model", "segment")]
+        self._end(work, own, "new reference")
+
+    def _retire(self, work: Work) -> None:
+        """Forget what monitors said that are no more. What is known of callers goes on by itself."""
+        monitors, standing = self.watched.monitors, tuple(work.open.values())
+        names, detectors = {m.name for m in monitors}, {m.detector.name for m in monitors}
+        work.take(lifecycle.retire(detectors, standing, work.counters, self.watched.policy, work.high_us))
+        failed = [a for a in work.open.values() if a.event is Event.DETECTOR_FAILED and a.subject.id not in names]
+        self._end(work, failed, lifecycle.RETIRED)
+        if (state := work.states.get("budget")) is not None:
+            work.states["budget"] = decide.kept(state, {(m.detector.name, m.window_us) for m in monitors})
+
+    def _end(self, work: Work, found: Iterable[Alert], reason: str) -> None:
+        standing = tuple(work.open.values())
+        work.take(lifecycle.end(found, standing, work.counters, self.watched.policy, work.high_us, reason))
 
     def _recount(self, work: Work) -> None:
         """Count what windows under way need in the model's present buckets: other ones are stored."""

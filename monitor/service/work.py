@@ -15,7 +15,7 @@ from alerts.base import Step
 from alerts.quiet import Told
 from detectors.base import Detection, Feedback, State
 from detectors.profile import Profile
-from monitor.model import Alert, Decision, Event, Family, Mark, Transition
+from monitor.model import Alert, Event, Family, Mark, Transition
 from monitor.service.watch import MAX_VERSIONS, Monitor
 from monitor.store import ledger
 from monitor.store.alertlog import column_text
@@ -55,7 +55,6 @@ class Work:
     detections: list[dict[str, Any]] = field(default_factory=list)
     alerts: dict[str, Alert] = field(default_factory=dict)
     transitions: list[Transition] = field(default_factory=list)
-    decisions: list[Decision] = field(default_factory=list)  # for back-testing and backfill
     silent: bool = False
     ran: set[str] = field(default_factory=set)  # monitors that have completed a run since they were last reported
     failing: set[str] = field(default_factory=set)  # monitors whose last run failed
@@ -112,7 +111,7 @@ class Work:
     def settle(self) -> None:
         """Forget what has been committed."""
         self.touched.clear()
-        for out in (self.ledger, self.detections, self.transitions, self.decisions, self.marks):
+        for out in (self.ledger, self.detections, self.transitions, self.marks):
             out.clear()
         self.alerts.clear()
         self.excepted.clear()

@@ -16,7 +16,7 @@ from alerts.quiet import Told
 from alerts.text import LOOKALIKES, STEPS, TITLES
 from monitor.config import Config
 from monitor.model import Action, Alert, Decision, Event, Family, Severity, Subject, Transition
-from tests.alerting import at, attack, drift, missing, traffic
+from tests.alerting import alert, at, attack, drift, missing, traffic
 
 POLICY = Policy(models={"m": Named(owner="cards-ml", tier=2)})
 
@@ -37,10 +37,10 @@ class Timeline:
         return self.take(lifecycle.step(decisions, tuple(self.open.values()), self.counters, self.policy, self.told))
 
     def take(self, step: Step) -> Sequence[Transition]:
-        for alert in step.alerts:
-            self.open[alert.alert_id] = alert
-            if not alert.open:
-                del self.open[alert.alert_id]
+        for changed in step.alerts:
+            self.open[changed.alert_id] = changed
+            if not changed.open:
+                del self.open[changed.alert_id]
         self.counters = step.counters
         self.made += step.transitions
         self.dropped += [reason for reason, n in step.dropped.items() for _ in range(n)]
@@ -210,15 +210,34 @@ def test_several_rules_hold_one_incident_open() -> None:
 
 
 def test_what_rests_on_nothing_more_ends_though_rules_held_it_open() -> None:
-    """Once the counters have forgotten it: of a rule whose memory is gone nothing more would come."""
+    """Of a rule whose memory is gone nothing more would come."""
     line = Timeline()
     line.tick(*(traffic(s, firing=True) for s in (1, 2)))
     gone = replace(traffic(3, firing=False), fixed_rule=False, statistic=None, threshold=None)
     line.tick(gone)
     assert line.dropped[-1] == "still_firing"
-    line.counters = lifecycle.without(line.counters, line.open.values())
-    line.tick(gone)
+    (standing,) = line.open.values()
+    line.take(lifecycle.end([standing], [standing], line.counters, line.policy, at(4), "new reference"))
+    assert line.made[-1].alert.evidence["reason"] == "new reference"
+    assert line.counters["slots"] == {}
     assert line.story == ["open TrafficAnomaly m", "clear TrafficAnomaly m"]
+
+
+def test_what_only_a_detector_that_is_gone_held_open_ends() -> None:
+    """What another rule or the weighing of evidence still holds stays; so does all where nothing is remembered."""
+    line = Timeline()
+    broken: dict[str, Any] = {"event": Event.DATA_QUALITY}
+    line.tick(*(traffic(s, firing=True, detector=who, **broken) for s in (3, 4) for who in ("rules", "volume")))
+    line.tick(attack(5), traffic(6, firing=True))
+    line.tick(missing(600))
+    standing = tuple(line.open.values())
+    assert len(standing) == 4
+    assert not lifecycle.retire({"volume"}, standing, {}, line.policy, at(700)).transitions
+    assert not lifecycle.retire({"queries"}, [alert("p9")], line.counters, line.policy, at(700)).transitions
+    line.take(lifecycle.retire({"volume"}, standing, line.counters, line.policy, at(700)))
+    assert line.story[4:] == ["clear DataMissing m"]
+    line.tick(*(traffic(s, firing=False, **broken) for s in (701, 702, 703)))  # the other rule's word is forgotten
+    assert line.story[5:] == ["clear DataQuality m"]
 
 
 def test_nothing_is_cleared_that_is_not_open() -> None:

@@ -1,0 +1,86 @@
+"""What becomes of incidents whose monitor, component or model leaves the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detectors.anomaly.volume import Volume
+from monitor.model import HOUR_US, Action, Alert, Event
+from monitor.store import alertlog
+from tests.smalllogs import MODEL, START_US, feed, jsonl, made, service
+
+REFERENCE = {"reference": {"file": "a.jsonl"}}
+
+
+def monitor(detector: str, **fields: Any) -> dict[str, Any]:
+    """The configuration of one monitor in the place of the default one."""
+    return {"monitors": {"own": {"model": MODEL, "detector": detector, **fields}}}
+
+
+def standing(run: Any) -> dict[Event, Alert]:
+    """What is open about the model."""
+    with run.engine.connect() as conn:
+        return {a.event: a for a in alertlog.open_alerts(conn, MODEL)}
+
+
+@pytest.mark.parametrize("later", [{"enabled": False}, {"window": "2h"}])
+def test_a_drift_ends_with_its_monitor(tmp_path: Path, later: dict[str, Any]) -> None:
+    """Switched off, or judging windows of another length: what it had found nobody would ever end."""
+    jsonl(tmp_path / "a.jsonl", made(range(-150, 0)))
+    run = service(tmp_path, REFERENCE, **monitor("marginals"))
+    feed(run, made(range(30), seed=3, shift=2.0))
+    drifts = {Event.FEATURE_DRIFT, Event.PREDICTION_DRIFT} & standing(run).keys()
+    assert drifts
+    run.close()
+    again = service(tmp_path, REFERENCE, **monitor("marginals", **later))
+    feed(again, made(range(30, 34), seed=4))
+    ended = [t.alert for t in again.live[MODEL].committed if t.action is Action.CLEAR]
+    assert {a.event for a in ended} == drifts
+    assert not drifts & standing(again).keys()
+    work = again.live[MODEL].work
+    assert work is not None
+    assert not work.feedback.frozen
+    again.close()
+
+
+def test_a_silence_that_nobody_watches_any_more_silences_nothing(tmp_path: Path) -> None:
+    """While DataMissing is open no drift opens: it must not outlive the monitor that would end it."""
+    jsonl(tmp_path / "a.jsonl", made(range(-150, 0)))
+    run = service(tmp_path, REFERENCE, **monitor("missing", params={"limit_s": 1800}))
+    feed(run, made(range(3), seed=3))
+    assert run.live[MODEL].tick("test", START_US + 5 * HOUR_US, clock="wall")
+    assert Event.DATA_MISSING in standing(run)
+    run.close()
+    again = service(tmp_path, REFERENCE, **monitor("missing", enabled=False))
+    feed(again, made(range(6, 30), seed=4, shift=2.0))
+    assert Event.DATA_MISSING not in standing(again)
+    assert {Event.FEATURE_DRIFT, Event.PREDICTION_DRIFT} & standing(again).keys()
+    again.close()
+
+
+def test_a_failing_detector_that_is_switched_off_fails_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its incident ends with it; that of another one stays."""
+    jsonl(tmp_path / "a.jsonl", made(range(-150, 0)))
+
+    def fail(*args: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Volume, "measure", fail)
+    length = {"one": "1h", "two": "2h"}
+    others: dict[str, Any] = {
+        "monitors": {n: {"model": MODEL, "detector": "volume", "window": w} for n, w in length.items()}
+    }
+    run = service(tmp_path, REFERENCE, **others)
+    feed(run, made(range(3), seed=3))
+    with run.engine.connect() as conn:
+        assert {a.subject.id for a in alertlog.open_alerts(conn, MODEL)} == {"one", "two"}
+    run.close()
+    del others["monitors"]["one"]
+    again = service(tmp_path, REFERENCE, **others)
+    feed(again, made(range(3, 5), seed=4))
+    with again.engine.connect() as conn:
+        assert {a.subject.id for a in alertlog.open_alerts(conn, MODEL)} == {"two"}
+    again.close()
