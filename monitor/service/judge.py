@@ -106,7 +106,7 @@ class Judge:
         """Raise what has stood open too long by then: between the same rows and windows wherever ticks fall."""
         first_us = lifecycle.lasting_from(work.open.values(), self.watched.policy)
         if first_us is not None and first_us <= until_us and not work.silent:
-            work.take(lifecycle.lasting(tuple(work.open.values()), work.counters, self.watched.policy, until_us))
+            work.take(lifecycle.lasting(work.standing, work.counters, self.watched.policy, until_us))
 
     def _next_due_us(self, work: Work) -> int | None:
         """The watermark at which the next window falls due, or an open incident becomes a lasting one."""
@@ -145,9 +145,7 @@ class Judge:
                     self._decide(work, self._by_rule(work, [d], d.window_us[1]))
                 if measured.evidence is not None:
                     found.append(measured.evidence)
-        decided = decide.fuse(
-            work.states.get("fuse"), found, tuple(work.open.values()), self.watched.fuse, self.watched.name
-        )
+        decided = decide.fuse(work.states.get("fuse"), found, work.standing, self.watched.fuse, self.watched.name)
         work.states["fuse"] = decided.state
         work.feedback = replace(work.feedback, suspects=decided.feedback.suspects)
         for d in decided.held:
@@ -274,7 +272,7 @@ class Judge:
     def _accuse(self, work: Work, evidence: Evidence) -> None:
         """Evidence about labelers: added up like that about callers, in a state that windows own."""
         decided = decide.fuse(
-            work.states.get("labelers"), [evidence], tuple(work.open.values()), self.watched.fuse, self.watched.name
+            work.states.get("labelers"), [evidence], work.standing, self.watched.fuse, self.watched.name
         )
         work.states["labelers"] = decided.state
         self._decide(work, decided.decisions)
@@ -283,7 +281,7 @@ class Judge:
         decided = decide.budget(
             work.states.get("budget"),
             found,
-            tuple(work.open.values()),
+            work.standing,
             self.watched.budget,
             self.watched.name,
             end_us + self.watched.lateness_us,
@@ -381,7 +379,7 @@ class Judge:
         ordered = sorted(made, key=lambda d: (d.time_us, d.subject.kind, d.subject.id, d.event))
         if not ordered or work.silent:
             return
-        work.take(lifecycle.step(ordered, tuple(work.open.values()), work.counters, self.watched.policy, work.told))
+        work.take(lifecycle.step(ordered, work.standing, work.counters, self.watched.policy, work.told))
 
     def _store(self, work: Work, m: Monitor, found: Iterable[Detection]) -> None:
         if not work.silent:

@@ -134,9 +134,7 @@ class LiveModel:
 
     def fresh(self) -> Work:
         """State as it was before any event: what backfill starts from."""
-        return Work(
-            position=0, states={}, feedback=Feedback(), counters={}, open={}, last_end={}, first_us=None, high_us=NEVER
-        )
+        return Work.fresh()
 
     def _run(self, work: Work, standing: ledger.Standing, latest: int, now_us: int, clock: str, *, close: bool) -> None:
         upto = min(latest, standing.position + self.batches)
@@ -154,7 +152,7 @@ class LiveModel:
         if acts:
             at_us = now_us if clock == "wall" else max(work.high_us, mark or NEVER)
             found = [a.act for a in acts]
-            work.take(lifecycle.settle(found, tuple(work.open.values()), work.counters, self.watched.policy, at_us))
+            work.take(lifecycle.settle(found, work.standing, work.counters, self.watched.policy, at_us))
             work.applied = [a.id for a in acts]
         for table in self.log.read_log(self.watched.model_id, standing.position, upto, self.watched.columns):
             judge.absorb(work, self.watched.known.mark(table), mark)
@@ -332,22 +330,18 @@ class LiveModel:
         work.before, work.late_us = {}, None
         work.states.pop("budget", None)
         work.feedback = replace(work.feedback, frozen=False, restart=False)
-        own = [a for a in work.open.values() if a.event in decide.LANES and a.subject.kind in ("model", "segment")]
-        self._end(work, own, "new reference")
+        own = [a for a in work.standing if a.event in decide.LANES and a.subject.kind in ("model", "segment")]
+        work.take(lifecycle.end(own, work.standing, work.counters, watched.policy, work.high_us, "new reference"))
 
     def _retire(self, work: Work) -> None:
         """Forget what monitors said that are no more. What is known of callers goes on by itself."""
-        monitors, standing = self.watched.monitors, tuple(work.open.values())
+        monitors, rules = self.watched.monitors, self.watched.policy
         names, detectors = {m.name for m in monitors}, {m.detector.name for m in monitors}
-        work.take(lifecycle.retire(detectors, standing, work.counters, self.watched.policy, work.high_us))
-        failed = [a for a in work.open.values() if a.event is Event.DETECTOR_FAILED and a.subject.id not in names]
-        self._end(work, failed, lifecycle.RETIRED)
+        work.take(lifecycle.retire(detectors, work.standing, work.counters, rules, work.high_us))
+        failed = [a for a in work.standing if a.event is Event.DETECTOR_FAILED and a.subject.id not in names]
+        work.take(lifecycle.end(failed, work.standing, work.counters, rules, work.high_us, lifecycle.RETIRED))
         if (state := work.states.get("budget")) is not None:
             work.states["budget"] = decide.kept(state, {(m.detector.name, m.window_us) for m in monitors})
-
-    def _end(self, work: Work, found: Iterable[Alert], reason: str) -> None:
-        standing = tuple(work.open.values())
-        work.take(lifecycle.end(found, standing, work.counters, self.watched.policy, work.high_us, reason))
 
     def _recount(self, work: Work) -> None:
         """Count what windows under way need in the model's present buckets: other ones are stored."""

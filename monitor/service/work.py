@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -61,6 +61,19 @@ class Work:
     told: Told = field(default_factory=Told)  # what people told Lanner, as of this tick
     applied: Sequence[int] = ()  # acts of people that this tick has applied
     excepted: dict[str, int] = field(default_factory=dict)  # exception -> decisions that it covered
+
+    @classmethod
+    def fresh(cls, open: Iterable[Alert] = (), counters: Mapping[str, Any] | None = None) -> Work:
+        """State as it was before any event, with these incidents open."""
+        return cls(
+            position=0, states={}, feedback=Feedback(), counters=counters or {}, open={a.key: a for a in open}, last_end={},
+            first_us=None, high_us=NEVER,
+        )  # fmt: skip
+
+    @property
+    def standing(self) -> tuple[Alert, ...]:
+        """What is open now."""
+        return tuple(self.open.values())
 
     def hear(self, model: str, table: pa.Table, high: NDArray[np.int64]) -> None:
         """A version that answers for the first time is a mark, dated to the log's clock then; the very first is none."""

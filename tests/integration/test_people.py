@@ -302,11 +302,11 @@ def test_maintenance_is_seen_by_the_next_tick(service: Service) -> None:
     number = people.mark(
         service.engine, Mark(None, "maintenance", now_us(), now_us() + HOUR_US, "disk", "ops"), now_us()
     )
-    ledger.beat(service.engine, "source:s", now_us(), {"problems": {"p": "stopped"}})
+    ledger.beat(service.engine, "source:http", now_us(), {"problems": {"p": "stopped"}})
     system_tick(service, now_us())
     assert alertlog.find(service.engine) == []
     assert people.end_mark(service.engine, number, "ops", now_us())
-    ledger.beat(service.engine, "source:s", now_us(), {"problems": {"p": "stopped"}})
+    ledger.beat(service.engine, "source:http", now_us(), {"problems": {"p": "stopped"}})
     system_tick(service, now_us())
     assert [a.event for a in alertlog.find(service.engine)] == [Event.MONITOR_DEGRADED]
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from detectors.anomaly.volume import Volume
-from monitor.model import HOUR_US, Action, Alert, Event
-from monitor.store import alertlog
+from monitor.model import HOUR_US, SECOND_US, UNREGISTERED, Action, Alert, Event
+from monitor.service.system import system_tick
+from monitor.store import alertlog, ledger
 from tests.smalllogs import MODEL, START_US, feed, jsonl, made, service
 
 REFERENCE = {"reference": {"file": "a.jsonl"}}
@@ -83,4 +84,32 @@ def test_a_failing_detector_that_is_switched_off_fails_no_more(tmp_path: Path, m
     feed(again, made(range(3, 5), seed=4))
     with again.engine.connect() as conn:
         assert {a.subject.id for a in alertlog.open_alerts(conn, MODEL)} == {"two"}
+    again.close()
+
+
+def test_what_is_configured_no_more_is_in_no_trouble(tmp_path: Path) -> None:
+    """A silent model, a silent detector and a source never read: gone from the configuration they keep nobody from sleep."""
+    jsonl(tmp_path / "a.jsonl", made(range(-1, 0)))
+    source = {"in": {"type": "files", "paths": ["in/*.jsonl"]}}
+    run = service(tmp_path, REFERENCE, clock="wall", sources=source)
+    for name in (f"model:{MODEL}", "collector:in"):
+        ledger.beat(run.engine, name, START_US)
+    ledger.beat(run.engine, "source:in", START_US, {"problems": {"t/0": "offsets are lost"}})
+    ledger.beat_all(run.engine, {f"detector:{MODEL}/volume": {"schedule_s": 60.0}}, START_US)
+    system_tick(run, START_US + 239 * SECOND_US)
+    system_tick(run, START_US + 400 * SECOND_US)
+
+    def troubles(at: Any) -> set[str]:
+        with at.engine.connect() as conn:
+            return {
+                f"{a.event.value} {a.subject.kind} {a.subject.id}" for a in alertlog.open_alerts(conn, UNREGISTERED)
+            }
+
+    silent = f"DetectorSilent component model {MODEL}"
+    assert troubles(run) == {silent, "MonitorDegraded component collector in", "MonitorDegraded source in"}
+    run.close()
+    again = service(tmp_path, {}, clock="wall", models={"other": {}}, sources={"new": {"type": "http"}})
+    made_now = system_tick(again, START_US + 500 * SECOND_US)
+    assert {t.alert.evidence["reason"] for t in made_now} == {"no longer configured"}
+    assert troubles(again) == set()
     again.close()
