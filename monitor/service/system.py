@@ -14,7 +14,8 @@ from monitor.service import health
 from monitor.service.compose import Service
 from monitor.service.told import told
 from monitor.service.work import Work
-from monitor.store import leases, ledger
+from monitor.store import leases, ledger, people
+from monitor.store.engine import read
 
 QUIET_US: Final = 86_400 * SECOND_US  # an unregistered model that is not seen for so long is no problem any more
 
@@ -27,6 +28,7 @@ def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> S
     epoch = leases.acquire(service.engine, "system", service.owner, now_us, ttl_us, model_id=table.model_id)
     if epoch is None:
         return ()
+    settle_gone(service, now_us)
     standing = ledger.standing(service.engine, table.model_id, UNREGISTERED, 0)
     stored = ledger.load_states(service.engine, table.model_id).get("service")
     counters = msgspec.json.decode(stored) if stored else {}
@@ -65,6 +67,28 @@ def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> S
         service.sinks_for,
     )
     return work.transitions
+
+
+def settle_gone(service: Service, now_us: int) -> None:
+    """Apply what people said about incidents of models that are no longer configured: no tick of theirs would."""
+    engine, rules = service.engine, policy(service.config)
+    with read(engine) as conn:
+        gone = {name: model_id for name, model_id in people.waiting(conn).items() if name not in service.tables}
+    for name, model_id in gone.items():
+        lease, ttl_us = f"model:{model_id}", round(service.config.schedule.lease * SECOND_US)
+        epoch = leases.acquire(engine, lease, service.owner, now_us, ttl_us, model_id=model_id)
+        if epoch is None:  # a process that knows the model has it
+            continue
+        at = ledger.standing(engine, model_id, name, 0)
+        _, acts = told(engine, name, now_us, service.config)
+        step = lifecycle.settle([a.act for a in acts], at.open, {}, rules, now_us)
+        tick = ledger.TickCommit(
+            model_id=model_id, epoch=epoch, position=at.position, to_position=at.position, watermark_us=at.watermark_us,
+            last_event_us=at.last_event_us, now_us=now_us, alerts=step.alerts, transitions=step.transitions,
+            applied=[a.id for a in acts],
+        )  # fmt: skip
+        ledger.commit(engine, tick, service.sinks_for)
+        leases.release(engine, lease, service.owner)
 
 
 def unregistered(service: Service, now_us: int, clock: str) -> list[Decision]:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from detectors.anomaly.volume import Volume
-from monitor.model import HOUR_US, SECOND_US, UNREGISTERED, Action, Alert, Event
+from monitor.model import HOUR_US, SECOND_US, UNREGISTERED, Act, Action, Alert, Event, Said
 from monitor.service.system import system_tick
-from monitor.store import alertlog, ledger
+from monitor.store import alertlog, ledger, people
+from monitor.store.engine import write
 from tests.smalllogs import MODEL, START_US, feed, jsonl, made, service
 
 REFERENCE = {"reference": {"file": "a.jsonl"}}
@@ -113,3 +114,32 @@ def test_what_is_configured_no_more_is_in_no_trouble(tmp_path: Path) -> None:
     assert {t.alert.evidence["reason"] for t in made_now} == {"no longer configured"}
     assert troubles(again) == set()
     again.close()
+
+
+def test_a_verdict_ends_an_incident_of_a_model_that_is_gone(tmp_path: Path) -> None:
+    """No tick of the model would apply it; nothing but a person ends it, and the model's own state is left alone."""
+    jsonl(tmp_path / "a.jsonl", made(range(-150, 0)))
+    run = service(tmp_path, REFERENCE)
+    feed(run, made(range(30), seed=3, shift=2.0))
+    found = standing(run)
+    run.close()
+    again = service(tmp_path, {}, clock="wall", models={"other": {}})
+    now_us = START_US + 40 * HOUR_US
+    system_tick(again, now_us)
+    assert standing(again) == found
+    drift = found[Event.FEATURE_DRIFT]
+    with write(again.engine) as conn:
+        people.say(
+            conn,
+            Act(drift.alert_id, "verdict", "ann", "it was retired", "cli", now_us, Said.TRUE, closes=True),
+            drift,
+            now_us,
+        )
+    system_tick(again, now_us)
+    assert found.keys() - standing(again).keys() == {Event.FEATURE_DRIFT}
+    with again.engine.connect() as conn:
+        assert not people.pending(conn, MODEL)
+    again.close()
+    back = service(tmp_path, REFERENCE)
+    feed(back, made(range(30, 31), seed=4))
+    back.close()
