@@ -16,7 +16,7 @@ from alerts import flood
 from alerts.base import MANY, Step, slot_key, subject_key
 from alerts.evidence import clean, members, names, told_apart
 from alerts.holds import Holds
-from alerts.policy import LASTING, RAISED, Persistence, Policy
+from alerts.policy import LASTING, MONITOR, RAISED, Persistence, Policy
 from alerts.quiet import (
     CALM_US,
     HELD_BACK,
@@ -69,6 +69,16 @@ def settle(
     work = _Work(policy, Told(), open, counters)
     for act in acts:
         work.settle(act, now_us)
+    return work.result()
+
+
+def believed(open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, told: Told, at_us: int) -> Step:
+    """Tell of the open incidents that were held back for a detector that is on report only no longer."""
+    work = _Work(policy, told, open, counters)
+    for alert in open:
+        mended = alert.evidence.get(HELD_BACK) == REPORT_ONLY and alert.detector not in told.demoted
+        if mended and _key(alert) in work.open:  # one before it may have absorbed it
+            work.believe(alert, at_us)
     return work.result()
 
 
@@ -181,6 +191,11 @@ class _Work:
         else:
             self._tell(made)
 
+    def believe(self, alert: Alert, at_us: int) -> None:
+        """Tell of one incident that was held back."""
+        evidence = {k: v for k, v in alert.evidence.items() if k != HELD_BACK}
+        self._absorb(self._tell(replace(alert, updated_us=max(at_us, alert.updated_us), evidence=evidence)))
+
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
@@ -267,7 +282,7 @@ class _Work:
             evidence["marks"] = [{"kind": m.kind, "at": rfc3339(m.start_us), "text": clean(m.text)} for m in marks]
         if before := self.remembered.open(key, subject_key(d.model, d.subject), d.time_us, rule=d.fixed_rule):
             evidence["before"] = before
-        if d.detector in self.told.demoted:
+        if d.detector in self.told.demoted and d.event not in MONITOR:
             evidence[HELD_BACK] = REPORT_ONLY
         elif flood.hides(alert) and self.remembered.this_hour(d.model, d.event, d.time_us) > self.policy.per_hour:
             evidence |= {HELD_BACK: f"more than {self.policy.per_hour} in an hour", flood.TOLD_BY: self._roll_up(alert)}

@@ -149,11 +149,12 @@ class LiveModel:
         )
         judge = self.judge(work)
         work.told, acts = told(self.engine, self.watched.name, now_us, self.config)
+        rules, at_us = self.watched.policy, now_us if clock == "wall" else max(work.high_us, mark or NEVER)
         if acts:
-            at_us = now_us if clock == "wall" else max(work.high_us, mark or NEVER)
-            found = [a.act for a in acts]
-            work.take(lifecycle.settle(found, work.standing, work.counters, self.watched.policy, at_us))
+            work.take(lifecycle.settle([a.act for a in acts], work.standing, work.counters, rules, at_us))
             work.applied = [a.id for a in acts]
+        if work.standing:
+            work.take(lifecycle.believed(work.standing, work.counters, rules, work.told, at_us))
         for table in self.log.read_log(self.watched.model_id, standing.position, upto, self.watched.columns):
             judge.absorb(work, self.watched.known.mark(table), mark)
             self._keep()

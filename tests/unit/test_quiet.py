@@ -11,6 +11,7 @@ from alerts import lifecycle, quiet
 from alerts.metrics import Judged, quality
 from alerts.policy import Named, Policy
 from alerts.quiet import HELD_BACK, Told
+from monitor.config import Config
 from monitor.model import (
     HOUR_US,
     MAINTENANCE,
@@ -25,6 +26,7 @@ from monitor.model import (
     Severity,
     Subject,
 )
+from monitor.service.told import _demoted
 from tests.alerting import alert, at, attack, drift, missing, traffic
 from tests.unit.test_lifecycle import Timeline
 
@@ -330,6 +332,14 @@ def test_a_verdict_on_a_flood_is_none_on_the_model_s_own_incident() -> None:
     assert line.story[-1] == "open TrafficAnomaly m"
 
 
+def test_a_detector_on_report_only_fails_aloud() -> None:
+    """What is said about Lanner itself is no detection of that detector, and always sent."""
+    line = Timeline(told=Told(demoted=frozenset({"self", "volume"})))
+    broken = traffic(10, firing=True, event=Event.DETECTOR_FAILED, subject=Subject("detector", "volume"))
+    line.tick(broken, replace(broken, event=Event.MONITOR_DEGRADED, detector="self"), traffic(20, firing=True))
+    assert [quiet.told(t) for t in line.made] == [True, True, False]
+
+
 @pytest.mark.parametrize("kind", ["principal", "cluster"])
 @pytest.mark.parametrize("demoted", [True, False])
 def test_what_is_held_back_hides_nothing_that_was_told(kind: str, demoted: bool) -> None:
@@ -359,6 +369,24 @@ def test_what_is_believed_is_told_though_nothing_else_changed() -> None:
     line.told = Told()
     line.tick(drift(30), drift(40))
     assert [(t.action, quiet.told(t)) for t in line.made[1:]] == [(Action.UPDATE, True)]
+
+
+def test_what_is_believed_again_is_told_at_once() -> None:
+    """A decider may have nothing new to say for weeks: the incident as it stands is told with the next tick, once."""
+    line = Timeline(told=Told(demoted=frozenset({"marginals"})))
+    line.tick(drift(10), attack(20))
+    for told in (line.told, Told(), Told()):
+        line.take(lifecycle.believed(tuple(line.open.values()), line.counters, line.policy, told, at(30)))
+    assert [(t.action, t.alert.event, quiet.told(t), t.time_us) for t in line.made[2:]] == [
+        (Action.UPDATE, Event.FEATURE_DRIFT, True, at(30))
+    ]
+
+
+def test_only_detectors_can_be_on_report_only() -> None:
+    """False alarms about Lanner itself silence neither it nor what it says of itself."""
+    config = Config.model_validate({"models": {"m": {}}})
+    counts = {name: {Said.FALSE: 100} for name in ("self", "volume", "registry")}
+    assert set(_demoted(counts, config)) == {"volume"}
 
 
 def test_the_next_hour_has_its_own_cap() -> None:
