@@ -20,10 +20,13 @@ def hides(alert: Alert) -> bool:
     return alert.event not in MONITOR and alert.subject.kind != "model" and alert.severity.rank < ALONE.rank
 
 
-def outgrown(alert: Alert) -> Alert:
-    """An incident as it goes on: no longer part of a flood once it is too severe for that."""
-    if TOLD_BY not in alert.evidence or hides(alert):
-        return alert
+def outgrown(alert: Alert) -> bool:
+    """Whether an incident has become too severe for the flood that it is part of."""
+    return TOLD_BY in alert.evidence and not hides(alert)
+
+
+def freed(alert: Alert) -> Alert:
+    """An incident that is told by itself from now on."""
     return replace(alert, evidence={k: v for k, v in alert.evidence.items() if k not in {HELD_BACK, TOLD_BY}})
 
 

@@ -193,8 +193,7 @@ class _Work:
 
     def believe(self, alert: Alert, at_us: int) -> None:
         """Tell of one incident that was held back."""
-        evidence = {k: v for k, v in alert.evidence.items() if k != HELD_BACK}
-        self._absorb(self._tell(replace(alert, updated_us=max(at_us, alert.updated_us), evidence=evidence)))
+        self._absorb(self._tell(replace(alert, updated_us=max(at_us, alert.updated_us)), free=True))
 
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
@@ -333,9 +332,9 @@ class _Work:
             return
         self._absorb(self._tell(alert))
 
-    def _tell(self, alert: Alert) -> Alert:
+    def _tell(self, alert: Alert, *, free: bool = False) -> Alert:
         """An update. What has become too severe for a flood leaves it."""
-        made = self._emit(Action.UPDATE, flood.outgrown(alert))
+        made = self._emit(Action.UPDATE, flood.freed(alert) if free or flood.outgrown(alert) else alert)
         if (into := alert.evidence.get(flood.TOLD_BY)) is not None:
             self._follow(into, made)
         return made
@@ -357,24 +356,25 @@ class _Work:
         Likewise those of segments that say nothing beyond the model's own: the same event, no other features. What sinks
         are not told of absorbs nothing: they would hear of an end, and of nothing instead.
         """
-        if HELD_BACK in into.evidence:
-            return
-        if into.subject.kind == "model" and into.event in BY_SEGMENT:
-            for part in list(self.open.values()):
-                same = (part.model, part.event, part.subject.kind) == (into.model, into.event, "segment")
-                if same and names(part) <= names(into):
-                    self._into(part, into)
-        if into.event is not Event.ATTACK_SUSPECTED:
-            return
-        events = ADDED_TO_ATTACK | ({Event.ATTACK_SUSPECTED} if into.subject.kind == "cluster" else frozenset())
-        for member in members(into):
-            for event in sorted(events):
-                key = slot_key(into.model, event, Subject("principal", str(member)))
-                if (absorbed := self.open.get(key)) is not None:
-                    self._into(absorbed, into)
+        found = self._contained(into)
+        told = [a for a in found if a.event is into.event and HELD_BACK not in a.evidence]
+        if HELD_BACK not in into.evidence:
+            for part in found:
+                self.end(part, into.updated_us, {"reason": "absorbed", "into": into.alert_id})
+        elif told and into.subject.kind == "cluster":
+            self.believe(into, into.updated_us)  # of its members the deciders say no more, and they were told
 
-    def _into(self, absorbed: Alert, into: Alert) -> None:
-        self.end(absorbed, into.updated_us, {"reason": "absorbed", "into": into.alert_id})
+    def _contained(self, into: Alert) -> list[Alert]:
+        if into.event in BY_SEGMENT and into.subject.kind == "model":
+            own = (into.model, into.event, "segment")
+            found = [a for a in self.open.values() if (a.model, a.event, a.subject.kind) == own]
+            return [a for a in found if names(a) <= names(into)]
+        if into.event is not Event.ATTACK_SUSPECTED:
+            return []
+        events = ADDED_TO_ATTACK | ({Event.ATTACK_SUSPECTED} if into.subject.kind == "cluster" else frozenset())
+        who = [Subject("principal", str(m)) for m in members(into)]
+        found = [self.open[k] for w in who for e in sorted(events) if (k := slot_key(into.model, e, w)) in self.open]
+        return [a for a in found if a.event is into.event or a.severity.rank <= into.severity.rank]
 
     def _measured(self, alert: Alert, d: Decision, evidence: Mapping[str, Any]) -> Alert:
         return replace(

@@ -264,6 +264,18 @@ def test_an_attack_absorbs_the_earlier_access_anomaly() -> None:
     assert [e["event"] for e in line.made[-1].alert.evidence["also"]] == ["AccessAnomaly"]
 
 
+def test_an_attack_that_is_milder_absorbs_nothing_worse() -> None:
+    """What pages somebody does not end in what pages nobody; it does once the attack is as severe."""
+    line = Timeline(Policy(models={"m": Named(tier=1)}))
+    abuse = attack(10, event=Event.ABUSE_SUSPECTED, family=Family.ABUSE, detector="abuse")
+    line.tick(abuse, attack(20, severity=Severity.MINOR), replace(abuse, time_us=at(25)))
+    assert [(a.event, a.severity) for a in line.open.values()] == [
+        (Event.ABUSE_SUSPECTED, Severity.MAJOR), (Event.ATTACK_SUSPECTED, Severity.MINOR),
+    ]  # fmt: skip
+    line.tick(attack(30, queries=5000, severity=Severity.MAJOR))
+    assert [(a.event, a.severity) for a in line.open.values()] == [(Event.ATTACK_SUSPECTED, Severity.MAJOR)]
+
+
 def test_a_cluster_absorbs_its_principals() -> None:
     """Members' own incidents are absorbed when the cluster opens or grows, and open no more."""
 

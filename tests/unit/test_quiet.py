@@ -361,6 +361,19 @@ def test_what_is_held_back_hides_nothing_that_was_told(kind: str, demoted: bool)
     assert quiet.told(line.made[-1])
 
 
+@pytest.mark.parametrize("demoted", [True, False])
+def test_a_cluster_with_a_caller_that_was_told_is_told(demoted: bool) -> None:
+    """The deciders speak of the cluster alone from then on: its member's incident could not end by itself."""
+    line = Timeline(Policy(models={"m": Named()}, per_hour=1))
+    line.tick(attack(10), attack(20, "decoy"), attack(30, "decoy 2"))
+    line.told = Told(demoted=frozenset({"queries"}) if demoted else frozenset())
+    line.tick(attack(40, subject=Subject("cluster", "c1"), evidence={"principals": ["p1", "p2"], "queries": 100}))
+    last = [t for t in line.made if quiet.told(t) and t.time_us == at(40) and t.alert.subject.kind != "many"]
+    told = [(t.action.value, t.alert.subject.id) for t in last]
+    assert told == [("update", "c1"), ("clear", "p1")]
+    assert {a.subject.id for a in line.open.values()} == {"decoy", "decoy 2", "c1", "principals"}
+
+
 def test_what_is_believed_is_told_though_nothing_else_changed() -> None:
     """A detector that is off report only, or another one that sees the same: sinks hear of the incident as it stands."""
     line = Timeline(told=Told(demoted=frozenset({"marginals"})))
