@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from monitor.errors import LannerError
 from monitor.model import Alert, Event, OutboxRow, OutboxState, Subject, Transition
@@ -168,11 +168,14 @@ class Step:
     excepted: Mapping[str, int]  # exception -> decisions that it covered
 
 
+MANY: Final = "many"  # kind of the subject of the one incident that tells of a flood
+
+
 def subject_key(model: str, subject: Subject) -> str:
     """Whom counters of the lifecycle are about."""
     return json.dumps([model, subject.kind, subject.id], ensure_ascii=False)
 
 
-def slot_key(model: str, event: Event, kind: str, subject_id: str) -> str:
+def slot_key(model: str, event: Event, subject: Subject) -> str:
     """Which kind of problem of whom."""
-    return json.dumps([model, event.value, kind, subject_id], ensure_ascii=False)
+    return json.dumps([model, event.value, subject.kind, subject.id], ensure_ascii=False)

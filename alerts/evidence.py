@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from alerts.quiet import HELD_BACK
 from monitor.model import Alert
 
 EVIDENCE_TEXT: Final = 2000  # longest string kept in evidence, characters
@@ -34,13 +35,22 @@ def clean(value: object) -> Any:
 
 
 def told_apart(before: Alert, after: Alert) -> bool:
-    """Whether an update is worth a line: severity, family, state, the named features or principals, or many queries."""
+    """Whether an update is worth a line: severity, family, state, the named features or principals, or many queries.
+
+    And when sinks hear of it from now on.
+    """
     return (
         (before.severity, before.family, before.quiet) != (after.severity, after.family, after.quiet)
         or names(before) != names(after)
         or set(before.evidence.get("principals") or ()) != set(after.evidence.get("principals") or ())
         or _doublings(before) < _doublings(after)
+        or (HELD_BACK in before.evidence and HELD_BACK not in after.evidence)
     )
+
+
+def members(alert: Alert) -> Sequence[str]:
+    """The callers that an attack incident is about."""
+    return [alert.subject.id] if alert.subject.kind == "principal" else [*alert.evidence.get("principals", ())]
 
 
 def names(alert: Alert) -> set[str]:

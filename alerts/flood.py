@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from alerts.base import slot_key
+from alerts.base import MANY, slot_key
 from alerts.policy import MONITOR
 from alerts.quiet import HELD_BACK
 from monitor.model import Alert, Severity, Subject, alert_id
@@ -20,29 +20,37 @@ def hides(alert: Alert) -> bool:
     return alert.event not in MONITOR and alert.subject.kind != "model" and alert.severity.rank < ALONE.rank
 
 
-def outgrown(alert: Alert) -> Alert:
-    """An incident as it goes on: no longer part of a flood once it is too severe for that."""
-    if TOLD_BY not in alert.evidence or hides(alert):
-        return alert
+def outgrown(alert: Alert) -> bool:
+    """Whether an incident has become too severe for the flood that it is part of."""
+    return TOLD_BY in alert.evidence and not hides(alert)
+
+
+def freed(alert: Alert) -> Alert:
+    """An incident that is told by itself from now on."""
     return replace(alert, evidence={k: v for k, v in alert.evidence.items() if k not in {HELD_BACK, TOLD_BY}})
+
+
+def about(part: Alert) -> Subject:
+    """Whom the roll-up of an incident is about: never the model, which may have an incident of its own."""
+    return Subject(MANY, f"{part.subject.kind}s")
 
 
 def slot(part: Alert) -> str:
     """Where the roll-up of an incident stands among the open ones."""
-    return slot_key(part.model, part.event, "model", part.model)
+    return slot_key(part.model, part.event, about(part))
 
 
 def counted(whole: Alert | None, part: Alert, per_hour: int) -> Alert:
     """The roll-up with one more incident in it, as severe as the worst of them; a new one where there is none."""
-    model = Subject("model", part.model)
-    problem = (part.environment, part.customer or "", part.model, model.kind, model.id, part.event)
-    before = {} if whole is None else whole.evidence
+    before, subject = {} if whole is None else whole.evidence, about(part)
     n = int(before.get("suppressed", 0)) + 1
     evidence = {
         **before, "suppressed": n, "detail": f"suppressed {n}: more than {per_hour} incidents in an hour",
-        "principals": [*before.get("principals", ()), part.subject.id][:NAMED],
+        subject.id: [*before.get(subject.id, ()), part.subject.id][:NAMED],
     }  # fmt: skip
-    made = whole or replace(part, alert_id=alert_id(problem, part.updated_us), subject=model, seq=0)
+    made = whole or replace(part, subject=subject, seq=0)
+    if whole is None:
+        made = replace(made, alert_id=alert_id(made.key, part.updated_us))
     worst = max(made.severity, part.severity, key=lambda s: s.rank)
     return replace(made, severity=worst, updated_us=part.updated_us, evidence=evidence)
 

@@ -8,14 +8,15 @@ clear it after some clean ones under a lower line. A problem that comes back aft
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from alerts import flood
-from alerts.base import Step, slot_key, subject_key
-from alerts.evidence import clean, names, told_apart
-from alerts.policy import LASTING, RAISED, Persistence, Policy
+from alerts.base import MANY, Step, slot_key, subject_key
+from alerts.evidence import clean, members, names, told_apart
+from alerts.holds import Holds
+from alerts.policy import LASTING, MONITOR, RAISED, Persistence, Policy
 from alerts.quiet import (
     CALM_US,
     HELD_BACK,
@@ -30,9 +31,10 @@ from alerts.quiet import (
 )
 from alerts.techniques import techniques
 from alerts.text import render
-from monitor.model import Act, Action, Alert, Decision, Event, Severity, Transition, alert_id, rfc3339
+from monitor.model import Act, Action, Alert, Decision, Event, Severity, Subject, Transition, alert_id, rfc3339
 
 COUNTERS_VERSION: Final = 2
+RETIRED: Final = "its monitor is no more"
 KEPT: Final = ("queries_at_opening", "also", "marks", "before", HELD_BACK, flood.TOLD_BY, "flapping", "inhibited", RAISED)  # fmt: skip
 
 BY_SEGMENT: Final = frozenset({Event.FEATURE_DRIFT, Event.PREDICTION_DRIFT})  # judged for segments as well
@@ -70,13 +72,22 @@ def settle(
     return work.result()
 
 
+def believed(open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, told: Told, at_us: int) -> Step:
+    """Tell of the open incidents that were held back for a detector that is on report only no longer."""
+    work = _Work(policy, told, open, counters)
+    for alert in open:
+        mended = alert.evidence.get(HELD_BACK) == REPORT_ONLY and alert.detector not in told.demoted
+        if mended and _key(alert) in work.open:  # one before it may have absorbed it
+            work.believe(alert, at_us)
+    return work.result()
+
+
 def lasting(open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, until_us: int) -> Step:
     """Raise the open incidents that have lasted too long by then, each dated to the moment when it had."""
     work = _Work(policy, Told(), open, counters)
     for alert in sorted(open, key=lambda a: (policy.lasting_at(a) or 0, a.alert_id)):
-        now = work.open.get(slot_key(alert.model, alert.event, alert.subject.kind, alert.subject.id))
-        if now is not None and now.alert_id == alert.alert_id:  # one before it may have ended or changed it
-            work.lasting(now, until_us)
+        # This may change or end what tells of a flood, and no other alert; that one never lasts by itself.
+        work.lasting(alert, until_us)
     return work.result()
 
 
@@ -85,10 +96,30 @@ def lasting_from(open: Iterable[Alert], policy: Policy) -> int | None:
     return min((at_us for a in open if (at_us := policy.lasting_at(a)) is not None), default=None)
 
 
-def without(counters: Mapping[str, Any], gone: Iterable[Alert]) -> dict[str, Any]:
-    """Counters that have forgotten how rules held these incidents open: what those rested on is no more."""
-    keys = {slot_key(a.model, a.event, a.subject.kind, a.subject.id) for a in gone}
-    return {**counters, "slots": {k: v for k, v in counters.get("slots", {}).items() if k not in keys}}
+def end(
+    gone: Iterable[Alert], open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, at_us: int, reason: str
+) -> Step:
+    """Clear open incidents, whoever holds them open: what they rest on is no more."""
+    work = _Work(policy, Told(), open, counters)
+    for alert in gone:
+        work.end(alert, at_us, {"reason": reason})
+    return work.result()
+
+
+def retire(
+    running: Collection[str], open: Sequence[Alert], counters: Mapping[str, Any], policy: Policy, at_us: int
+) -> Step:
+    """Clear what only rules of other detectors than these held open: nothing would ever say that it is over."""
+    work = _Work(policy, Told(), open, counters)
+    work.holds.only(running)
+    for alert in open if work.remembers else ():
+        if alert.detector not in running and alert.subject.kind != MANY and not work.holds.on(_key(alert)):
+            work.end(alert, at_us, {"reason": RETIRED})
+    return work.result()
+
+
+def _key(about: Alert | Decision) -> str:
+    return slot_key(about.model, about.event, about.subject)
 
 
 def _order(d: Decision) -> tuple[Any, ...]:
@@ -101,13 +132,10 @@ class _Work:
     def __init__(self, policy: Policy, told: Told, open: Sequence[Alert], counters: Mapping[str, Any]) -> None:
         self.policy = policy
         self.told = told
-        self.open = {slot_key(a.model, a.event, a.subject.kind, a.subject.id): a for a in open}
-        known = counters.get("version") == COUNTERS_VERSION
-        self.remembered = Remembered.load(counters if known else {})
-        self.slots: dict[str, dict[str, Any]] = {
-            key: {name: dict(slot) for name, slot in slots.items()}
-            for key, slots in (counters.get("slots", {}) if known else {}).items()
-        }
+        self.open = {_key(a): a for a in open}
+        self.remembers = counters.get("version") == COUNTERS_VERSION
+        self.remembered = Remembered.load(counters if self.remembers else {})
+        self.holds = Holds.load(counters if self.remembers else {})
         self.transitions: list[Transition] = []
         self.changed: dict[str, Alert] = {}
         self.dropped: dict[str, int] = {}
@@ -115,30 +143,31 @@ class _Work:
 
     def result(self) -> Step:
         """What this step changed."""
-        slots = {k: v for k, v in sorted(self.slots.items()) if v}
+        slots, remembered = self.holds.to_json(), self.remembered.to_json()
         return Step(
             transitions=tuple(self.transitions),
             alerts=tuple(self.changed.values()),
-            counters={"version": COUNTERS_VERSION, "slots": slots, "remembered": self.remembered.to_json()},
+            counters={"version": COUNTERS_VERSION, "slots": slots, "remembered": remembered},
             dropped=dict(sorted(self.dropped.items())),
             excepted=self.excepted,
         )
 
     def apply(self, d: Decision) -> None:
         """One decision: count it, then open, update or clear."""
-        key = slot_key(d.model, d.event, d.subject.kind, d.subject.id)
+        key = _key(d)
         if d.firing and self._folded(d):
             return
         current = self.open.get(key)
-        verdict = self._count(key, d) if d.fixed_rule else self._decided(key, d)
-        if verdict is not None:
-            self._drop(verdict)
+        rule = self.policy.persistence.get(d.event, Persistence())
+        waits = self.holds.counted(key, d, rule) if d.fixed_rule else self.holds.decided(key, firing=d.firing)
+        if waits is not None:
+            self._drop(waits)
         elif not d.firing:
             self.remembered.over(key)
             if current is None:
                 self._drop("not_open")
             elif not self._held(key, current, d):
-                self._end(key, replace(current, window_us=d.window_us), d.time_us, clean(d.evidence))
+                self.end(replace(current, window_us=d.window_us), d.time_us, clean(d.evidence))
         elif current is None:
             if (reason := self._silenced(key, d)) is not None:
                 self._drop(reason)
@@ -162,49 +191,24 @@ class _Work:
         else:
             self._tell(made)
 
+    def believe(self, alert: Alert, at_us: int) -> None:
+        """Tell of one incident that was held back."""
+        self._absorb(self._tell(replace(alert, updated_us=max(at_us, alert.updated_us)), free=True))
+
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
-    def _decided(self, key: str, d: Decision) -> str | None:
-        """A weighed decision counts at once; it only clears when no fixed rule still holds the incident open."""
-        slots = self.slots.setdefault(key, {})
-        if d.firing:
-            slots["decided"] = {"on": True}
-            return None
-        slots.pop("decided", None)
-        return "still_firing" if any(s["on"] for s in slots.values()) else None
-
-    def _count(self, key: str, d: Decision) -> str | None:
-        """Count one evaluation of a fixed rule; the reason to wait, or None when it counts.
-
-        Each rule has a slot of its own: hits (the last evaluations, "1" fired), clean (in a row), on.
-        """
-        rule = self.policy.persistence.get(d.event, Persistence())
-        slots = self.slots.setdefault(key, {})
-        slot = slots.setdefault(d.detector, {"hits": "", "clean": 0, "on": False})
-        slot["hits"] = (slot["hits"] + ("1" if d.firing else "0"))[-rule.of :]
-        over = d.statistic is not None and d.threshold is not None and d.statistic > rule.lower * d.threshold
-        slot["clean"] = 0 if d.firing or over else slot["clean"] + 1
-        if d.firing:
-            slot["on"] = slot["on"] or slot["hits"].count("1") >= rule.fired
-            return None if slot["on"] else "not_yet"
-        if slot["clean"] >= rule.clean or not (slot["on"] or "1" in slot["hits"]):
-            del slots[d.detector]
-        elif slot["on"]:
-            return "not_clean"
-        return "still_firing" if any(s["on"] for s in slots.values()) else None
-
     def _folded(self, d: Decision) -> bool:
-        """Whether a firing decision about one principal belongs to an attack incident that is already open."""
+        """Whether a firing decision about one principal belongs to an attack incident that is open and told already."""
         if d.subject.kind != "principal" or d.event not in ADDED_TO_ATTACK | {Event.ATTACK_SUSPECTED}:
             return False
-        cluster = self._cluster_of(d.model, d.subject.id)
+        told = [a for a in self.open.values() if a.event is Event.ATTACK_SUSPECTED and HELD_BACK not in a.evidence]
+        homes = {a.subject.kind: a for a in told if a.model == d.model and d.subject.id in members(a)}
         if d.event is Event.ATTACK_SUSPECTED:
-            if cluster is None:
-                return False
-            self._drop("in_cluster")
-            return True
-        home = self.open.get(slot_key(d.model, Event.ATTACK_SUSPECTED, "principal", d.subject.id)) or cluster
+            if "cluster" in homes:
+                self._drop("in_cluster")
+            return "cluster" in homes
+        home = homes.get("principal") or homes.get("cluster")
         if home is None:
             return False
         also = [e for e in home.evidence.get("also", []) if e["event"] != d.event.value]
@@ -213,13 +217,6 @@ class _Work:
         self._keep(replace(home, evidence={**home.evidence, "also": also}))
         self._drop("added_to_attack")
         return True
-
-    def _cluster_of(self, model: str, principal: str) -> Alert | None:
-        for alert in self.open.values():
-            if alert.model == model and alert.event is Event.ATTACK_SUSPECTED and alert.subject.kind == "cluster" \
-                    and principal in alert.evidence.get("principals", ()):  # fmt: skip
-                return alert
-        return None
 
     def _silenced(self, key: str, d: Decision) -> str | None:
         """Why this decision opens nothing now; it may later, when it is made again."""
@@ -230,7 +227,7 @@ class _Work:
         if in_maintenance(d, self.told.marks):
             return "maintenance"
         if d.event in INHIBITED:
-            missing = self.open.get(slot_key(d.model, Event.DATA_MISSING, "model", d.model))
+            missing = self.open.get(slot_key(d.model, Event.DATA_MISSING, Subject("model", d.model)))
             if missing is not None:
                 known = dict(missing.evidence.get("inhibited", {}))
                 known[d.event.value] = known.get(d.event.value, 0) + 1
@@ -248,20 +245,20 @@ class _Work:
         self._drop("flapping")
         if "flapping" not in current.evidence:
             evidence = {**current.evidence, "flapping": openings}
-            self.open[key] = self._emit(Action.UPDATE, replace(current, updated_us=d.time_us, evidence=evidence))
+            self._emit(Action.UPDATE, replace(current, updated_us=d.time_us, evidence=evidence))
         return True
 
     def settle(self, act: Act, now_us: int) -> None:
         """Close one incident because a person gave a verdict."""
-        found = next(((k, a) for k, a in self.open.items() if a.alert_id == act.alert_id), None)
-        if found is None or act.said is None or not act.closes:
+        alert = next((a for a in self.open.values() if a.alert_id == act.alert_id), None)
+        if alert is None or act.said is None or not act.closes:
             return
-        key, alert = found
+        key = _key(alert)
         at_us = max(now_us, alert.updated_us)
         subject = subject_key(alert.model, alert.subject)
         self.remembered.settle(key, subject, alert, act.said, at_us)
         verdict = {"verdict": act.said.value, "by": act.actor, "why": act.reason, "at": rfc3339(act.time_us)}
-        self._end(key, alert, at_us, {"reason": "verdict", "verdict": clean(verdict)})
+        self.end(alert, at_us, {"reason": "verdict", "verdict": clean(verdict)})
 
     def _open(self, key: str, d: Decision) -> None:
         d = replace(d, time_us=self.remembered.reopens_us(key, d.time_us))
@@ -282,14 +279,13 @@ class _Work:
         alert = self._measured(alert, d, evidence)
         if marks := nearby(alert, self.told.marks):
             evidence["marks"] = [{"kind": m.kind, "at": rfc3339(m.start_us), "text": clean(m.text)} for m in marks]
-        if before := self.remembered.open(key, subject_key(d.model, d.subject), d.time_us):
+        if before := self.remembered.open(key, subject_key(d.model, d.subject), d.time_us, rule=d.fixed_rule):
             evidence["before"] = before
-        if d.detector in self.told.demoted:
+        if d.detector in self.told.demoted and d.event not in MONITOR:
             evidence[HELD_BACK] = REPORT_ONLY
         elif flood.hides(alert) and self.remembered.this_hour(d.model, d.event, d.time_us) > self.policy.per_hour:
             evidence |= {HELD_BACK: f"more than {self.policy.per_hour} in an hour", flood.TOLD_BY: self._roll_up(alert)}
-        self.open[key] = self._emit(Action.OPEN, alert)
-        self._absorb(self.open[key])
+        self._absorb(self._emit(Action.OPEN, alert))
 
     def _roll_up(self, part: Alert) -> str:
         """Count an incident of a flood in the one incident that sinks are told of; its id."""
@@ -303,15 +299,15 @@ class _Work:
 
     def _follow(self, into: str, part: Alert) -> None:
         """A roll-up is as severe as the worst in it, and over when the last is over or has left it."""
-        whole = self.open.get(flood.slot(part))
-        if whole is None or whole.alert_id != into:
+        whole = next((a for a in self.open.values() if a.alert_id == into), None)
+        if whole is None:
             return
-        at_us = max(whole.updated_us, part.updated_us)
         if part.open and flood.TOLD_BY in part.evidence:
             if part.severity.rank > whole.severity.rank:
+                at_us = max(whole.updated_us, part.updated_us)
                 self._emit(Action.UPDATE, replace(whole, severity=part.severity, updated_us=at_us))
         elif not any(a.evidence.get(flood.TOLD_BY) == into for a in self.open.values()):
-            self._end(flood.slot(part), whole, at_us, {"reason": "all of them are over or told by themselves"})
+            self.end(whole, part.updated_us, {"reason": "all of them are over or told by themselves"})
 
     def _update(self, key: str, current: Alert, d: Decision) -> None:
         evidence = clean(d.evidence)
@@ -334,47 +330,51 @@ class _Work:
         if not told_apart(current, alert):
             self._drop("unchanged")
             return
-        self._tell(alert)
-        self._absorb(self.open[key])
+        self._absorb(self._tell(alert))
 
-    def _tell(self, alert: Alert) -> None:
+    def _tell(self, alert: Alert, *, free: bool = False) -> Alert:
         """An update. What has become too severe for a flood leaves it."""
-        made = self._emit(Action.UPDATE, flood.outgrown(alert))
+        made = self._emit(Action.UPDATE, flood.freed(alert) if free or flood.outgrown(alert) else alert)
         if (into := alert.evidence.get(flood.TOLD_BY)) is not None:
             self._follow(into, made)
+        return made
 
-    def _end(self, key: str, alert: Alert, at_us: int, evidence: Mapping[str, Any]) -> None:
+    def end(self, alert: Alert, at_us: int, evidence: Mapping[str, Any]) -> None:
         """Emit a clear; the last of a flood takes its roll-up along."""
-        evidence = {**alert.evidence, **evidence}
+        evidence, at_us = {**alert.evidence, **evidence}, max(at_us, alert.updated_us)  # a clock may have gone back
         alert = replace(alert, open=False, cleared_us=at_us, updated_us=at_us, evidence=evidence)
         self._emit(Action.CLEAR, alert)
+        key = _key(alert)
         del self.open[key]
-        self.slots.pop(key, None)
+        self.holds.end(key)
         if (into := alert.evidence.get(flood.TOLD_BY)) is not None:
             self._follow(into, alert)
 
     def _absorb(self, into: Alert) -> None:
         """Clear the incidents that an attack incident contains: those of its members, and earlier access anomalies.
 
-        Likewise those of segments that say nothing beyond the model's own: the same event, no other features.
+        Likewise those of segments that say nothing beyond the model's own: the same event, no other features. What sinks
+        are not told of absorbs nothing: they would hear of an end, and of nothing instead.
         """
-        if into.subject.kind == "model" and into.event in BY_SEGMENT:
-            for key, part in list(self.open.items()):
-                same = (part.model, part.event, part.subject.kind) == (into.model, into.event, "segment")
-                if same and names(part) <= names(into):
-                    self._into(key, part, into)
-        if into.event is not Event.ATTACK_SUSPECTED:
-            return
-        members = [into.subject.id] if into.subject.kind == "principal" else into.evidence.get("principals", ())
-        events = ADDED_TO_ATTACK | ({Event.ATTACK_SUSPECTED} if into.subject.kind == "cluster" else frozenset())
-        for member in members:
-            for event in sorted(events):
-                key = slot_key(into.model, event, "principal", str(member))
-                if (absorbed := self.open.get(key)) is not None:
-                    self._into(key, absorbed, into)
+        found = self._contained(into)
+        told = [a for a in found if a.event is into.event and HELD_BACK not in a.evidence]
+        if HELD_BACK not in into.evidence:
+            for part in found:
+                self.end(part, into.updated_us, {"reason": "absorbed", "into": into.alert_id})
+        elif told and into.subject.kind == "cluster":
+            self.believe(into, into.updated_us)  # of its members the deciders say no more, and they were told
 
-    def _into(self, key: str, absorbed: Alert, into: Alert) -> None:
-        self._end(key, absorbed, into.updated_us, {"reason": "absorbed", "into": into.alert_id})
+    def _contained(self, into: Alert) -> list[Alert]:
+        if into.event in BY_SEGMENT and into.subject.kind == "model":
+            own = (into.model, into.event, "segment")
+            found = [a for a in self.open.values() if (a.model, a.event, a.subject.kind) == own]
+            return [a for a in found if names(a) <= names(into)]
+        if into.event is not Event.ATTACK_SUSPECTED:
+            return []
+        events = ADDED_TO_ATTACK | ({Event.ATTACK_SUSPECTED} if into.subject.kind == "cluster" else frozenset())
+        who = [Subject("principal", str(m)) for m in members(into)]
+        found = [self.open[k] for w in who for e in sorted(events) if (k := slot_key(into.model, e, w)) in self.open]
+        return [a for a in found if a.event is into.event or a.severity.rank <= into.severity.rank]
 
     def _measured(self, alert: Alert, d: Decision, evidence: Mapping[str, Any]) -> Alert:
         return replace(
@@ -395,6 +395,6 @@ class _Work:
 
     def _keep(self, alert: Alert) -> None:
         self.changed[alert.alert_id] = alert
-        key = slot_key(alert.model, alert.event, alert.subject.kind, alert.subject.id)
+        key = _key(alert)
         if alert.open:
             self.open[key] = alert

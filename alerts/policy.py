@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from alerts.base import MANY
 from monitor.config import Config, Severities
 from monitor.model import SECOND_US, Alert, Decision, Event, Family, Severity
 
@@ -167,10 +168,11 @@ class Policy:
         """When an incident that only stands open becomes lasting; None when it will not, or more is needed than time.
 
         Drift, silence and what is wrong with Lanner last as long as they are open. A caller is open for a week after the
-        last sign of an attack, so attacks last as long as there is new evidence.
+        last sign of an attack, so attacks last as long as there is new evidence. What tells of a flood is as severe as
+        the worst in it.
         """
         fixed = (alert.model, alert.detector) in self.severities or alert.event in STEADY | SECURITY
-        fixed |= (alert.event, alert.subject.kind) in PATIENT
+        fixed |= alert.subject.kind == MANY or (alert.event, alert.subject.kind) in PATIENT
         if fixed or self.lasts_us is None or LASTING in alert.evidence.get(RAISED, ()):
             return None
         return alert.opened_us + self.lasts_us

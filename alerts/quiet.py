@@ -136,7 +136,7 @@ class Remembered:
     """What is kept about problems beyond their incidents; plain JSON in the counters of the alert pipeline."""
 
     past: dict[str, dict[str, Any]] = field(default_factory=dict)  # subject -> earlier incidents, verdicts
-    opened: dict[str, list[int]] = field(default_factory=dict)  # problem -> times of its openings within a day
+    opened: dict[str, list[int]] = field(default_factory=dict)  # of a rule: problem -> openings, the last day's
     calm: dict[str, int] = field(default_factory=dict)  # problem that flaps -> since when there has been no sign of it
     settled: dict[str, dict[str, Any]] = field(default_factory=dict)  # problem -> what a person has seen of it
     hours: dict[str, list[int]] = field(default_factory=dict)  # model and event -> [hour, incidents opened in it]
@@ -157,12 +157,13 @@ class Remembered:
         }
         return {name: part for name, part in parts.items() if part}
 
-    def open(self, key: str, subject: str, time_us: int) -> Mapping[str, Any]:
+    def open(self, key: str, subject: str, time_us: int, *, rule: bool) -> Mapping[str, Any]:
         """Note an opening; what was known of the subject before it."""
         self.calm.pop(key, None)
         self.settled.pop(key, None)
-        self.opened = {k: kept for k, v in self.opened.items() if (kept := [t for t in v if t > time_us - DAY_US])}
-        self.opened[key] = [*self.opened.get(key, ()), time_us]
+        if rule:
+            self.opened[key] = [*(t for t in self.opened.pop(key, ()) if t > time_us - DAY_US), time_us]
+            self.opened = dict(list(self.opened.items())[-REMEMBERED:])
         before = dict(self.past.get(subject, {}))
         self.past[subject] = {**before, "incidents": before.get("incidents", 0) + 1, "last_us": time_us}
         if len(self.past) > REMEMBERED:
@@ -194,9 +195,15 @@ class Remembered:
         return _named(d.evidence) <= set(known["names"])
 
     def reopens_us(self, key: str, time_us: int) -> int:
-        """When a problem opens: rules date it to its beginning, which may lie before the end that a person gave it."""
+        """When a problem opens: rules date it to its beginning, which may lie before the end that a person gave it.
+
+        Never when it opened before: that would be the same incident, and its first steps are told already.
+        """
         known = self.settled.get(key)
-        return time_us if known is None else max(time_us, known["at_us"] + 1)
+        opens_us = time_us if known is None else max(time_us, known["at_us"] + 1)
+        while opens_us in self.opened.get(key, ()):
+            opens_us += 1
+        return opens_us
 
     def over(self, key: str) -> None:
         """The problem was seen to be gone: when it comes back, it is news."""

@@ -147,7 +147,8 @@ class Action(StrEnum):
 class Subject:
     """Who or what a detection, decision or alert is about.
 
-    kind: model, feature, segment, principal, cluster, labeler, source, sink, detector or component.
+    kind: model, feature, segment, principal, cluster, labeler, source, sink, detector, component; or many (segments,
+    principals ...), which a flood of incidents of one event is told as.
     """
 
     kind: str

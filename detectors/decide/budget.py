@@ -191,6 +191,14 @@ def budget(
     return Decided(_save(lanes), decisions, Feedback(frozen=_frozen(lanes, settings), restart=restart))
 
 
+def kept(state: State, judging: Collection[tuple[str, int]]) -> State:
+    """The running evidence of these detectors and window lengths; what others found ends with the next window."""
+    if state.version != VERSION:
+        return state
+    lanes = {key: _Lane.load(key, meta, state) for key, meta in state.meta["lanes"].items()}
+    return _save({key: lane for key, lane in lanes.items() if lane.about[1:3] in judging})
+
+
 def _subject(model: str, segment: str) -> Subject:
     return Subject("segment", segment) if segment else Subject("model", model)
 
@@ -302,13 +310,10 @@ def _decision(
 def _orphans(
     open: Sequence[Alert], known: set[tuple[str, Subject]], detections: Sequence[Detection], model: str, judge_us: int
 ) -> list[Decision]:
-    """End incidents that the amended state knows nothing of (late rows took their evidence away, a segment is gone).
-
-    One that only counts a flood of others (`suppressed`) ends with them.
-    """
+    """End incidents that the amended state knows nothing of (late rows took their evidence away, a segment is gone)."""
     ends = []
     for a in open:
-        own = (a.subject == Subject("model", model) and "suppressed" not in a.evidence) or a.subject.kind == "segment"
+        own = a.subject == Subject("model", model) or a.subject.kind == "segment"
         if a.event in LANES and own and (a.event.value, a.subject) not in known:
             window = detections[0].window_us if detections else a.window_us
             ends.append(

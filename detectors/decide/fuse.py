@@ -93,7 +93,8 @@ def fuse(
     for lane in lanes:
         prefix = f"{lane.event.value}/"
         ledger = Ledger.load(kept.get(lane.event.value), state.arrays if state is not None else {}, prefix)
-        alive = {a.subject.id for a in open if a.event is lane.event}
+        kinds = ("cluster", lane.kind)
+        alive = {a.subject.id for a in open if a.event is lane.event and a.subject.kind in kinds}
         for subject in [s for s, c in ledger.cases.items() if s not in alive and not c.held]:
             ledger.pools.acquit(ledger.members(subject))
             ledger.acquit(subject)

@@ -123,7 +123,8 @@ def escalate(service: Service, alone: Sequence[Alert], told: Mapping[tuple[str, 
 def _severe_since_us(service: Service, alert: Alert) -> int:
     """Since when people could know that it is this severe: what got worse just now gives them their time anew."""
     line = alertlog.timeline(service.engine, alert.alert_id)
-    return next((e.recorded_us for e in line if e.body["severity"] == alert.severity.value), alert.opened_us)
+    told = (e for e in line if HELD_BACK not in e.body["evidence"])
+    return next((e.recorded_us for e in told if e.body["severity"] == alert.severity.value), alert.opened_us)
 
 
 def _also(service: Service, alert: Alert, to: Sequence[str], now_us: int) -> None:

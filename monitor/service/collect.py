@@ -21,8 +21,6 @@ from monitor.store import ledger
 
 log = structlog.get_logger("lanner.collect")
 
-FALLBACK = {"http": Source(type="http")}  # without sources, HTTP ingest opens on loopback
-
 
 def now_us() -> int:
     """Wall time in microseconds UTC."""
@@ -48,7 +46,7 @@ def run(
 
     A source that stops (poison, lost offsets) is reported as MonitorDegraded and tried again; the others go on.
     """
-    sources = dict(service.config.sources) or FALLBACK
+    sources = service.sources
     keyed, events = intake(service.config, service.engine, service.log)
     threads = []
     for name, source in sources.items():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from alerts import quiet
 from alerts.routes import routing
-from monitor.config import Config
+from monitor.config import Config, Source
 from monitor.model import Transition
 from monitor.service.callers import finder
 from monitor.service.frozen import reference_schema
@@ -49,6 +49,11 @@ class Service:
         for live in self.live.values():
             live.release(self.owner)
         self.engine.dispose()
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """What is collected from; without any configured, HTTP ingest opens on loopback."""
+        return self.config.sources or {"http": Source(type="http")}
 
     def publisher(self) -> Publisher:
         return Publisher(self.engine, self.root / "events", self.owner)

@@ -53,7 +53,7 @@ def sources(service: Service) -> Iterator[Decision]:
     """A source that has stopped or lost offsets, as its collector reports it."""
     for name, (beat_us, detail) in ledger.beats(service.engine).items():
         kind, _, subject = name.partition(":")
-        if kind == "source":
+        if kind == "source" and subject in service.sources:
             problems = detail.get("problems", {})
             reason = "; ".join(f"{where}: {what}" for where, what in sorted(problems.items()))
             yield _state("source", subject, beat_us, reason if problems else None)

@@ -6,7 +6,7 @@ which row a window is judged, so results do not depend on where ticks or batches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -98,17 +98,6 @@ class Judge:
                 window = self._nothing(work.high_us, max(now_us, work.high_us))
                 self._rule(work, m, self._measure(work, m, window))
 
-    def end(self, work: Work, events: Container[Event], reason: str) -> None:
-        """End the model's open incidents of these events: what they rest on is no more."""
-        found = [a for a in work.open.values() if a.event in events]
-        work.counters = lifecycle.without(work.counters, found)
-        self._decide(work, [
-            Decision(
-                model=a.model, event=a.event, family=a.family, subject=a.subject, firing=False,
-                time_us=max(work.high_us, a.updated_us), window_us=a.window_us, detector=a.detector, evidence={**a.evidence, "reason": reason},
-            ) for a in found
-        ])  # fmt: skip
-
     def _nothing(self, start_us: int, end_us: int) -> TimeWindow:
         """A time in which nothing came."""
         return TimeWindow(self.watched.name, start_us, end_us, None, 0, no_rows, no_labels)
@@ -117,7 +106,7 @@ class Judge:
         """Raise what has stood open too long by then: between the same rows and windows wherever ticks fall."""
         first_us = lifecycle.lasting_from(work.open.values(), self.watched.policy)
         if first_us is not None and first_us <= until_us and not work.silent:
-            work.take(lifecycle.lasting(tuple(work.open.values()), work.counters, self.watched.policy, until_us))
+            work.take(lifecycle.lasting(work.standing, work.counters, self.watched.policy, until_us))
 
     def _next_due_us(self, work: Work) -> int | None:
         """The watermark at which the next window falls due, or an open incident becomes a lasting one."""
@@ -156,9 +145,7 @@ class Judge:
                     self._decide(work, self._by_rule(work, [d], d.window_us[1]))
                 if measured.evidence is not None:
                     found.append(measured.evidence)
-        decided = decide.fuse(
-            work.states.get("fuse"), found, tuple(work.open.values()), self.watched.fuse, self.watched.name
-        )
+        decided = decide.fuse(work.states.get("fuse"), found, work.standing, self.watched.fuse, self.watched.name)
         work.states["fuse"] = decided.state
         work.feedback = replace(work.feedback, suspects=decided.feedback.suspects)
         for d in decided.held:
@@ -285,7 +272,7 @@ class Judge:
     def _accuse(self, work: Work, evidence: Evidence) -> None:
         """Evidence about labelers: added up like that about callers, in a state that windows own."""
         decided = decide.fuse(
-            work.states.get("labelers"), [evidence], tuple(work.open.values()), self.watched.fuse, self.watched.name
+            work.states.get("labelers"), [evidence], work.standing, self.watched.fuse, self.watched.name
         )
         work.states["labelers"] = decided.state
         self._decide(work, decided.decisions)
@@ -294,7 +281,7 @@ class Judge:
         decided = decide.budget(
             work.states.get("budget"),
             found,
-            tuple(work.open.values()),
+            work.standing,
             self.watched.budget,
             self.watched.name,
             end_us + self.watched.lateness_us,
@@ -392,8 +379,7 @@ class Judge:
         ordered = sorted(made, key=lambda d: (d.time_us, d.subject.kind, d.subject.id, d.event))
         if not ordered or work.silent:
             return
-        work.decisions += ordered
-        work.take(lifecycle.step(ordered, tuple(work.open.values()), work.counters, self.watched.policy, work.told))
+        work.take(lifecycle.step(ordered, work.standing, work.counters, self.watched.policy, work.told))
 
     def _store(self, work: Work, m: Monitor, found: Iterable[Detection]) -> None:
         if not work.silent:

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -100,6 +100,11 @@ class Known:
 
     training: Index | None = None
     canary: Index | None = None
+
+    @property
+    def kinds(self) -> list[str]:
+        """Which there are."""
+        return [f.name for f in fields(self) if getattr(self, f.name) is not None]
 
     def mark(self, rows: pa.Table) -> pa.Table:
         """The rows with a column for each index there is: whether a training record, which canary (-1: none)."""

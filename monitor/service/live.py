@@ -14,7 +14,7 @@ from detectors import decide
 from detectors.base import Feedback, State, pack, unpack
 from monitor.config import Config
 from monitor.errors import FencedOut
-from monitor.model import SECOND_US, Alert, Transition
+from monitor.model import SECOND_US, Alert, Event, Transition
 from monitor.service import counts, groups
 from monitor.service.callers import Find, nobody
 from monitor.service.due import watermark
@@ -134,9 +134,7 @@ class LiveModel:
 
     def fresh(self) -> Work:
         """State as it was before any event: what backfill starts from."""
-        return Work(
-            position=0, states={}, feedback=Feedback(), counters={}, open={}, last_end={}, first_us=None, high_us=NEVER
-        )
+        return Work.fresh()
 
     def _run(self, work: Work, standing: ledger.Standing, latest: int, now_us: int, clock: str, *, close: bool) -> None:
         upto = min(latest, standing.position + self.batches)
@@ -151,11 +149,12 @@ class LiveModel:
         )
         judge = self.judge(work)
         work.told, acts = told(self.engine, self.watched.name, now_us, self.config)
+        rules, at_us = self.watched.policy, now_us if clock == "wall" else max(work.high_us, mark or NEVER)
         if acts:
-            at_us = now_us if clock == "wall" else max(work.high_us, mark or NEVER)
-            found = [a.act for a in acts]
-            work.take(lifecycle.settle(found, tuple(work.open.values()), work.counters, self.watched.policy, at_us))
+            work.take(lifecycle.settle([a.act for a in acts], work.standing, work.counters, rules, at_us))
             work.applied = [a.id for a in acts]
+        if work.standing:
+            work.take(lifecycle.believed(work.standing, work.counters, rules, work.told, at_us))
         for table in self.log.read_log(self.watched.model_id, standing.position, upto, self.watched.columns):
             judge.absorb(work, self.watched.known.mark(table), mark)
             self._keep()
@@ -316,6 +315,7 @@ class LiveModel:
             self._rebase(work)
         elif head.get("bucket_us", self.watched.bucket_us) != self.watched.bucket_us:
             self._recount(work)
+        self._retire(work)
         return work
 
     def _rebase(self, work: Work) -> None:
@@ -331,8 +331,19 @@ class LiveModel:
         work.before, work.late_us = {}, None
         work.states.pop("budget", None)
         work.feedback = replace(work.feedback, frozen=False, restart=False)
-        judge = self.judge(work)
-        judge.end(work, decide.LANES, "new reference")
+        kinds = ("model", "segment", "principal")  # of callers: that their use has crept up
+        own = [a for a in work.standing if a.event in decide.LANES and a.subject.kind in kinds]
+        work.take(lifecycle.end(own, work.standing, work.counters, watched.policy, work.high_us, "new reference"))
+
+    def _retire(self, work: Work) -> None:
+        """Forget what monitors said that are no more. What is known of callers goes on by itself."""
+        monitors, rules = self.watched.monitors, self.watched.policy
+        names, detectors = {m.name for m in monitors}, {m.detector.name for m in monitors}
+        work.take(lifecycle.retire(detectors, work.standing, work.counters, rules, work.high_us))
+        failed = [a for a in work.standing if a.event is Event.DETECTOR_FAILED and a.subject.id not in names]
+        work.take(lifecycle.end(failed, work.standing, work.counters, rules, work.high_us, lifecycle.RETIRED))
+        if (state := work.states.get("budget")) is not None:
+            work.states["budget"] = decide.kept(state, {(m.detector.name, m.window_us) for m in monitors})
 
     def _recount(self, work: Work) -> None:
         """Count what windows under way need in the model's present buckets: other ones are stored."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import msgspec
 
 from alerts import lifecycle, quiet
-from alerts.base import Step
 from alerts.policy import policy
-from monitor.model import SECOND_US, UNREGISTERED, Alert, Decision, Event, Family, Subject, Transition
+from monitor.model import SECOND_US, UNREGISTERED, Decision, Event, Family, Subject, Transition
 from monitor.service import health
 from monitor.service.compose import Service
 from monitor.service.told import told
-from monitor.store import leases, ledger
+from monitor.service.work import Work
+from monitor.store import leases, ledger, people
+from monitor.store.engine import read
 
 QUIET_US: Final = 86_400 * SECOND_US  # an unregistered model that is not seen for so long is no problem any more
 
@@ -28,24 +28,25 @@ def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> S
     epoch = leases.acquire(service.engine, "system", service.owner, now_us, ttl_us, model_id=table.model_id)
     if epoch is None:
         return ()
+    settle_gone(service, now_us)
     standing = ledger.standing(service.engine, table.model_id, UNREGISTERED, 0)
     stored = ledger.load_states(service.engine, table.model_id).get("service")
     counters = msgspec.json.decode(stored) if stored else {}
     decisions = [*unregistered(service, now_us, clock), *health.decisions(service, now_us, clock)]
+    said = {(d.event, d.subject) for d in decisions}
     opened = {(a.event, a.subject) for a in standing.open}
     decisions = [d for d in decisions if d.firing or (d.event, d.subject) in opened or quiet.watched(counters)]
     known, acts = told(service.engine, UNREGISTERED, now_us, service.config)
     rules = policy(service.config)
-    settled = lifecycle.settle([a.act for a in acts], standing.open, counters, rules, now_us)
-    closed = {a.alert_id for a in settled.alerts}
-    still = [a for a in standing.open if a.alert_id not in closed]
-    step = lifecycle.step(decisions, still, settled.counters, rules, known)
+    work = Work.fresh(standing.open, counters)
+    work.take(lifecycle.settle([a.act for a in acts], work.standing, work.counters, rules, now_us))
+    if clock == "wall":  # then all that is configured has had its say
+        gone = [a for a in work.standing if (a.event, a.subject) not in said]
+        work.take(lifecycle.end(gone, work.standing, work.counters, rules, now_us, "no longer configured"))
+    work.take(lifecycle.step(decisions, work.standing, work.counters, rules, known))
     if clock == "wall":
-        last = lifecycle.lasting(_open(still, step), step.counters, rules, now_us)
-        alerts = {a.alert_id: a for a in (*step.alerts, *last.alerts)}
-        step = replace(step, transitions=[*step.transitions, *last.transitions], alerts=list(alerts.values()))
-    made = [*settled.transitions, *step.transitions]
-    if not made and not acts and not step.excepted and step.counters == counters:
+        work.take(lifecycle.lasting(work.standing, work.counters, rules, now_us))
+    if not work.transitions and not acts and not work.excepted and work.counters == counters:
         return ()
     ledger.commit(
         service.engine,
@@ -57,21 +58,37 @@ def system_tick(service: Service, now_us: int, *, clock: str | None = None) -> S
             watermark_us=standing.watermark_us,
             last_event_us=standing.last_event_us,
             now_us=now_us,
-            states={"service": msgspec.json.encode(dict(step.counters))},
-            alerts=[*settled.alerts, *step.alerts],
-            transitions=made,
+            states={"service": msgspec.json.encode(dict(work.counters))},
+            alerts=list(work.alerts.values()),
+            transitions=work.transitions,
             applied=[a.id for a in acts],
-            excepted=step.excepted,
+            excepted=work.excepted,
         ),
         service.sinks_for,
     )
-    return made
+    return work.transitions
 
 
-def _open(before: Sequence[Alert], step: Step) -> list[Alert]:
-    """What is open after a step."""
-    now = {a.alert_id: a for a in (*before, *step.alerts)}
-    return [a for a in now.values() if a.open]
+def settle_gone(service: Service, now_us: int) -> None:
+    """Apply what people said about incidents of models that are no longer configured: no tick of theirs would."""
+    engine, rules = service.engine, policy(service.config)
+    with read(engine) as conn:
+        gone = {name: model_id for name, model_id in people.waiting(conn).items() if name not in service.tables}
+    for name, model_id in gone.items():
+        lease, ttl_us = f"model:{model_id}", round(service.config.schedule.lease * SECOND_US)
+        epoch = leases.acquire(engine, lease, service.owner, now_us, ttl_us, model_id=model_id)
+        if epoch is None:  # a process that knows the model has it
+            continue
+        at = ledger.standing(engine, model_id, name, 0)
+        _, acts = told(engine, name, now_us, service.config)
+        step = lifecycle.settle([a.act for a in acts], at.open, {}, rules, now_us)
+        tick = ledger.TickCommit(
+            model_id=model_id, epoch=epoch, position=at.position, to_position=at.position, watermark_us=at.watermark_us,
+            last_event_us=at.last_event_us, now_us=now_us, alerts=step.alerts, transitions=step.transitions,
+            applied=[a.id for a in acts],
+        )  # fmt: skip
+        ledger.commit(engine, tick, service.sinks_for)
+        leases.release(engine, lease, service.owner)
 
 
 def unregistered(service: Service, now_us: int, clock: str) -> list[Decision]:

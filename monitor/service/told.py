@@ -6,6 +6,7 @@ from typing import Final
 
 from alerts.metrics import precision
 from alerts.quiet import Told
+from detectors.registry import REGISTRY
 from monitor.config import Config
 from monitor.model import HOUR_US
 from monitor.store import people
@@ -37,6 +38,6 @@ def _demoted(counts: people.VerdictCounts, config: Config) -> dict[str, str]:
     found = {}
     for detector, by in sorted(counts.items()):
         known, n = precision(by), sum(by.values())
-        if known is not None and n >= least and known < floor:
+        if detector in REGISTRY and known is not None and n >= least and known < floor:
             found[detector] = f"precision {known:.2f} over {n} verdicts is under {floor:.2f}"
     return found

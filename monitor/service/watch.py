@@ -1,12 +1,13 @@
 """A watched model put together: its table, its frozen reference, its calibrated monitors, its budgets and policy.
 
-Calibration happens once per (reference, detector, parameters) and is stored; a restart reads it back.
+Calibration happens once per (reference, detector, parameters) and is stored, and so is a refusal; a restart reads it back.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
@@ -45,6 +46,7 @@ from monitor.store.queries import Engine
 
 MAX_VERSIONS: Final = 100  # of a model that are told apart; a producer that writes other things there marks no more
 BUDGETS: Final = ("kappa", "distinct_rows")  # what a directory may declare
+REFUSED: Final = "refused"  # among the stored calibrations: what a reference could not calibrate, and why
 CALENDAR: Final = ("timezone", "weekend", "holidays")  # parameters that detectors take from the model's calendar
 
 log = structlog.get_logger("lanner.watch")
@@ -143,9 +145,10 @@ def watch(config: Config, engine: Engine, table: ModelTable, reference: Held, fo
     bins = _bins(engine, table, digest, rows, strata, now_us)
     found = _known(config, table, folder)
     configured = _configured(config, table.name, hourly(rows))
-    with by_time(map(found.mark, rows.tables()), folder) as ordered:
-        cut = cache(lambda window_us: reference_windows(table.name, ordered, bins, window_us, declared))
-        ready, refused = _calibrated(engine, table, configured, cut, digest, strata, now_us)
+    with ExitStack() as files:  # sorted and cut only when something has to be learnt
+        ordered = cache(lambda: files.enter_context(by_time(map(found.mark, rows.tables()), folder)))
+        cut = cache(lambda window_us: reference_windows(table.name, ordered(), bins, window_us, declared))
+        ready, refused = _calibrated(engine, table, configured, cut, digest, strata, found.kinds, now_us)
     void = _void(directory, configured, ready, refused)
     for kind, reason in void.items():
         log.warning("declared_budget_void", model=table.name, budget=kind, reason=reason)
@@ -172,13 +175,21 @@ def watch(config: Config, engine: Engine, table: ModelTable, reference: Held, fo
 
 def _calibrated(
     engine: Engine, table: ModelTable, configured: Mapping[str, tuple[Detector, int]],
-    cut: Callable[[int], Sequence[Window]], digest: str, strata: Strata, now_us: int,
+    cut: Callable[[int], Sequence[Window]], digest: str, strata: Strata, kinds: Sequence[str], now_us: int,
 ) -> tuple[tuple[Monitor, ...], Mapping[str, str]]:  # fmt: skip
-    """Monitors that can run on the reference, and why others cannot. cut: the reference in windows of so many microseconds."""
+    """Monitors that can run on the reference, and why others cannot.
+
+    cut: the reference in windows of so many microseconds; kinds: of known rows, which are marked in it.
+    """
     ready, refused = list[Monitor](), dict[str, str]()
     for name, (detector, window_us) in configured.items():
+        known = asdict(detector)  # type: ignore[call-overload]  # a Protocol cannot say "frozen dataclass"
+        params = {k: v for k, v in known.items() if k not in CALENDAR}  # a new holiday calibrates nothing anew
+        params |= {"version": detector.version}
+        params |= {"window_us": window_us, **_divided(strata)} if detector.reads == "windows" else {}
+        windows = partial(cut, window_us)
         try:
-            calibration = _calibration(engine, table.model_id, detector, cut(window_us), digest, strata, now_us)
+            calibration = _calibration(engine, table.model_id, detector, params, windows, digest, kinds, now_us)
         except CalibrationRefused as error:
             log.warning("calibration_refused", model=table.name, monitor=name, reason=str(error))
             refused[name] = str(error)
@@ -239,9 +250,8 @@ def _bins(engine: Engine, table: ModelTable, digest: str, rows: Streamed, strata
         return Bins.from_bytes(Calibration.from_bytes(stored).meta["bins"])
     bins = replace(fit_bins(rows, table.schema), strata=strata)
     reference = counted(bins, rows).to_bytes()  # what reports draw the current window against
-    calibration = Calibration("profile", 1, digest, {"bins": bins.to_bytes(), "reference": reference})
-    body = calibration.to_bytes()
-    registry.put_calibration(engine, table.model_id, "profile", params, digest, calibration.hash, body, now_us)
+    made = Calibration("profile", 1, digest, {"bins": bins.to_bytes(), "reference": reference})
+    _keep(engine, table.model_id, params, made, now_us)
     return bins
 
 
@@ -254,9 +264,7 @@ def _expected(engine: Engine, table: ModelTable, digest: str, rows: Streamed, bi
         return Expected(known.meta["output"], known.arrays["effect"], known.arrays["edges"], known.meta["told"])
     made = expected.fit(bins, rows.sample(expected.FIT_ROWS))
     meta, arrays = {"output": made.output, "told": made.told}, {"effect": made.effect, "edges": made.edges}
-    calibration = Calibration("expected", 1, digest, meta, arrays)
-    body = calibration.to_bytes()
-    registry.put_calibration(engine, table.model_id, "expected", params, digest, calibration.hash, body, now_us)
+    _keep(engine, table.model_id, params, Calibration("expected", 1, digest, meta, arrays), now_us)
     return made
 
 
@@ -266,26 +274,31 @@ def _divided(strata: Strata) -> dict[str, str]:
 
 
 def _calibration(
-    engine: Engine,
-    model_id: str,
-    detector: Detector,
-    windows: Sequence[Window],
-    digest: str,
-    strata: Strata,
-    now_us: int,
-) -> Calibration:
-    known = asdict(detector)  # type: ignore[call-overload]  # a Protocol cannot say "frozen dataclass"
-    params = {k: v for k, v in known.items() if k not in CALENDAR}  # a new holiday calibrates nothing anew
-    params |= {"version": detector.version}
-    params |= _divided(strata) if detector.reads == "windows" else {}
+    engine: Engine, model_id: str, detector: Detector, params: Mapping[str, object], windows: Callable[[], Sequence[Window]],
+    digest: str, kinds: Sequence[str], now_us: int,
+) -> Calibration:  # fmt: skip
+    """Read back where it stands, else learnt and kept. CalibrationRefused likewise: for as long as nothing changes."""
     stored = registry.get_calibration(engine, model_id, detector.name, params, digest)
     if stored is not None:
         return Calibration.from_bytes(stored)
-    calibration = detector.calibrate(windows, digest)
+    asked = {**params, "detector": detector.name, "known": list(kinds)}  # some refuse for want of known rows
+    stored = registry.get_calibration(engine, model_id, REFUSED, asked, digest)
+    if stored is not None:
+        raise CalibrationRefused(Calibration.from_bytes(stored).meta["reason"])
+    try:
+        made = detector.calibrate(windows(), digest)
+    except CalibrationRefused as error:
+        refusal = Calibration(REFUSED, detector.version, digest, {"reason": str(error), "asked": asked})
+        _keep(engine, model_id, asked, refusal, now_us)
+        raise
+    _keep(engine, model_id, params, made, now_us)
+    return made
+
+
+def _keep(engine: Engine, model_id: str, params: Mapping[str, object], made: Calibration, now_us: int) -> None:
     registry.put_calibration(
-        engine, model_id, detector.name, params, digest, calibration.hash, calibration.to_bytes(), now_us
+        engine, model_id, made.detector, params, made.reference_hash, made.hash, made.to_bytes(), now_us
     )
-    return calibration
 
 
 def _configured(config: Config, model: str, hours: NDArray[np.int64]) -> dict[str, tuple[Detector, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from alerts.base import Step
 from alerts.quiet import Told
 from detectors.base import Detection, Feedback, State
 from detectors.profile import Profile
-from monitor.model import Alert, Decision, Event, Family, Mark, Transition
+from monitor.model import Alert, Event, Family, Mark, Transition
 from monitor.service.watch import MAX_VERSIONS, Monitor
 from monitor.store import ledger
 from monitor.store.alertlog import column_text
@@ -55,13 +55,25 @@ class Work:
     detections: list[dict[str, Any]] = field(default_factory=list)
     alerts: dict[str, Alert] = field(default_factory=dict)
     transitions: list[Transition] = field(default_factory=list)
-    decisions: list[Decision] = field(default_factory=list)  # for back-testing and backfill
     silent: bool = False
     ran: set[str] = field(default_factory=set)  # monitors that have completed a run since they were last reported
     failing: set[str] = field(default_factory=set)  # monitors whose last run failed
     told: Told = field(default_factory=Told)  # what people told Lanner, as of this tick
     applied: Sequence[int] = ()  # acts of people that this tick has applied
     excepted: dict[str, int] = field(default_factory=dict)  # exception -> decisions that it covered
+
+    @classmethod
+    def fresh(cls, open: Iterable[Alert] = (), counters: Mapping[str, Any] | None = None) -> Work:
+        """State as it was before any event, with these incidents open."""
+        return cls(
+            position=0, states={}, feedback=Feedback(), counters=counters or {}, open={a.key: a for a in open}, last_end={},
+            first_us=None, high_us=NEVER,
+        )  # fmt: skip
+
+    @property
+    def standing(self) -> tuple[Alert, ...]:
+        """What is open now."""
+        return tuple(self.open.values())
 
     def hear(self, model: str, table: pa.Table, high: NDArray[np.int64]) -> None:
         """A version that answers for the first time is a mark, dated to the log's clock then; the very first is none."""
@@ -113,7 +125,7 @@ class Work:
     def settle(self) -> None:
         """Forget what has been committed."""
         self.touched.clear()
-        for out in (self.ledger, self.detections, self.transitions, self.decisions, self.marks):
+        for out in (self.ledger, self.detections, self.transitions, self.marks):
             out.clear()
         self.alerts.clear()
         self.excepted.clear()

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from monitor.model import HOUR_US, Act, Alert, Exemption, Mark, Said, Severity
 from monitor.store.alertlog import column_text, insert_of
 from monitor.store.engine import read, write
-from monitor.store.schema import acts, audit, exemptions, marks
+from monitor.store.schema import acts, audit, exemptions, marks, models
 
 MARKS_US: Final = 14 * 24 * HOUR_US  # marks older than this explain nothing that opens now
 TEXT_CHARS: Final = 1000
@@ -77,6 +77,14 @@ def pending(conn: sa.Connection, model: str) -> list[ActRow]:
     """Acts that the next tick of a model has to apply, in the order they were recorded."""
     query = sa.select(acts).where(acts.c.model == column_text(model), acts.c.applied_us.is_(None))
     return [_act(r) for r in conn.execute(query.order_by(acts.c.id))]
+
+
+def waiting(conn: sa.Connection) -> dict[str, str]:
+    """Models about whose incidents acts wait to be applied: name -> id."""
+    named = sa.select(models.c.name, models.c.model_id).where(
+        models.c.name == acts.c.model, acts.c.applied_us.is_(None)
+    )
+    return {r.name: r.model_id for r in conn.execute(named.distinct())}
 
 
 def apply(conn: sa.Connection, ids: Sequence[int], hits: Mapping[str, int], now_us: int) -> None:

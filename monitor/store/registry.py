@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from monitor.model import UNREGISTERED, stable_id
+from monitor.store.alertlog import insert_of
 from monitor.store.engine import read, write
 from monitor.store.eventlog import ModelTable
 from monitor.store.features import FeatureSchema
@@ -76,18 +77,10 @@ def put_calibration(
     body: bytes,
     now_us: int,
 ) -> None:
-    """Store a calibration; storing the same one again changes nothing."""
+    """Store a calibration, once for all parameters that give the same one: it is found by the last of them."""
     with write(engine) as conn:
-        same = (calibrations.c.model_id == model_id) & (calibrations.c.calibration_hash == calibration_hash)
-        if conn.execute(sa.select(calibrations.c.detector).where(same)).one_or_none() is None:
-            conn.execute(
-                calibrations.insert().values(
-                    calibration_hash=calibration_hash,
-                    model_id=model_id,
-                    detector=detector,
-                    params=dict(params),
-                    reference_hash=reference_hash,
-                    body=body,
-                    created_us=now_us,
-                )
-            )
+        row = {"calibration_hash": calibration_hash, "model_id": model_id, "detector": detector, "params": dict(params),
+               "reference_hash": reference_hash, "body": body, "created_us": now_us}  # fmt: skip
+        insert = insert_of(conn)(calibrations).values(row)
+        same = ["calibration_hash", "model_id"]
+        conn.execute(insert.on_conflict_do_update(index_elements=same, set_={"params": dict(params)}))

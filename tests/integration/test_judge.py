@@ -13,7 +13,6 @@ import pytest
 
 from collectors.base import Advance, IngestBatch, Placed, Record
 from collectors.decode import decoder_for
-from detectors import decide
 from detectors.anomaly.volume import Volume
 from detectors.base import Calibration, Feedback, Measured, State, Window
 from monitor.config import load
@@ -119,7 +118,7 @@ def test_a_new_reference_ends_what_rests_on_the_old_one(service: Service) -> Non
     same = replace(alert(), model=MODEL)
     opened = [replace(same, alert_id=kind + event, event=event, subject=Subject(kind, "x")) for event, kind in kinds]
     live.work.open = {a.key: a for a in opened}
-    live.judge(live.work).end(live.work, decide.LANES, "new reference")
+    live._rebase(live.work)
     assert [a.event for a in live.work.open.values()] == [Event.ATTACK_SUSPECTED]
 
 

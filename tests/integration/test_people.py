@@ -297,16 +297,29 @@ def test_reminders_come_until_somebody_acknowledges(tmp_path: Path) -> None:
     service.close()
 
 
+def test_what_was_held_back_gives_people_their_time(tmp_path: Path) -> None:
+    """Nobody could know of it before it was told: from then on the time for an acknowledgement runs."""
+    service = service_of(tmp_path, alerting={"escalate": {"major": "10m"}, "escalate_to": ["pager"]})
+    start = now_us()
+    before = stored(service, opened_us=start - HOUR_US, evidence={HELD_BACK: REPORT_ONLY})
+    told = updated(before, evidence={}, updated_us=start)
+    with write(service.engine) as conn:
+        alertlog.write(conn, [told.alert], [told], start)
+    assert attention.nobody_came(service, start + 599 * SECOND_US) == 0
+    assert attention.nobody_came(service, start + 600 * SECOND_US) == 1
+    service.close()
+
+
 def test_maintenance_is_seen_by_the_next_tick(service: Service) -> None:
     """A mark of the whole house silences what Lanner would say about itself, until its end."""
     number = people.mark(
         service.engine, Mark(None, "maintenance", now_us(), now_us() + HOUR_US, "disk", "ops"), now_us()
     )
-    ledger.beat(service.engine, "source:s", now_us(), {"problems": {"p": "stopped"}})
+    ledger.beat(service.engine, "source:http", now_us(), {"problems": {"p": "stopped"}})
     system_tick(service, now_us())
     assert alertlog.find(service.engine) == []
     assert people.end_mark(service.engine, number, "ops", now_us())
-    ledger.beat(service.engine, "source:s", now_us(), {"problems": {"p": "stopped"}})
+    ledger.beat(service.engine, "source:http", now_us(), {"problems": {"p": "stopped"}})
     system_tick(service, now_us())
     assert [a.event for a in alertlog.find(service.engine)] == [Event.MONITOR_DEGRADED]
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from alerts import evidence, lifecycle
+from alerts import evidence, lifecycle, quiet
 from alerts.base import Step
 from alerts.policy import Named, Policy, policy
 from alerts.quiet import Told
 from alerts.text import LOOKALIKES, STEPS, TITLES
 from monitor.config import Config
 from monitor.model import Action, Alert, Decision, Event, Family, Severity, Subject, Transition
-from tests.alerting import at, attack, drift, missing, traffic
+from tests.alerting import alert, at, attack, drift, missing, traffic
 
 POLICY = Policy(models={"m": Named(owner="cards-ml", tier=2)})
 
@@ -37,10 +37,10 @@ class Timeline:
         return self.take(lifecycle.step(decisions, tuple(self.open.values()), self.counters, self.policy, self.told))
 
     def take(self, step: Step) -> Sequence[Transition]:
-        for alert in step.alerts:
-            self.open[alert.alert_id] = alert
-            if not alert.open:
-                del self.open[alert.alert_id]
+        for changed in step.alerts:
+            self.open[changed.alert_id] = changed
+            if not changed.open:
+                del self.open[changed.alert_id]
         self.counters = step.counters
         self.made += step.transitions
         self.dropped += [reason for reason, n in step.dropped.items() for _ in range(n)]
@@ -94,6 +94,26 @@ def test_a_problem_that_returns_is_a_new_alert() -> None:
     line.tick(drift(10), drift(20, firing=False), drift(30))
     first, _, second = line.made
     assert first.alert.alert_id != second.alert.alert_id
+
+
+def test_a_problem_dated_like_the_one_before_is_a_new_alert_too() -> None:
+    """Rules date a problem to its beginning: after a clock that went back, or years later, that may be the same again."""
+    line = Timeline()
+    for seconds in (700, 800, 86_400 * 30):
+        line.tick(missing(600, statistic=float(seconds)), missing(seconds, firing=False, statistic=0.0))
+        line.tick(drift(seconds), drift(seconds + 1, firing=False))
+    silences = [t for t in line.made if t.alert.event is Event.DATA_MISSING and t.action is Action.OPEN]
+    assert len({t.alert.alert_id for t in silences}) == 3
+    assert [t.time_us - at(600) for t in silences] == [0, 1, 2]
+
+
+def test_a_clear_is_never_dated_before_what_it_clears() -> None:
+    """Also when the clock of the machine has gone back in between."""
+    line = Timeline()
+    line.tick(missing(600, statistic=700.0))
+    line.tick(missing(300, firing=False, statistic=300.0))
+    assert [t.time_us for t in line.made] == [at(600), at(600)]
+    assert line.made[-1].alert.cleared_us == at(600)
 
 
 def test_features_join_and_leave_by_update() -> None:
@@ -190,15 +210,34 @@ def test_several_rules_hold_one_incident_open() -> None:
 
 
 def test_what_rests_on_nothing_more_ends_though_rules_held_it_open() -> None:
-    """Once the counters have forgotten it: of a rule whose memory is gone nothing more would come."""
+    """Of a rule whose memory is gone nothing more would come."""
     line = Timeline()
     line.tick(*(traffic(s, firing=True) for s in (1, 2)))
     gone = replace(traffic(3, firing=False), fixed_rule=False, statistic=None, threshold=None)
     line.tick(gone)
     assert line.dropped[-1] == "still_firing"
-    line.counters = lifecycle.without(line.counters, line.open.values())
-    line.tick(gone)
+    (standing,) = line.open.values()
+    line.take(lifecycle.end([standing], [standing], line.counters, line.policy, at(4), "new reference"))
+    assert line.made[-1].alert.evidence["reason"] == "new reference"
+    assert line.counters["slots"] == {}
     assert line.story == ["open TrafficAnomaly m", "clear TrafficAnomaly m"]
+
+
+def test_what_only_a_detector_that_is_gone_held_open_ends() -> None:
+    """What another rule or the weighing of evidence still holds stays; so does all where nothing is remembered."""
+    line = Timeline()
+    broken: dict[str, Any] = {"event": Event.DATA_QUALITY}
+    line.tick(*(traffic(s, firing=True, detector=who, **broken) for s in (3, 4) for who in ("rules", "volume")))
+    line.tick(attack(5), traffic(6, firing=True))
+    line.tick(missing(600))
+    standing = tuple(line.open.values())
+    assert len(standing) == 4
+    assert not lifecycle.retire({"volume"}, standing, {}, line.policy, at(700)).transitions
+    assert not lifecycle.retire({"queries"}, [alert("p9")], line.counters, line.policy, at(700)).transitions
+    line.take(lifecycle.retire({"volume"}, standing, line.counters, line.policy, at(700)))
+    assert line.story[4:] == ["clear DataMissing m"]
+    line.tick(*(traffic(s, firing=False, **broken) for s in (701, 702, 703)))  # the other rule's word is forgotten
+    assert line.story[5:] == ["clear DataQuality m"]
 
 
 def test_nothing_is_cleared_that_is_not_open() -> None:
@@ -223,6 +262,18 @@ def test_an_attack_absorbs_the_earlier_access_anomaly() -> None:
     assert [e["event"] for e in home.evidence["also"]] == ["AccessAnomaly"]
     line.tick(attack(40, queries=500))
     assert [e["event"] for e in line.made[-1].alert.evidence["also"]] == ["AccessAnomaly"]
+
+
+def test_an_attack_that_is_milder_absorbs_nothing_worse() -> None:
+    """What pages somebody does not end in what pages nobody; it does once the attack is as severe."""
+    line = Timeline(Policy(models={"m": Named(tier=1)}))
+    abuse = attack(10, event=Event.ABUSE_SUSPECTED, family=Family.ABUSE, detector="abuse")
+    line.tick(abuse, attack(20, severity=Severity.MINOR), replace(abuse, time_us=at(25)))
+    assert [(a.event, a.severity) for a in line.open.values()] == [
+        (Event.ABUSE_SUSPECTED, Severity.MAJOR), (Event.ATTACK_SUSPECTED, Severity.MINOR),
+    ]  # fmt: skip
+    line.tick(attack(30, queries=5000, severity=Severity.MAJOR))
+    assert [(a.event, a.severity) for a in line.open.values()] == [(Event.ATTACK_SUSPECTED, Severity.MAJOR)]
 
 
 def test_a_cluster_absorbs_its_principals() -> None:
@@ -344,6 +395,40 @@ def test_a_drift_that_lasts_gets_worse_once() -> None:
         ("open", "minor", at(0)), ("update", "major", at(86_400)),
     ]  # fmt: skip
     assert "more severe because it lasts" in line.made[1].alert.text
+
+
+def lasting_flood(tier: int) -> tuple[Timeline, list[tuple[str, str, str]]]:
+    """Drift of the segments a to d, one a minute, of which a flood hides all but the first; what happens a day later."""
+    line = Timeline(Policy(models={"m": Named(tier=tier)}, per_hour=1))
+    line.tick(*(drift(60 * i, subject=Subject("segment", s), evidence={}) for i, s in enumerate("abcd")))
+    before = len(line.made)
+    for minutes in (1440.5, 1441.5, 3000):  # a; then b with what tells of the flood; then c and d
+        line.take(lifecycle.lasting(tuple(line.open.values()), line.counters, line.policy, at(60 * minutes)))
+    assert lifecycle.lasting_from(line.open.values(), line.policy) is None
+    made = line.made[before:]
+    assert [t.time_us for t in made] == sorted(t.time_us for t in made)
+    return line, [(t.action.value, t.alert.subject.id, t.alert.severity.value) for t in made]
+
+
+def test_a_flood_that_lasts_is_told_one_by_one() -> None:
+    """What gets major leaves what tells of the flood, which ends with the last of them and is not heard of again."""
+    line, told = lasting_flood(tier=2)
+    assert told == [
+        ("update", "a", "major"), ("update", "b", "major"), ("update", "c", "major"), ("update", "d", "major"),
+        ("clear", "segments", "minor"),
+    ]  # fmt: skip
+    assert {a.subject.id for a in line.open.values()} == set("abcd")
+    assert all(quiet.told(t) for t in line.made[-5:])
+
+
+def test_a_flood_that_lasts_is_as_severe_as_the_worst_in_it() -> None:
+    """It takes no step of its own beside those of its parts."""
+    line, told = lasting_flood(tier=3)
+    assert told == [
+        ("update", "a", "minor"), ("update", "b", "minor"), ("update", "segments", "minor"), ("update", "c", "minor"),
+        ("update", "d", "minor"),
+    ]  # fmt: skip
+    assert len(line.open) == 5
 
 
 def test_an_attack_gets_worse_while_evidence_keeps_coming() -> None:

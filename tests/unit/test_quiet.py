@@ -11,6 +11,7 @@ from alerts import lifecycle, quiet
 from alerts.metrics import Judged, quality
 from alerts.policy import Named, Policy
 from alerts.quiet import HELD_BACK, Told
+from monitor.config import Config
 from monitor.model import (
     HOUR_US,
     MAINTENANCE,
@@ -25,6 +26,7 @@ from monitor.model import (
     Severity,
     Subject,
 )
+from monitor.service.told import _demoted
 from tests.alerting import alert, at, attack, drift, missing, traffic
 from tests.unit.test_lifecycle import Timeline
 
@@ -244,14 +246,14 @@ def test_a_flood_is_told_as_one_with_a_number() -> None:
     line.tick(*many)
     sent = [t for t in line.made if quiet.told(t)]
     alone = [t for t in sent if t.alert.subject.kind == "principal"]
-    whole = [t for t in sent if t.alert.subject.kind == "model"]
+    whole = [t for t in sent if t.alert.subject.kind == "many"]
     assert [len(alone), len(line.open)] == [3, 41]
     assert [t.alert.evidence["suppressed"] for t in whole] == [1, 2, 4, 8, 16, 32]
     assert "suppressed 32" in whole[-1].alert.text
     kept = [a for a in line.open.values() if HELD_BACK in a.evidence]
     assert {a.evidence["told_by"] for a in kept} == {whole[0].alert.alert_id}
     line.tick(*(attack(7200 + i, f"p{i}", firing=False) for i in range(39)))
-    assert any(a.subject.kind == "model" for a in line.open.values())
+    assert any(a.subject.kind == "many" for a in line.open.values())
     line.tick(attack(7300, "p39", firing=False))
     assert not line.open
     assert line.made[-1].alert.evidence["suppressed"] == 37
@@ -267,7 +269,7 @@ def test_a_thief_behind_decoys_is_told_as_soon_as_it_is_major() -> None:
     line.tick(attack(100, "thief", queries=9000, family=Family.EXTRACTION), attack(7200, "thief", firing=False))
     sent = [t for t in line.made[22:] if quiet.told(t)]
     assert [(t.action.value, t.alert.subject.id, t.alert.severity.value) for t in sent] == [
-        ("update", "thief", "major"), ("clear", "m", "minor"), ("update", "thief", "major"), ("clear", "thief", "major"),
+        ("update", "thief", "major"), ("clear", "principals", "minor"), ("update", "thief", "major"), ("clear", "thief", "major"),
     ]  # fmt: skip
     assert sent[1].alert.evidence["reason"] == "all of them are over or told by themselves"
 
@@ -286,7 +288,7 @@ def test_a_roll_up_is_as_severe_as_the_worst_in_it() -> None:
     line.tick(*(attack(10 + i, f"p{i}", severity=Severity.WARNING) for i in range(3)))
 
     def whole() -> list[tuple[str, int]]:
-        told = [t.alert for t in line.made if t.alert.subject.kind == "model"]
+        told = [t.alert for t in line.made if t.alert.subject.kind == "many"]
         return [(a.severity.value, a.evidence["suppressed"]) for a in told]
 
     assert whole() == [("warning", 1), ("warning", 2)]
@@ -298,7 +300,106 @@ def test_a_roll_up_is_as_severe_as_the_worst_in_it() -> None:
     other = Timeline(Policy(models={"m": Named()}, per_hour=1))
     first = [attack(10 + i, f"p{i}", severity=Severity.WARNING) for i in range(3)]
     other.tick(*first, attack(20, "p3"))
-    assert [t.alert.severity.value for t in other.made if t.alert.subject.kind == "model"][-1] == "minor"
+    assert [t.alert.severity.value for t in other.made if t.alert.subject.kind == "many"][-1] == "minor"
+
+
+@pytest.mark.parametrize("own_first", [True, False])
+def test_a_flood_of_segments_leaves_the_model_s_own_drift_alone(own_first: bool) -> None:
+    """Both are about the same model and event; each is opened, changed and cleared by its own decisions only."""
+    line = Timeline(Policy(models={"m": Named()}, per_hour=1))
+    about = [Subject("segment", name) for name in "abc"]
+    flood = [drift(20 + i, subject=s, evidence={"features": [{"name": "age"}]}) for i, s in enumerate(about)]
+    line.tick(*([drift(10), *flood] if own_first else [*flood, drift(30)]))
+    own = next(t.alert for t in line.made if t.alert.subject == Subject("model", "m"))
+    whole = next(t.alert for t in line.made if t.alert.subject == Subject("many", "segments"))
+    assert (whole.resource, whole.evidence["segments"]) == ("model:m/many:segments", ["b"])
+    assert "many segments on m" in whole.text
+    assert line.open[whole.alert_id].evidence["suppressed"] == 2
+    line.tick(*(replace(d, time_us=at(50), firing=False) for d in flood))
+    assert line.story[-1] == "clear FeatureDrift segments"
+    assert list(line.open.values()) == [own]
+    line.tick(drift(60, firing=False))
+    assert not line.open
+
+
+def test_a_verdict_on_a_flood_is_none_on_the_model_s_own_incident() -> None:
+    """A person who closes what tells of many callers has not seen what the model itself may do next."""
+    line = People(Policy(models={"m": Named()}, per_hour=1))
+    line.tick(*(traffic(10 + i, firing=True, subject=Subject("principal", f"p{i}")) for i in range(2)))
+    line.settle(20, index=1)
+    assert line.story[-1] == "clear TrafficAnomaly principals"
+    line.tick(traffic(30, firing=True))
+    assert line.story[-1] == "open TrafficAnomaly m"
+
+
+def test_a_detector_on_report_only_fails_aloud() -> None:
+    """What is said about Lanner itself is no detection of that detector, and always sent."""
+    line = Timeline(told=Told(demoted=frozenset({"self", "volume"})))
+    broken = traffic(10, firing=True, event=Event.DETECTOR_FAILED, subject=Subject("detector", "volume"))
+    line.tick(broken, replace(broken, event=Event.MONITOR_DEGRADED, detector="self"), traffic(20, firing=True))
+    assert [quiet.told(t) for t in line.made] == [True, True, False]
+
+
+@pytest.mark.parametrize("kind", ["principal", "cluster"])
+@pytest.mark.parametrize("demoted", [True, False])
+def test_what_is_held_back_hides_nothing_that_was_told(kind: str, demoted: bool) -> None:
+    """An attack on report only, or one of a flood, absorbs no incident that sinks know of; once told itself, it does."""
+    who = Subject(kind, "p1" if kind == "principal" else "c1")
+    hidden = attack(30, subject=who, evidence={"principals": ["p1"], "queries": 100})
+    told = frozenset({"queries"}) if demoted else frozenset()
+    line = Timeline(Policy(models={"m": Named()}, per_hour=1), told=Told(demoted=told))
+    line.tick(attack(10, "decoy"))
+    abuse = attack(20, event=Event.ABUSE_SUSPECTED, detector="abuse")
+    line.tick(abuse, hidden, attack(40, event=Event.ACCESS_ANOMALY, detector="access"))
+    assert not quiet.told(next(t for t in line.made if t.alert.subject == who and t.alert.event is hidden.event))
+    assert {a.event for a in line.open.values() if HELD_BACK not in a.evidence and a.subject.id == "p1"} == {
+        Event.ABUSE_SUSPECTED, Event.ACCESS_ANOMALY,
+    }  # fmt: skip
+    line.told = Told()
+    line.tick(replace(hidden, time_us=at(50), family=Family.EXTRACTION))
+    assert {a.event for a in line.open.values() if "p1" in a.evidence["principals"]} == {Event.ATTACK_SUSPECTED}
+    assert quiet.told(line.made[-1])
+
+
+@pytest.mark.parametrize("demoted", [True, False])
+def test_a_cluster_with_a_caller_that_was_told_is_told(demoted: bool) -> None:
+    """The deciders speak of the cluster alone from then on: its member's incident could not end by itself."""
+    line = Timeline(Policy(models={"m": Named()}, per_hour=1))
+    line.tick(attack(10), attack(20, "decoy"), attack(30, "decoy 2"))
+    line.told = Told(demoted=frozenset({"queries"}) if demoted else frozenset())
+    line.tick(attack(40, subject=Subject("cluster", "c1"), evidence={"principals": ["p1", "p2"], "queries": 100}))
+    last = [t for t in line.made if quiet.told(t) and t.time_us == at(40) and t.alert.subject.kind != "many"]
+    told = [(t.action.value, t.alert.subject.id) for t in last]
+    assert told == [("update", "c1"), ("clear", "p1")]
+    assert {a.subject.id for a in line.open.values()} == {"decoy", "decoy 2", "c1", "principals"}
+
+
+def test_what_is_believed_is_told_though_nothing_else_changed() -> None:
+    """A detector that is off report only, or another one that sees the same: sinks hear of the incident as it stands."""
+    line = Timeline(told=Told(demoted=frozenset({"marginals"})))
+    line.tick(drift(10), drift(20))
+    assert [quiet.told(t) for t in line.made] == [False]
+    line.told = Told()
+    line.tick(drift(30), drift(40))
+    assert [(t.action, quiet.told(t)) for t in line.made[1:]] == [(Action.UPDATE, True)]
+
+
+def test_what_is_believed_again_is_told_at_once() -> None:
+    """A decider may have nothing new to say for weeks: the incident as it stands is told with the next tick, once."""
+    line = Timeline(told=Told(demoted=frozenset({"marginals"})))
+    line.tick(drift(10), attack(20))
+    for told in (line.told, Told(), Told()):
+        line.take(lifecycle.believed(tuple(line.open.values()), line.counters, line.policy, told, at(30)))
+    assert [(t.action, t.alert.event, quiet.told(t), t.time_us) for t in line.made[2:]] == [
+        (Action.UPDATE, Event.FEATURE_DRIFT, True, at(30))
+    ]
+
+
+def test_only_detectors_can_be_on_report_only() -> None:
+    """False alarms about Lanner itself silence neither it nor what it says of itself."""
+    config = Config.model_validate({"models": {"m": {}}})
+    counts = {name: {Said.FALSE: 100} for name in ("self", "volume", "registry")}
+    assert set(_demoted(counts, config)) == {"volume"}
 
 
 def test_the_next_hour_has_its_own_cap() -> None:

@@ -165,6 +165,15 @@ def test_after_the_end_evidence_starts_afresh() -> None:
         assert reopened[0].time_us == back + 3
 
 
+def test_an_incident_of_something_else_is_not_a_caller_s_of_that_name() -> None:
+    """A caller may call itself anything: after a verdict it is judged from nothing, whatever else is open."""
+    log = Log()
+    log(evidence(["principals"] * 5, [True] * 5))
+    log.open["flood"] = replace(log.open.pop("principals"), subject=Subject("many", "principals"))
+    found = log(evidence(["principals"] * 4, [True] * 4, first_row=10))
+    assert [(d.time_us, d.evidence["queries"]) for d in found] == [(13 * SECOND_US, 4)]
+
+
 def test_two_detectors_do_not_count_one_flag_twice() -> None:
     """The same evidence from two dependent detectors weighs no more than from one."""
     flag = [True] * 6
