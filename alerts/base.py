@@ -168,7 +168,17 @@ class Step:
     excepted: Mapping[str, int]  # exception -> decisions that it covered
 
 
-MANY: Final = "many"  # kind of the subject of the one incident that tells of a flood
+COMPONENT: Final = "component"  # a subject that no log names
+MANY: Final = "many "  # how the id of the one that tells of a flood begins
+
+
+def tells_of_many(subject: Subject) -> bool:
+    """Whether it is what the one incident that tells of a flood is about.
+
+    >>> tells_of_many(Subject("component", "many principals")), tells_of_many(Subject("principal", "many principals"))
+    (True, False)
+    """
+    return subject.kind == COMPONENT and subject.id.startswith(MANY)
 
 
 def subject_key(model: str, subject: Subject) -> str:

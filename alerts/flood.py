@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from alerts.base import MANY, slot_key
+from alerts.base import COMPONENT, MANY, slot_key
 from alerts.policy import MONITOR
 from alerts.quiet import HELD_BACK
 from monitor.model import Alert, Severity, Subject, alert_id
@@ -32,7 +32,7 @@ def freed(alert: Alert) -> Alert:
 
 def about(part: Alert) -> Subject:
     """Whom the roll-up of an incident is about: never the model, which may have an incident of its own."""
-    return Subject(MANY, f"{part.subject.kind}s")
+    return Subject(COMPONENT, f"{MANY}{part.subject.kind}s")
 
 
 def slot(part: Alert) -> str:
@@ -43,10 +43,11 @@ def slot(part: Alert) -> str:
 def counted(whole: Alert | None, part: Alert, per_hour: int) -> Alert:
     """The roll-up with one more incident in it, as severe as the worst of them; a new one where there is none."""
     before, subject = {} if whole is None else whole.evidence, about(part)
+    names = f"{part.subject.kind}s"
     n = int(before.get("suppressed", 0)) + 1
     evidence = {
         **before, "suppressed": n, "detail": f"suppressed {n}: more than {per_hour} incidents in an hour",
-        subject.id: [*before.get(subject.id, ()), part.subject.id][:NAMED],
+        names: [*before.get(names, ()), part.subject.id][:NAMED],
     }  # fmt: skip
     made = whole or replace(part, subject=subject, seq=0)
     if whole is None:

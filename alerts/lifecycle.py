@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from alerts import flood
-from alerts.base import MANY, Step, slot_key, subject_key
+from alerts.base import Step, slot_key, subject_key, tells_of_many
 from alerts.evidence import clean, members, names, told_apart
 from alerts.holds import Holds
 from alerts.policy import LASTING, MONITOR, RAISED, Persistence, Policy
@@ -113,7 +113,7 @@ def retire(
     work = _Work(policy, Told(), open, counters)
     work.holds.only(running)
     for alert in open if work.remembers else ():
-        if alert.detector not in running and alert.subject.kind != MANY and not work.holds.on(_key(alert)):
+        if alert.detector not in running and not tells_of_many(alert.subject) and not work.holds.on(_key(alert)):
             work.end(alert, at_us, {"reason": RETIRED})
     return work.result()
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from alerts.base import MANY
+from alerts.base import tells_of_many
 from monitor.config import Config, Severities
 from monitor.model import SECOND_US, Alert, Decision, Event, Family, Severity
 
@@ -172,7 +172,7 @@ class Policy:
         the worst in it.
         """
         fixed = (alert.model, alert.detector) in self.severities or alert.event in STEADY | SECURITY
-        fixed |= alert.subject.kind == MANY or (alert.event, alert.subject.kind) in PATIENT
+        fixed |= tells_of_many(alert.subject) or (alert.event, alert.subject.kind) in PATIENT
         if fixed or self.lasts_us is None or LASTING in alert.evidence.get(RAISED, ()):
             return None
         return alert.opened_us + self.lasts_us

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from alerts.base import tells_of_many
 from alerts.policy import RAISED, RAISES
 from monitor.model import SECOND_US, UNREGISTERED, Action, Alert, Event, Family, finite, rfc3339
 
@@ -138,7 +139,8 @@ def about(alert: Alert) -> str:
     if alert.subject.kind == "model":
         return shown(alert.model)
     on = "" if alert.model == UNREGISTERED else f" on {shown(alert.model)}"
-    return f"{alert.subject.kind} {shown(alert.subject.id)}{on}"
+    kind = "" if tells_of_many(alert.subject) else f"{alert.subject.kind} "
+    return f"{kind}{shown(alert.subject.id)}{on}"
 
 
 def title(alert: Alert) -> str:

@@ -415,7 +415,7 @@ def test_a_flood_that_lasts_is_told_one_by_one() -> None:
     line, told = lasting_flood(tier=2)
     assert told == [
         ("update", "a", "major"), ("update", "b", "major"), ("update", "c", "major"), ("update", "d", "major"),
-        ("clear", "segments", "minor"),
+        ("clear", "many segments", "minor"),
     ]  # fmt: skip
     assert {a.subject.id for a in line.open.values()} == set("abcd")
     assert all(quiet.told(t) for t in line.made[-5:])
@@ -425,7 +425,7 @@ def test_a_flood_that_lasts_is_as_severe_as_the_worst_in_it() -> None:
     """It takes no step of its own beside those of its parts."""
     line, told = lasting_flood(tier=3)
     assert told == [
-        ("update", "a", "minor"), ("update", "b", "minor"), ("update", "segments", "minor"), ("update", "c", "minor"),
+        ("update", "a", "minor"), ("update", "b", "minor"), ("update", "many segments", "minor"), ("update", "c", "minor"),
         ("update", "d", "minor"),
     ]  # fmt: skip
     assert len(line.open) == 5

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from alerts import lifecycle, quiet
+from alerts.base import tells_of_many
 from alerts.metrics import Judged, quality
 from alerts.policy import Named, Policy
 from alerts.quiet import HELD_BACK, Told
@@ -246,14 +247,14 @@ def test_a_flood_is_told_as_one_with_a_number() -> None:
     line.tick(*many)
     sent = [t for t in line.made if quiet.told(t)]
     alone = [t for t in sent if t.alert.subject.kind == "principal"]
-    whole = [t for t in sent if t.alert.subject.kind == "many"]
+    whole = [t for t in sent if tells_of_many(t.alert.subject)]
     assert [len(alone), len(line.open)] == [3, 41]
     assert [t.alert.evidence["suppressed"] for t in whole] == [1, 2, 4, 8, 16, 32]
     assert "suppressed 32" in whole[-1].alert.text
     kept = [a for a in line.open.values() if HELD_BACK in a.evidence]
     assert {a.evidence["told_by"] for a in kept} == {whole[0].alert.alert_id}
     line.tick(*(attack(7200 + i, f"p{i}", firing=False) for i in range(39)))
-    assert any(a.subject.kind == "many" for a in line.open.values())
+    assert any(tells_of_many(a.subject) for a in line.open.values())
     line.tick(attack(7300, "p39", firing=False))
     assert not line.open
     assert line.made[-1].alert.evidence["suppressed"] == 37
@@ -269,7 +270,7 @@ def test_a_thief_behind_decoys_is_told_as_soon_as_it_is_major() -> None:
     line.tick(attack(100, "thief", queries=9000, family=Family.EXTRACTION), attack(7200, "thief", firing=False))
     sent = [t for t in line.made[22:] if quiet.told(t)]
     assert [(t.action.value, t.alert.subject.id, t.alert.severity.value) for t in sent] == [
-        ("update", "thief", "major"), ("clear", "principals", "minor"), ("update", "thief", "major"), ("clear", "thief", "major"),
+        ("update", "thief", "major"), ("clear", "many principals", "minor"), ("update", "thief", "major"), ("clear", "thief", "major"),
     ]  # fmt: skip
     assert sent[1].alert.evidence["reason"] == "all of them are over or told by themselves"
 
@@ -288,7 +289,7 @@ def test_a_roll_up_is_as_severe_as_the_worst_in_it() -> None:
     line.tick(*(attack(10 + i, f"p{i}", severity=Severity.WARNING) for i in range(3)))
 
     def whole() -> list[tuple[str, int]]:
-        told = [t.alert for t in line.made if t.alert.subject.kind == "many"]
+        told = [t.alert for t in line.made if tells_of_many(t.alert.subject)]
         return [(a.severity.value, a.evidence["suppressed"]) for a in told]
 
     assert whole() == [("warning", 1), ("warning", 2)]
@@ -300,7 +301,7 @@ def test_a_roll_up_is_as_severe_as_the_worst_in_it() -> None:
     other = Timeline(Policy(models={"m": Named()}, per_hour=1))
     first = [attack(10 + i, f"p{i}", severity=Severity.WARNING) for i in range(3)]
     other.tick(*first, attack(20, "p3"))
-    assert [t.alert.severity.value for t in other.made if t.alert.subject.kind == "many"][-1] == "minor"
+    assert [t.alert.severity.value for t in other.made if tells_of_many(t.alert.subject)][-1] == "minor"
 
 
 @pytest.mark.parametrize("own_first", [True, False])
@@ -311,12 +312,12 @@ def test_a_flood_of_segments_leaves_the_model_s_own_drift_alone(own_first: bool)
     flood = [drift(20 + i, subject=s, evidence={"features": [{"name": "age"}]}) for i, s in enumerate(about)]
     line.tick(*([drift(10), *flood] if own_first else [*flood, drift(30)]))
     own = next(t.alert for t in line.made if t.alert.subject == Subject("model", "m"))
-    whole = next(t.alert for t in line.made if t.alert.subject == Subject("many", "segments"))
-    assert (whole.resource, whole.evidence["segments"]) == ("model:m/many:segments", ["b"])
+    whole = next(t.alert for t in line.made if t.alert.subject == Subject("component", "many segments"))
+    assert (whole.resource, whole.evidence["segments"]) == ("model:m/component:many segments", ["b"])
     assert "many segments on m" in whole.text
     assert line.open[whole.alert_id].evidence["suppressed"] == 2
     line.tick(*(replace(d, time_us=at(50), firing=False) for d in flood))
-    assert line.story[-1] == "clear FeatureDrift segments"
+    assert line.story[-1] == "clear FeatureDrift many segments"
     assert list(line.open.values()) == [own]
     line.tick(drift(60, firing=False))
     assert not line.open
@@ -327,7 +328,7 @@ def test_a_verdict_on_a_flood_is_none_on_the_model_s_own_incident() -> None:
     line = People(Policy(models={"m": Named()}, per_hour=1))
     line.tick(*(traffic(10 + i, firing=True, subject=Subject("principal", f"p{i}")) for i in range(2)))
     line.settle(20, index=1)
-    assert line.story[-1] == "clear TrafficAnomaly principals"
+    assert line.story[-1] == "clear TrafficAnomaly many principals"
     line.tick(traffic(30, firing=True))
     assert line.story[-1] == "open TrafficAnomaly m"
 
@@ -368,10 +369,10 @@ def test_a_cluster_with_a_caller_that_was_told_is_told(demoted: bool) -> None:
     line.tick(attack(10), attack(20, "decoy"), attack(30, "decoy 2"))
     line.told = Told(demoted=frozenset({"queries"}) if demoted else frozenset())
     line.tick(attack(40, subject=Subject("cluster", "c1"), evidence={"principals": ["p1", "p2"], "queries": 100}))
-    last = [t for t in line.made if quiet.told(t) and t.time_us == at(40) and t.alert.subject.kind != "many"]
+    last = [t for t in line.made if quiet.told(t) and t.time_us == at(40) and not tells_of_many(t.alert.subject)]
     told = [(t.action.value, t.alert.subject.id) for t in last]
     assert told == [("update", "c1"), ("clear", "p1")]
-    assert {a.subject.id for a in line.open.values()} == {"decoy", "decoy 2", "c1", "principals"}
+    assert {a.subject.id for a in line.open.values()} == {"decoy", "decoy 2", "c1", "many principals"}
 
 
 def test_what_is_believed_is_told_though_nothing_else_changed() -> None:

@@ -169,7 +169,7 @@ def test_an_incident_of_something_else_is_not_a_caller_s_of_that_name() -> None:
     """A caller may call itself anything: after a verdict it is judged from nothing, whatever else is open."""
     log = Log()
     log(evidence(["principals"] * 5, [True] * 5))
-    log.open["flood"] = replace(log.open.pop("principals"), subject=Subject("many", "principals"))
+    log.open["flood"] = replace(log.open.pop("principals"), subject=Subject("component", "principals"))
     found = log(evidence(["principals"] * 4, [True] * 4, first_row=10))
     assert [(d.time_us, d.evidence["queries"]) for d in found] == [(13 * SECOND_US, 4)]
 
