@@ -25,12 +25,15 @@ from monitor.errors import CalibrationRefused
 REFERENCE_ROWS: Final = 20_000  # a longer reference is thinned evenly
 TAIL: Final = 0.02  # where the tails of a number begin
 POOLED_ROWS: Final = 1_000  # reference rows without which nothing can be said about rows of many callers together
+POOLED_FIELDS: Final = 2 * (
+    search.FEW + 1
+)  # a step moves more than FEW fields, and more than half must stay as they are
 SIGNALS: Final = ("schema", "near", "crowd", "cross", "joint", "edge", "shared")
 REFUSALS: Final = {
     "schema": "fresh reference rows break the rules that the reference teaches too often",
     "joint": "segments of the reference look as implausible as made-up rows",
     "edge": "the log holds no scores, or segments of the reference lie at the model's boundary",
-    "shared": "rows of different honest callers resemble each other too much, or are fewer than 1,000",
+    "shared": "rows of different honest callers resemble each other too much, or are fewer than 1,000, or have fewer than seven fields",
 }
 
 
@@ -114,7 +117,7 @@ def learn(
     strange = honest.tail_threshold(fresh, own, clients, rho["joint"])
     edge = honest.low_threshold(given.margin, clients, rho["edge"])
     shared = None
-    if frame.n >= POOLED_ROWS:
+    if frame.n >= POOLED_ROWS and codes.shape[1] > POOLED_FIELDS:
         shared = pool.threshold(plain, groups, joint.place, scale, found.reach, rho["shared"])
     known = {"schema": rules, "joint": strange, "edge": edge, "shared": shared}
     refused = {k: REFUSALS[k] for k, v in known.items() if v is None} | dict(found.refused)

@@ -222,6 +222,16 @@ def test_what_ifs_are_known_where_any_honest_row_looks_like_one() -> None:
     assert calibration().meta["what_ifs"] < 0.01
 
 
+def test_rows_of_few_fields_tie_nobody() -> None:
+    """Three of five fields moved leave too little to say that two callers are at the same row."""
+    table = events(3000, np.random.default_rng(2))
+    for fields, refused in ((5, True), (8, False)):
+        names = NUMERIC[:fields]
+        kept = table.select([c for c in table.column_names if not c.startswith("feature:") or c[8:] in names])
+        cal = Queries().calibrate([Rows("m", 0, HOUR_US, kept, Bins.fit(kept, names, []))], "ref")
+        assert ("shared" in cal.meta["refused"]) is refused
+
+
 def test_padding_delays_but_does_not_hide() -> None:
     """Four honest rows for each step of the search: found within 200 queries."""
     rng = np.random.default_rng(9)
